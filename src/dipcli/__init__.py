@@ -1,0 +1,41 @@
+"""dipcli: restore a picture with the Deep Image Prior.
+
+    from dipcli import denoise
+    clean = denoise(noisy).image
+
+Every task is here by name, and so are the parts that they are made of. Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PARTS = {
+    "DipError": "errors",
+    "Fit": "engine",
+    "Prior": "engine",
+    "Problem": "problem",
+    "Settings": "settings",
+    "Step": "engine",
+    "Verdict": "stopping",
+    "build": "networks",
+    "fit": "engine",
+    "task": "registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return getattr(import_module(f"dipcli.{_PARTS[name]}"), name)
+    if not name.startswith("_") and find_spec(f"dipcli.tasks.{name}"):
+        task = import_module("dipcli.registry").tasks()[name]
+        return import_module("dipcli.api").restorer(task)
+    raise AttributeError(f"module 'dipcli' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*_PARTS, *import_module("dipcli.registry").tasks(), "__version__"])

@@ -1,0 +1,6 @@
+"""`python -m dipcli` is `dip`."""
+
+from dipcli.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The Python API: every task as a function of a picture in memory."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipcli import images, stopping
+from dipcli.displays import Bar, Silent
+from dipcli.engine import Observer
+from dipcli.interrupt import heeded
+from dipcli.observers import Metrics, pixels
+from dipcli.registry import DEFAULT_PRESET, Task
+from dipcli.run import solve
+from dipcli.settings import Settings, knobs
+
+ARGUMENTS = """
+
+From Python:
+    picture: an array, shape (H, W) or (H, W, channels), bool, uint8, uint16 or float (0..1), or a file's path.
+    preset: fast, balanced, best or paper.
+    stop: a rule's name, as on the command line, or a rule.
+    observers: called after each iteration with the step and the rule's verdict.
+    progress: show tqdm's bar.
+    Settings, by keyword:
+"""
+EVERY = 10  # iterations between the bar's numbers
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A restored picture and how it came about.
+
+    Attributes:
+        image: of the type and layout that went in: (H, W) or (H, W, channels).
+        kept: the iteration that its average is from.
+        steps: iterations run.
+        reason: why the run ended.
+        seconds: time spent in the fit.
+        settings: as they were used.
+    """
+
+    image: NDArray[Any]
+    kept: int
+    steps: int
+    reason: str
+    seconds: float
+    settings: Settings
+
+
+def restorer(task: Task) -> Callable[..., Restored]:
+    """A task as a function: picture in, `Restored` out, settings by keyword."""
+
+    def restore(
+        picture: NDArray[Any] | str | Path,
+        *,
+        preset: str = DEFAULT_PRESET,
+        stop: str | stopping.Rule | None = None,
+        observers: Iterable[Observer] = (),
+        progress: bool = True,
+        **given: Any,
+    ) -> Restored:
+        own = {each.name: given.pop(each.name) for each in task.arguments() if each.name in given}
+        if isinstance(stop, str):
+            given["stop"] = stop
+        settings = task.settings(preset, **given)
+        source = images.from_array(picture) if isinstance(picture, np.ndarray) else images.read(Path(picture))[0]
+        problem = task.pose(source, **own)
+        rule = stopping.chosen(settings, None if isinstance(stop, str) else stop)
+        with Bar() if progress else Silent() as bar, heeded() as interrupted:
+            bar.begin(task.name, settings.iterations)
+            meter = Metrics(problem, None, EVERY, [bar.tell])
+            solution = solve(
+                problem,
+                settings,
+                stop=stopping.Unless(rule, interrupted.asked),
+                observers=[bar, *([meter] if progress else []), *observers],
+            )
+        fit = solution.fit
+        image = source.showing(pixels(fit.image)).array()
+        return Restored(image, fit.kept, fit.steps, fit.reason, fit.seconds, solution.settings)
+
+    restore.__name__ = restore.__qualname__ = task.name
+    restore.__doc__ = task.help + ARGUMENTS + "\n".join(f"        {each.name}: {each.option.help}" for each in knobs(Settings))
+    restore.__signature__ = _signature(task, inspect.signature(restore, eval_str=True))  # type: ignore[attr-defined]
+    return restore
+
+
+def _signature(task: Task, plain: inspect.Signature) -> inspect.Signature:
+    """The function's signature with the task's arguments and the settings in the place of **given."""
+    *named, _ = plain.parameters.values()
+    defaults = task.settings()
+    kind = inspect.Parameter.KEYWORD_ONLY
+    settings = [
+        inspect.Parameter(knob.name, kind, default=getattr(defaults, knob.name), annotation=knob.type)
+        for knob in knobs(Settings)
+        if knob.name not in plain.parameters
+    ]
+    own = [each.replace(kind=kind) for each in task.arguments()]
+    return plain.replace(parameters=[*named, *own, *settings])

@@ -1,0 +1,276 @@
+"""argv -> task + Settings -> run; errors and exit codes.
+
+Each subcommand's signature is put together here from the task's own parameters, the options that every task has
+and the fields of `Settings` and `Record`, with the task's defaults. Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from inspect import Parameter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dipcli import __version__, displays, interrupt
+from dipcli.errors import DipError, UsageError
+from dipcli.registry import DEFAULT_PRESET, Task, tasks
+from dipcli.settings import Knob, Record, Settings, knobs
+
+if TYPE_CHECKING:
+    from dipcli.run import Job
+
+FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130
+
+
+def main() -> None:
+    """The command `dip`."""
+    app()()
+
+
+def app() -> typer.Typer:
+    """The whole command line: one subcommand a task."""
+    whole = typer.Typer(
+        name="dip",
+        help="Restore a picture with the Deep Image Prior: no training set, one picture in, one picture out.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    whole.callback()(_root)
+    for task in tasks().values():
+        whole.command(task.name)(command(task))
+    return whole
+
+
+def command(task: Task) -> Callable[..., None]:
+    """The function of a subcommand, with the signature from which Typer makes arguments and options."""
+
+    def run(context: typer.Context, **given: Any) -> None:
+        typed = {name for name in given if _was_typed(context, name)}
+        with _failures_told():
+            raise typer.Exit(_restore_all(_jobs(task, given, typed), given))
+
+    parameters = [
+        Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        *(each.replace(kind=Parameter.KEYWORD_ONLY) for each in _parameters(task)),
+    ]
+    run.__doc__ = task.help
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"dip {__version__}")
+        raise typer.Exit
+
+
+def _every_task(
+    images: Annotated[list[Path], typer.Argument(help="Pictures to restore; - is standard input.", metavar="IMAGE")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="A file for one picture, a folder for several, - for PNG on standard output; "
+            "beside the input when not given.",
+        ),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Speed against quality; paper is the published method.")] = DEFAULT_PRESET,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="The true picture, for the log alone: it cannot influence the result."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say which settings are used.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print an object for each picture in place of its path.")
+    ] = False,
+) -> None:
+    """Its signature is what every task has; nobody calls it."""
+
+
+def _parameters(task: Task) -> list[Parameter]:
+    """Pictures, the task's own arguments, what every task has, then settings and record."""
+    pictures, *shared = inspect.signature(_every_task, eval_str=True).parameters.values()
+    presets = typer.Option(
+        help="Speed against quality; paper is the published method.",
+        metavar="|".join(task.presets),
+        autocompletion=lambda: list(task.presets),
+    )
+    shared = [
+        each.replace(annotation=Annotated[str, presets]) if each.name == "preset" else each for each in shared
+    ]
+    defaults = task.settings()
+    return [
+        pictures,
+        *task.arguments(),
+        *shared,
+        *(_parameter(knob, getattr(defaults, knob.name)) for knob in knobs(Settings)),
+        *(_parameter(knob, knob.default) for knob in knobs(Record)),
+    ]
+
+
+def _parameter(knob: Knob, default: Any) -> Parameter:
+    """One field as an option, under its heading."""
+    shown = f"{default:.4g}" if isinstance(default, float) else True
+    option = typer.Option(knob.flag, help=knob.option.help, rich_help_panel=knob.option.group, show_default=shown)
+    return Parameter(
+        knob.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[knob.type, option]
+    )
+
+
+def _was_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _jobs(task: Task, given: dict[str, Any], typed: set[str]) -> list[Job]:
+    """One job a picture.
+
+    Raises:
+        UsageError: when the options do not go together or a value is out of range.
+    """
+    settings = task.settings(
+        given["preset"], **{each.name: given[each.name] for each in fields(Settings) if each.name in typed}
+    )
+    record = Record(**{each.name: given[each.name] for each in fields(Record)})
+    sources: list[Path] = given["images"]
+    output, folder = _destination(sources, given["output"])
+    if len(sources) > 1 and (record.run_dir or given["reference"]):
+        raise UsageError("--run-dir and --reference are for one picture: name one, or leave them out.")
+
+    from dipcli.run import Job  # noqa: PLC0415 - torch comes with it, and the options are sound now
+
+    return [
+        Job(
+            task=task,
+            source=source,
+            output=output,
+            folder=folder,
+            preset=given["preset"],
+            settings=settings,
+            record=record,
+            arguments={each.name: given[each.name] for each in task.arguments()},
+            reference=given["reference"],
+            argv=tuple(sys.argv),
+        )
+        for source in sources
+    ]
+
+
+def _destination(sources: list[Path], output: Path | None) -> tuple[Path | None, Path | None]:
+    """What `-o` means: the file for one picture, or the folder for several.
+
+    Raises:
+        UsageError: when several pictures would go to one place.
+    """
+    if len(sources) == 1:
+        return output, None
+    if Path("-") in sources:
+        raise UsageError("Standard input is one picture by itself: name no other beside -.")
+    if output is None:
+        return None, None
+    if str(output) == "-" or output.is_file():
+        raise UsageError(f"-o {output} cannot take {len(sources)} pictures: name a folder.")
+    stems = [source.stem for source in sources]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise UsageError(f"Two pictures called {twice} would be written to one file in {output}: rename one.")
+    return None, output
+
+
+def _restore_all(jobs: list[Job], given: dict[str, Any]) -> int:
+    """Restore one picture after the other, past those that fail; the exit code."""
+    failures = 0
+    with displays.choose(quiet=given["quiet"]) as display, interrupt.heeded() as interrupted:
+        for job in jobs:
+            if given["verbose"]:
+                display.note(_settings_told(job))
+            try:
+                account = _restore(job, display, interrupted)
+            except DipError as error:
+                if len(jobs) == 1 or isinstance(error, UsageError):
+                    raise
+                failures += 1
+                _complain(error)
+                account = {"input": str(job.source), "error": str(error)}
+            else:
+                display.note(_ending_told(account))
+                if given["verbose"]:
+                    display.note(_machine_told(account))
+            _hand_out(account, as_json=given["as_json"])
+            if interrupted.received:
+                return interrupted.exit_code
+        if failures:
+            display.note(f"{failures} of {len(jobs)} pictures failed.")
+    if not failures:
+        return 0
+    return SOME_FAILED if failures < len(jobs) else FAILED
+
+
+def _restore(job: Job, display: displays.Display, interrupted: interrupt.Interrupt) -> dict[str, Any]:
+    from dipcli.run import restore  # noqa: PLC0415 - torch comes with it
+
+    return restore(job, display=display, asked=interrupted.asked)
+
+
+def _hand_out(account: dict[str, Any], *, as_json: bool) -> None:
+    """Standard output: the path written, or with `--json` the account; nothing beside a picture that went there."""
+    if account.get("output") == "-":
+        return
+    if as_json:
+        print(json.dumps(account), flush=True)  # noqa: T201 - this is the data
+    elif "output" in account:
+        print(account["output"], flush=True)  # noqa: T201 - this is the data
+
+
+@contextmanager
+def _failures_told() -> Iterator[None]:
+    """A `DipError` is a sentence and an exit code; `DIP_DEBUG=1` shows where it came from."""
+    try:
+        yield
+    except DipError as error:
+        _complain(error)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _complain(error: DipError) -> None:
+    if os.environ.get("DIP_DEBUG"):
+        traceback.print_exception(error)
+    print(f"dip: {error}", file=sys.stderr, flush=True)  # noqa: T201 - this is where complaints go
+
+
+def _settings_told(job: Job) -> str:
+    told = "  ".join(f"{knob.flag[2:]}={getattr(job.settings, knob.name)}" for knob in knobs(Settings))
+    return f"{job.source}: preset {job.preset}: {told}"
+
+
+def _ending_told(account: dict[str, Any]) -> str:
+    truth = f", {account['psnr_ref']:.2f} dB to the reference" if account.get("psnr_ref") else ""
+    return (
+        f"{account['input']}: {account['iterations']} iterations in {displays.clock(account['seconds'])}, "
+        f"kept the average of iteration {account['kept']}{truth}; ended because {account['reason']}."
+    )
+
+
+def _machine_told(account: dict[str, Any]) -> str:
+    memory = account["peak_memory_bytes"]
+    return (
+        f"{account['device']}, {account['precision']}, {account['threads']} threads, "
+        f"{account['parameters']:,} parameters, seed {account['seed']}"
+        + (f", at most {memory / 2**20:.0f} MiB" if memory else "")
+    )

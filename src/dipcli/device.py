@@ -1,0 +1,105 @@
+"""The machine: which device, which arithmetic, how much memory it took."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from dipcli.errors import DipError, UsageError
+
+KINDS = ("cuda", "mps", "cpu")  # in the order in which auto tries them
+
+
+def choose(name: str) -> torch.device:
+    """The device to fit on; it has answered a small computation.
+
+    Args:
+        name: auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps.
+
+    Raises:
+        UsageError: when there is no such kind of device.
+        DipError: when the device is not there or does not work.
+    """
+    if name == "auto":
+        return torch.device(next(kind for kind in KINDS if _trouble(kind) is None))
+    kind, _, index = name.partition(":")
+    if kind not in KINDS or not (index.isdecimal() or name == kind):
+        raise UsageError(f"--device {name} is unknown: choose auto, cpu, cuda, cuda:N or mps.")
+    if trouble := _trouble(name):
+        raise DipError(f"--device {name} is not to be had here ({trouble}): use --device cpu or leave it out.")
+    return torch.device(name)
+
+
+def precision(wanted: str, device: torch.device) -> str:
+    """fp32 or bf16: what was asked for, or with auto bf16 where the hardware computes in it.
+
+    It goes by what the hardware says of itself, not by a timing: the same machine always answers the same.
+
+    Args:
+        wanted: auto, fp32 or bf16.
+        device: where the network will run.
+    """
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "cpu":
+        able = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch below 2.11 does not say: fp32 there
+        return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
+    return "fp32"
+
+
+def name(device: torch.device) -> str:
+    """What the device calls itself."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most memory used so far, in bytes: of the process on the CPU, of PyTorch on a GPU; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def enough_memory(shape: tuple[int, int, int]) -> Iterator[None]:
+    """Say in a sentence when memory runs out on a picture of this shape, (C, H, W).
+
+    Raises:
+        DipError: when it does.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On a GPU it is torch.OutOfMemoryError, on the CPU a plain RuntimeError of the allocator.
+        if isinstance(error, RuntimeError) and not any(
+            sign in str(error) for sign in ("out of memory", "can't allocate memory", "not enough memory")
+        ):
+            raise
+        raise DipError(
+            f"There is not enough memory for a picture of {shape[2]}x{shape[1]}: "
+            "try --preset fast, or a smaller picture."
+        ) from error
+
+
+def _trouble(name: str) -> str | None:
+    """What keeps the device from answering a small computation, in a few words; None when it answers."""
+    kind = name.partition(":")[0]
+    if kind == "cuda" and not torch.cuda.is_available():
+        built = torch.version.cuda is not None or torch.version.hip is not None
+        return "PyTorch sees no GPU" if built else "this PyTorch is built for the CPU only"
+    if kind == "mps" and not torch.backends.mps.is_available():
+        return "PyTorch sees no Apple GPU"
+    try:
+        torch.nn.functional.conv2d(torch.ones(1, 1, 4, 4, device=name), torch.ones(1, 1, 3, 3, device=name)).sum().item()
+    except (RuntimeError, NotImplementedError) as error:
+        return str(error).strip().partition("\n")[0]
+    return None

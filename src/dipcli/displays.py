@@ -1,0 +1,194 @@
+"""Progress for people: a Rich display on a terminal, plain lines otherwise, a tqdm bar in notebooks and scripts.
+
+A display is an observer that also takes rows of metrics (`tell`) and remarks (`note`). All of them write to
+standard error; standard output is for data.
+"""
+
+from __future__ import annotations
+
+import sys
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+if TYPE_CHECKING:
+    from dipcli.engine import Step
+    from dipcli.observers import Row
+    from dipcli.stopping import Verdict
+
+PATIENCE = 5.0  # seconds between plain lines
+
+
+class Display(Protocol):
+    """What the composition root asks of a display."""
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the terminal as it was."""
+
+    def begin(self, title: str, iterations: int | None) -> None:
+        """A fit begins; `iterations` is None when a rule decides."""
+
+    def __call__(self, step: Step, verdict: Verdict) -> None:
+        """An iteration is over."""
+
+    def tell(self, row: Row) -> None:
+        """There are new numbers."""
+
+    def note(self, text: str) -> None:
+        """There is something to say."""
+
+
+class Silent:
+    """Show nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def begin(self, title: str, iterations: int | None) -> None:
+        """Say nothing."""
+
+    def __call__(self, step: Step, verdict: Verdict) -> None:
+        """Say nothing."""
+
+    def tell(self, row: Row) -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+
+class Lines(Silent):
+    """One plain line every few seconds: for pipes, logs and cron."""
+
+    def begin(self, title: str, iterations: int | None) -> None:
+        """Remember what is being fitted."""
+        self.title, self.iterations = title, iterations
+        self.began = self.last = monotonic()
+        self.kept, self.row = 0, ""
+
+    def __call__(self, step: Step, verdict: Verdict) -> None:
+        """Write a line when the last one is old enough."""
+        if verdict.keep:
+            self.kept = step.number
+        now = monotonic()
+        if now - self.last < PATIENCE:
+            return
+        self.last = now
+        pace = (now - self.began) / step.number
+        left = f", {clock((self.iterations - step.number) * pace)} left" if self.iterations else ""
+        of = f"/{self.iterations}" if self.iterations else ""
+        self.note(f"{self.title}: iteration {step.number}{of}, best {self.kept}, {pace:.2f} s each{left}{self.row}")
+
+    def tell(self, row: Row) -> None:
+        """Keep the numbers for the next line."""
+        self.row = ", " + numbers(row)
+
+    def note(self, text: str) -> None:
+        """Write it."""
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is where lines are written
+
+
+class Terminal(Silent):
+    """A live display: bar, iteration, rate, time left, loss, PSNR and the iteration that the rule holds to be best."""
+
+    def __init__(self) -> None:
+        from rich.console import Console  # noqa: PLC0415 - `dip --help` must not pay for it
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn  # noqa: PLC0415 - as above
+
+        # A path may hold [brackets]: no text from outside is read as markup.
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[facts]}", markup=False),
+            console=Console(stderr=True, highlight=False),
+            transient=True,
+        )
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def begin(self, title: str, iterations: int | None) -> None:
+        """Start the bar anew; without a known end it pulses."""
+        for shown in self.progress.task_ids:
+            self.progress.remove_task(shown)
+        self.bar = self.progress.add_task(title, total=iterations, facts="")
+        self.iterations, self.began, self.kept, self.row = iterations, monotonic(), 0, ""
+
+    def __call__(self, step: Step, verdict: Verdict) -> None:
+        """Move the bar; Rich draws it ten times a second whatever happens here."""
+        if verdict.keep:
+            self.kept = step.number
+        pace = (monotonic() - self.began) / step.number
+        left = f"  {clock((self.iterations - step.number) * pace)} left" if self.iterations else ""
+        of = f"/{self.iterations}" if self.iterations else ""
+        facts = f"{step.number}{of}  {1 / pace:.1f}/s{left}  best {self.kept}  {self.row}"
+        self.progress.update(self.bar, completed=step.number, facts=facts)
+
+    def tell(self, row: Row) -> None:
+        """Show the numbers from now on."""
+        self.row = numbers(row)
+
+    def note(self, text: str) -> None:
+        """Print it above the bar."""
+        self.progress.console.print(text, markup=False, soft_wrap=True)
+
+
+class Bar(Silent):
+    """tqdm's bar, for notebooks and scripts."""
+
+    def begin(self, title: str, iterations: int | None) -> None:
+        """Open the bar."""
+        from tqdm.auto import tqdm  # noqa: PLC0415 - only where it is shown
+
+        self.bar: Any = tqdm(total=iterations, desc=title, unit="it")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if hasattr(self, "bar"):
+            self.bar.close()
+
+    def __call__(self, step: Step, verdict: Verdict) -> None:  # noqa: ARG002 - the bar counts
+        """Move the bar."""
+        self.bar.update()
+
+    def tell(self, row: Row) -> None:
+        """Show the numbers behind the bar."""
+        self.bar.set_postfix_str(numbers(row))
+
+
+def choose(*, quiet: bool) -> Display:
+    """The display that suits standard error."""
+    if quiet:
+        return Silent()
+    return Terminal() if sys.stderr.isatty() else Lines()
+
+
+def numbers(row: Row) -> str:
+    """The numbers of a row that people look at."""
+    told = f"loss {row['loss']:.5f}  fit {row['psnr_noisy']:.2f} dB"
+    return told if row["psnr_ref_smoothed"] is None else f"{told}  true {row['psnr_ref_smoothed']:.2f} dB"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,193 @@
+"""The fit: the only loop in the program.
+
+    minimise over theta   E( A( f_theta(z) ), y )        result: the running average of x = f_theta(z)
+
+It knows no file, no terminal and no task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import repeat
+from time import perf_counter
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dipcli import stopping
+from dipcli.errors import DipError
+from dipcli.losses import total_variation
+from dipcli.problem import Problem
+from dipcli.settings import Settings
+
+ADAM_BEFORE_LBFGS = 100  # the published warm-up: so many steps of Adam,
+ADAM_RATE_BEFORE_LBFGS = 0.001  # at this rate
+
+
+@dataclass(frozen=True)
+class Prior:
+    """f and z: a network that has seen nothing, and its fixed input.
+
+    Attributes:
+        network: maps z, shape (1, D, H', W'), to a picture, shape (1, C, H, W).
+        code: z. The convolutional networks want H' and W' padded; they crop what they return.
+    """
+
+    network: nn.Module
+    code: Tensor
+
+    def to(self, device: torch.device) -> Prior:
+        """The same prior on another device. The network is moved, not copied."""
+        return Prior(self.network.to(device), self.code.to(device))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One iteration, as rules and observers see it.
+
+    The tensors are detached, still on the device, and never written to again.
+
+    Attributes:
+        number: counts from 1.
+        loss: the value of the data term and the penalty, a scalar.
+        image: x, the network's own output, shape (C, H, W), usually 0..1.
+        average: the exponential average of the outputs so far, bias-corrected, shape (C, H, W).
+        rate: the learning rate of this step.
+        seconds: time spent in the fit before this step, observers not counted.
+    """
+
+    number: int
+    loss: Tensor
+    image: Tensor
+    average: Tensor
+    rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The result of a fit.
+
+    Attributes:
+        image: the average that the rule kept, finished by the problem, shape (C, H, W).
+        kept: the iteration it is from.
+        steps: iterations run.
+        reason: why the run ended.
+        seconds: time spent in the fit, observers not counted.
+    """
+
+    image: Tensor
+    kept: int
+    steps: int
+    reason: str
+    seconds: float
+
+
+Observer: TypeAlias = Callable[[Step, stopping.Verdict], None]
+
+
+def fit(
+    problem: Problem,
+    prior: Prior,
+    settings: Settings,
+    *,
+    stop: stopping.Rule | None = None,
+    observers: Iterable[Observer] = (),
+) -> Fit:
+    """Fit the prior to one measurement and return the picture that the rule keeps.
+
+    Args:
+        problem: the measurement and how it came about.
+        prior: the network and its input, on the problem's device. The weights change in place.
+        settings: how to fit. `precision` other than bf16 means the precision of the weights as they are.
+        stop: the rule; the one that the settings name when left out.
+        observers: called after each iteration, in order; they watch and cannot steer.
+
+    Raises:
+        DipError: when the fit ends in numbers that are not finite.
+    """
+    rule = stop or stopping.chosen(settings)
+    state, problem = rule.start(problem)
+    network, code = _quick(prior, settings)
+    variables = [*prior.network.parameters()]
+    if settings.optimize == "net,input":
+        variables.append(code.requires_grad_())
+    dice = torch.Generator(code.device).manual_seed(settings.seed)
+    image = total = torch.zeros(problem.shape, device=code.device)
+    kept: Step | None = None
+    seconds = 0.0
+
+    def evaluate() -> Tensor:
+        """One look at E( A( f_theta(z) ), y ) and its slope, z perturbed."""
+        nonlocal image
+        for variable in variables:
+            variable.grad = None
+        z = code + settings.reg_noise * _normal_like(code, dice) if settings.reg_noise else code
+        image = network(z)
+        loss = problem.loss(problem.operator(image), problem.measured, problem.weight)
+        if settings.tv:
+            loss = loss + settings.tv * total_variation(image)
+        loss.backward()
+        return loss
+
+    for number, optimizer in enumerate(_optimizers(variables, settings), start=1):
+        began = perf_counter()
+        loss = optimizer.step(evaluate)
+        total = settings.ema * total + (1 - settings.ema) * image.detach()
+        average = total / (1 - settings.ema**number)
+        step = Step(
+            number, loss.detach(), image.detach(), average, optimizer.param_groups[0]["lr"], seconds=seconds
+        )
+        verdict, state = rule.judge(step, state)
+        if verdict.keep or kept is None:
+            kept = step
+        seconds += perf_counter() - began
+        for observe in observers:
+            observe(step, verdict)
+        if verdict.stop:
+            if not kept.average.isfinite().all():
+                raise DipError("The fit ran away to numbers that are not finite: try a smaller --lr.")
+            return Fit(problem.finish(kept.average), kept.number, number, verdict.stop, seconds)
+    raise AssertionError("the optimisers never end")
+
+
+def _quick(prior: Prior, settings: Settings) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """What makes a step fast: the network as a function of z alone, and z, laid out as the hardware likes it.
+
+    In bf16 the weights, their gradients and the optimiser stay in fp32; the network computes with rounded
+    copies of them, so that nothing inside it is cast back and forth as it is under autocast.
+    """
+    network = prior.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    code = prior.code.detach().clone(memory_format=torch.channels_last)
+    if settings.precision != "bf16":
+        return (lambda z: network(z)[0]), code
+
+    def rounded(z: Tensor) -> Tensor:
+        weights = {name: value.bfloat16() for name, value in network.named_parameters()}
+        picture: Tensor = functional_call(network, weights, z.bfloat16())
+        return picture[0].float()
+
+    return rounded, code
+
+
+def _normal_like(code: Tensor, dice: torch.Generator) -> Tensor:
+    """Fresh normal noise of z's shape and layout, drawn in the order in which memory lies: a fifth of the time."""
+    drawn = torch.randn(code.numel(), generator=dice, device=code.device, dtype=code.dtype)
+    return drawn.as_strided(code.shape, code.stride())
+
+
+def _optimizers(variables: list[Tensor], settings: Settings) -> Iterator[torch.optim.Optimizer]:
+    """The optimiser of each iteration in turn, for ever."""
+    if settings.optimizer == "lbfgs":
+        yield from repeat(torch.optim.Adam(variables, lr=ADAM_RATE_BEFORE_LBFGS), ADAM_BEFORE_LBFGS)
+        # One call is one iteration: the history of directions lives on between calls. The negative tolerances,
+        # the published ones, keep it from resting on a plateau of the noisy loss.
+        yield from repeat(
+            torch.optim.LBFGS(
+                variables, lr=settings.rate, max_iter=1, tolerance_grad=-1, tolerance_change=-1
+            )
+        )
+    yield from repeat(torch.optim.Adam(variables, lr=settings.rate, betas=(0.9, settings.beta2), fused=True))

@@ -1,0 +1,170 @@
+"""Those who watch a fit and cannot steer it: metrics, log and snapshots. The displays are next door.
+
+An observer is called after each iteration with the step and the rule's verdict. Reading a tensor's value makes a
+GPU wait, so the numbers are read by `Metrics` alone, every so many iterations, and handed on as rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from dipcli import files, images, metrics
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from dipcli.engine import Step
+    from dipcli.problem import Problem
+    from dipcli.stopping import Verdict
+
+Row: TypeAlias = dict[str, float | int | None]
+
+COLUMNS = (
+    "iteration",
+    "seconds",
+    "loss",
+    "lr",
+    "psnr_noisy",
+    "psnr_noisy_smoothed",
+    "holdout",
+    "psnr_ref",
+    "psnr_ref_smoothed",
+    "ssim_ref_smoothed",
+)
+
+
+class Metrics:
+    """Take the measure of the fit every so many iterations and at the last, and tell others.
+
+    It alone holds the true picture, and nothing flows back from it.
+
+    Args:
+        problem: for the measurement and the operator.
+        reference: the true picture, shape (C, H, W), values 0..1; None where there is none.
+        every: iterations between rows.
+        tell: called with each row; its keys are `COLUMNS`, None where there is nothing to say.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        reference: NDArray[np.float32] | None,
+        every: int,
+        tell: Iterable[Callable[[Row], None]],
+    ) -> None:
+        self.problem, self.reference, self.every, self.tell = problem, reference, every, list(tell)
+
+    def __call__(self, step: Step, verdict: Verdict) -> None:
+        """Make a row when one is due."""
+        if step.number % self.every and not verdict.stop:
+            return
+        row: Row = {
+            "iteration": step.number,
+            "seconds": round(step.seconds, 3),
+            "loss": float(step.loss),
+            "lr": step.rate,
+            "psnr_noisy": self.agreement(step.image),
+            "psnr_noisy_smoothed": self.agreement(step.average),
+            "holdout": None,
+            "psnr_ref": None,
+            "psnr_ref_smoothed": None,
+            "ssim_ref_smoothed": None,
+        }
+        if self.reference is not None:
+            smoothed = pixels(self.problem.finish(step.average))
+            row["psnr_ref"] = metrics.psnr(pixels(self.problem.finish(step.image)), self.reference)
+            row["psnr_ref_smoothed"] = metrics.psnr(smoothed, self.reference)
+            row["ssim_ref_smoothed"] = metrics.ssim(smoothed, self.reference)
+        for told in self.tell:
+            told(row)
+
+    def of(self, restored: NDArray[np.float32]) -> dict[str, float | None]:
+        """The measure of a finished picture, shape (C, H, W), values 0..1; None for infinite."""
+        import torch  # noqa: PLC0415 - the operator wants a tensor
+
+        measures = {"psnr_noisy": self.agreement(torch.from_numpy(restored))}
+        if self.reference is not None:
+            measures["psnr_ref"] = metrics.psnr(restored, self.reference)
+            measures["ssim_ref"] = metrics.ssim(restored, self.reference)
+        return {name: value if math.isfinite(value) else None for name, value in measures.items()}
+
+    def agreement(self, image: Tensor) -> float:
+        """PSNR of A(x) against the measurement, in dB, over the values that count."""
+        measured = self.problem.measured.cpu().numpy()
+        prediction = pixels(self.problem.operator(image))
+        if self.problem.weight is None:
+            return metrics.psnr(prediction, measured)
+        counts = self.problem.weight.expand_as(self.problem.measured).cpu().numpy() > 0
+        return metrics.psnr(prediction[counts], measured[counts])
+
+
+class Log:
+    """`log.csv`: a row each time there is one, on disk at once.
+
+    Args:
+        path: where; an earlier log is replaced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        files.write(path, b"")
+        self.write(COLUMNS)
+
+    def __call__(self, row: Row) -> None:
+        """Add a row; what is not known stays empty."""
+        self.write([_short(row[column]) for column in COLUMNS])
+
+    def write(self, cells: Iterable[Any]) -> None:
+        """Add a line."""
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerow(cells)
+
+
+class Snapshots:
+    """Pictures along the way: 000100.png is the average, 000100.raw.png the network's own output.
+
+    Args:
+        folder: where; it is made when the first snapshot is due.
+        picture: the measured picture, for its colour profile.
+        every: iterations between snapshots; None for none.
+        at: further iterations to write.
+        finish: the problem's last touch.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        picture: images.Picture,
+        every: int | None,
+        at: frozenset[int],
+        finish: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.folder, self.picture, self.every, self.at, self.finish = folder, picture, every, at, finish
+
+    def __call__(self, step: Step, verdict: Verdict) -> None:  # noqa: ARG002 - due or not is a matter of counting
+        """Write both pictures when they are due."""
+        if step.number not in self.at and not (self.every and step.number % self.every == 0):
+            return
+        files.make_folder(self.folder)
+        for suffix, image in (("", step.average), (".raw", step.image)):
+            snapshot = self.picture.to_8_bits(pixels(self.finish(image)))
+            images.write(snapshot, self.folder / f"{step.number:06d}{suffix}.png")
+
+
+def pixels(image: Tensor) -> NDArray[np.float32]:
+    """A tensor on whatever device as an array of 0..1."""
+    array: NDArray[np.float32] = image.clamp(0, 1).float().cpu().numpy()
+    return array
+
+
+def _short(value: float | None) -> str:
+    """A number as it stands in the log: six significant digits, nothing where there is nothing."""
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.6g}"

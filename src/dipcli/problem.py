@@ -1,0 +1,49 @@
+"""The physics: what was measured, and how a picture turns into a measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from dipcli.losses import squared_error
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Operator: TypeAlias = "Callable[[Tensor], Tensor]"
+Loss: TypeAlias = "Callable[[Tensor, Tensor, Tensor | None], Tensor]"
+
+
+def identity(image: Tensor) -> Tensor:
+    """The operator of denoising: what is seen is the picture itself."""
+    return image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Find the picture x whose measurement A(x) agrees with y.
+
+        minimise E(A(x), y)
+
+    Attributes:
+        measured: y, what was measured; for most tasks a damaged picture, shape (C, H, W), values 0..1.
+        shape: (C, H, W) of the picture x to restore.
+        operator: A, from a picture of `shape` to something of y's shape; differentiable.
+        loss: E(prediction, measured, weight), a scalar.
+        weight: which of y's pixels count, broadcastable to y; all of them when None.
+        finish: a last touch on the restored picture, shape (C, H, W) to the same shape.
+    """
+
+    measured: Tensor
+    shape: tuple[int, int, int]
+    operator: Operator = identity
+    loss: Loss = squared_error
+    weight: Tensor | None = None
+    finish: Operator = identity
+
+    def to(self, device: torch.device) -> Problem:
+        """The same problem with its tensors on another device."""
+        weight = None if self.weight is None else self.weight.to(device)
+        return replace(self, measured=self.measured.to(device), weight=weight)

@@ -1,0 +1,63 @@
+"""Values written `name:key=value:key=value`, as `--stop emv:patience=500` and `--network skip:skips=0,4,4`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from dipcli.errors import UsageError
+
+T = TypeVar("T")
+
+
+def parse(text: str, choices: Iterable[type[T]], what: str) -> T:
+    """Turn `name:key=value:...` into a value of the class of that name.
+
+    Each class is a dataclass with a class attribute `name`; its fields are the keys and their defaults
+    say the type: a number, a word, or a tuple of whole numbers written with commas (`128x5` for five of them).
+
+    Args:
+        text: what the user wrote.
+        choices: the classes that may be named.
+        what: what is being named, for the messages ("stopping rule").
+
+    Raises:
+        UsageError: when the name, a key or a value is not known.
+    """
+    name, *pairs = text.split(":")
+    named: dict[str, Any] = {choice.name: choice for choice in choices}  # type: ignore[attr-defined]
+    if name not in named:
+        raise UsageError(f"There is no {what} {name!r}: choose from {', '.join(sorted(named))}.")
+    defaults = {field.name: field.default for field in fields(named[name])}
+    given = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if key not in defaults or not equals:
+            known = ", ".join(f"{key}={write(default)}" for key, default in defaults.items()) or "nothing"
+            raise UsageError(f"The {what} {name!r} does not understand {pair!r}: it takes {known}.")
+        try:
+            given[key] = _read(value, defaults[key])
+        except ValueError:
+            raise UsageError(
+                f"{key}={value} does not suit the {what} {name!r}: write it as {key}={write(defaults[key])}."
+            ) from None
+    built: T = named[name](**given)
+    return built
+
+
+def write(value: object) -> str:
+    """Write one value the way `parse` reads it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _read(text: str, default: object) -> object:
+    if isinstance(default, tuple):
+        numbers: list[int] = []
+        for part in text.split(","):
+            number, _, times = part.partition("x")
+            numbers += [int(number)] * int(times or 1)
+        return tuple(numbers)
+    if isinstance(default, int | float):
+        return type(default)(text)
+    return text
