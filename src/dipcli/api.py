@@ -79,7 +79,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
             solution = solve(
                 problem,
                 settings,
-                stop=stopping.Unless(rule, interrupted.asked),
+                stop=stopping.unless(rule, interrupted.asked),
                 observers=[bar, *([meter] if progress else []), *observers],
             )
         fit = solution.fit
@@ -87,7 +87,9 @@ def restorer(task: Task) -> Callable[..., Restored]:
         return Restored(image, fit.kept, fit.steps, fit.reason, fit.seconds, solution.settings)
 
     restore.__name__ = restore.__qualname__ = task.name
-    restore.__doc__ = task.help + ARGUMENTS + "\n".join(f"        {each.name}: {each.option.help}" for each in knobs(Settings))
+    restore.__doc__ = (
+        task.help + ARGUMENTS + "\n".join(f"        {each.name}: {each.option.help}" for each in knobs(Settings))
+    )
     restore.__signature__ = _signature(task, inspect.signature(restore, eval_str=True))  # type: ignore[attr-defined]
     return restore
 

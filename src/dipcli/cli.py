@@ -69,12 +69,19 @@ def command(task: Task) -> Callable[..., None]:
     return run
 
 
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"dip {__version__}")
         raise typer.Exit
+
+
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Its signature is what `dip` itself has; the tasks have the rest."""
 
 
 def _every_task(
@@ -110,9 +117,7 @@ def _parameters(task: Task) -> list[Parameter]:
         metavar="|".join(task.presets),
         autocompletion=lambda: list(task.presets),
     )
-    shared = [
-        each.replace(annotation=Annotated[str, presets]) if each.name == "preset" else each for each in shared
-    ]
+    shared = [each.replace(annotation=Annotated[str, presets]) if each.name == "preset" else each for each in shared]
     defaults = task.settings()
     return [
         pictures,
@@ -127,9 +132,7 @@ def _parameter(knob: Knob, default: Any) -> Parameter:
     """One field as an option, under its heading."""
     shown = f"{default:.4g}" if isinstance(default, float) else True
     option = typer.Option(knob.flag, help=knob.option.help, rich_help_panel=knob.option.group, show_default=shown)
-    return Parameter(
-        knob.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[knob.type, option]
-    )
+    return Parameter(knob.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[knob.type, option])
 
 
 def _was_typed(context: typer.Context, name: str) -> bool:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from dipcli.errors import DipError, UsageError
+from dipcli.settings import Precision
 
 KINDS = ("cuda", "mps", "cpu")  # in the order in which auto tries them
 
@@ -33,7 +34,7 @@ def choose(name: str) -> torch.device:
     return torch.device(name)
 
 
-def precision(wanted: str, device: torch.device) -> str:
+def precision(wanted: Precision, device: torch.device) -> Precision:
     """fp32 or bf16: what was asked for, or with auto bf16 where the hardware computes in it.
 
     It goes by what the hardware says of itself, not by a timing: the same machine always answers the same.
@@ -47,7 +48,9 @@ def precision(wanted: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device.type == "cpu":
-        able = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch below 2.11 does not say: fp32 there
+        able: dict[str, object] = getattr(
+            torch.cpu, "get_capabilities", dict
+        )()  # PyTorch below 2.11 does not say: fp32 there
         return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
     return "fp32"
 
@@ -81,7 +84,7 @@ def enough_memory(shape: tuple[int, int, int]) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         # On a GPU it is torch.OutOfMemoryError, on the CPU a plain RuntimeError of the allocator.
         if isinstance(error, RuntimeError) and not any(
-            sign in str(error) for sign in ("out of memory", "can't allocate memory", "not enough memory")
+            sign in str(error) for sign in ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
         ):
             raise
         raise DipError(
@@ -99,7 +102,9 @@ def _trouble(name: str) -> str | None:
     if kind == "mps" and not torch.backends.mps.is_available():
         return "PyTorch sees no Apple GPU"
     try:
-        torch.nn.functional.conv2d(torch.ones(1, 1, 4, 4, device=name), torch.ones(1, 1, 3, 3, device=name)).sum().item()
+        torch.nn.functional.conv2d(
+            torch.ones(1, 1, 4, 4, device=name), torch.ones(1, 1, 3, 3, device=name)
+        ).sum().item()
     except (RuntimeError, NotImplementedError) as error:
         return str(error).strip().partition("\n")[0]
     return None

@@ -67,31 +67,45 @@ class Silent:
         """Say nothing."""
 
 
+class Facts:
+    """What is known of a fit so far, in words: shared by the displays.
+
+    Args:
+        iterations: how many there will be; None when a rule decides.
+    """
+
+    def __init__(self, iterations: int | None) -> None:
+        self.iterations, self.began = iterations, monotonic()
+        self.best, self.row, self.words = 0, "", ""
+
+    def learn(self, step: Step, verdict: Verdict) -> None:
+        """Take in one iteration: how far, what the rule thinks, how fast, how long still."""
+        if verdict.keep:
+            self.best = step.number
+        pace = (monotonic() - self.began) / step.number
+        of = f"/{self.iterations}" if self.iterations else ""
+        opinion = "" if verdict.signal is None else " ({} {:.3g})".format(*verdict.signal)
+        left = f"  {clock((self.iterations - step.number) * pace)} left" if self.iterations else ""
+        self.words = f"{step.number}{of}  best {self.best}{opinion}  {1 / pace:.1f}/s{left}  {self.row}"
+
+
 class Lines(Silent):
     """One plain line every few seconds: for pipes, logs and cron."""
 
     def begin(self, title: str, iterations: int | None) -> None:
         """Remember what is being fitted."""
-        self.title, self.iterations = title, iterations
-        self.began = self.last = monotonic()
-        self.kept, self.row = 0, ""
+        self.title, self.facts, self.last = title, Facts(iterations), monotonic()
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """Write a line when the last one is old enough."""
-        if verdict.keep:
-            self.kept = step.number
-        now = monotonic()
-        if now - self.last < PATIENCE:
-            return
-        self.last = now
-        pace = (now - self.began) / step.number
-        left = f", {clock((self.iterations - step.number) * pace)} left" if self.iterations else ""
-        of = f"/{self.iterations}" if self.iterations else ""
-        self.note(f"{self.title}: iteration {step.number}{of}, best {self.kept}, {pace:.2f} s each{left}{self.row}")
+        self.facts.learn(step, verdict)
+        if monotonic() - self.last >= PATIENCE:
+            self.last = monotonic()
+            self.note(f"{self.title}: {self.facts.words}")
 
     def tell(self, row: Row) -> None:
         """Keep the numbers for the next line."""
-        self.row = ", " + numbers(row)
+        self.facts.row = numbers(row)
 
     def note(self, text: str) -> None:
         """Write it."""
@@ -99,20 +113,22 @@ class Lines(Silent):
 
 
 class Terminal(Silent):
-    """A live display: bar, iteration, rate, time left, loss, PSNR and the iteration that the rule holds to be best."""
+    """A live display: bar, iteration, best so far, rate, time left, loss and PSNR."""
 
     def __init__(self) -> None:
-        from rich.console import Console  # noqa: PLC0415 - `dip --help` must not pay for it
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn  # noqa: PLC0415 - as above
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
         # A path may hold [brackets]: no text from outside is read as markup.
         self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[facts]}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[words]}", markup=False),
             console=Console(stderr=True, highlight=False),
             transient=True,
+            # Data goes to standard output untouched, unless that is the terminal which the bar is on.
+            redirect_stdout=sys.stdout.isatty(),
         )
 
     def __enter__(self) -> Self:
@@ -128,22 +144,17 @@ class Terminal(Silent):
         """Start the bar anew; without a known end it pulses."""
         for shown in self.progress.task_ids:
             self.progress.remove_task(shown)
-        self.bar = self.progress.add_task(title, total=iterations, facts="")
-        self.iterations, self.began, self.kept, self.row = iterations, monotonic(), 0, ""
+        self.bar = self.progress.add_task(title, total=iterations, words="")
+        self.facts = Facts(iterations)
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """Move the bar; Rich draws it ten times a second whatever happens here."""
-        if verdict.keep:
-            self.kept = step.number
-        pace = (monotonic() - self.began) / step.number
-        left = f"  {clock((self.iterations - step.number) * pace)} left" if self.iterations else ""
-        of = f"/{self.iterations}" if self.iterations else ""
-        facts = f"{step.number}{of}  {1 / pace:.1f}/s{left}  best {self.kept}  {self.row}"
-        self.progress.update(self.bar, completed=step.number, facts=facts)
+        self.facts.learn(step, verdict)
+        self.progress.update(self.bar, completed=step.number, words=self.facts.words)
 
     def tell(self, row: Row) -> None:
         """Show the numbers from now on."""
-        self.row = numbers(row)
+        self.facts.row = numbers(row)
 
     def note(self, text: str) -> None:
         """Print it above the bar."""
@@ -155,7 +166,7 @@ class Bar(Silent):
 
     def begin(self, title: str, iterations: int | None) -> None:
         """Open the bar."""
-        from tqdm.auto import tqdm  # noqa: PLC0415 - only where it is shown
+        from tqdm.auto import tqdm
 
         self.bar: Any = tqdm(total=iterations, desc=title, unit="it")
 

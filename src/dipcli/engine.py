@@ -56,7 +56,7 @@ class Step:
         image: x, the network's own output, shape (C, H, W), usually 0..1.
         average: the exponential average of the outputs so far, bias-corrected, shape (C, H, W).
         rate: the learning rate of this step.
-        seconds: time spent in the fit before this step, observers not counted.
+        seconds: time spent in the fit so far, observers not counted.
     """
 
     number: int
@@ -112,13 +112,13 @@ def fit(
     rule = stop or stopping.chosen(settings)
     state, problem = rule.start(problem)
     network, code = _quick(prior, settings)
-    variables = [*prior.network.parameters()]
+    variables: list[Tensor] = [*prior.network.parameters()]
     if settings.optimize == "net,input":
         variables.append(code.requires_grad_())
     dice = torch.Generator(code.device).manual_seed(settings.seed)
     image = total = torch.zeros(problem.shape, device=code.device)
     kept: Step | None = None
-    seconds = 0.0
+    began, watching = perf_counter(), 0.0
 
     def evaluate() -> Tensor:
         """One look at E( A( f_theta(z) ), y ) and its slope, z perturbed."""
@@ -130,26 +130,28 @@ def fit(
         loss = problem.loss(problem.operator(image), problem.measured, problem.weight)
         if settings.tv:
             loss = loss + settings.tv * total_variation(image)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     for number, optimizer in enumerate(_optimizers(variables, settings), start=1):
-        began = perf_counter()
-        loss = optimizer.step(evaluate)
+        loss: Tensor = optimizer.step(evaluate)  # type: ignore[arg-type, assignment] # annotated for floats alone
         total = settings.ema * total + (1 - settings.ema) * image.detach()
         average = total / (1 - settings.ema**number)
-        step = Step(
-            number, loss.detach(), image.detach(), average, optimizer.param_groups[0]["lr"], seconds=seconds
-        )
+        rate, seconds = optimizer.param_groups[0]["lr"], perf_counter() - began - watching
+        step = Step(number, loss.detach(), image.detach(), average, rate, seconds)
         verdict, state = rule.judge(step, state)
         if verdict.keep or kept is None:
             kept = step
-        seconds += perf_counter() - began
+
+        paused = perf_counter()
         for observe in observers:
             observe(step, verdict)
+        watching += perf_counter() - paused
+
         if verdict.stop:
             if not kept.average.isfinite().all():
                 raise DipError("The fit ran away to numbers that are not finite: try a smaller --lr.")
+            seconds = perf_counter() - began - watching
             return Fit(problem.finish(kept.average), kept.number, number, verdict.stop, seconds)
     raise AssertionError("the optimisers never end")
 
@@ -186,8 +188,6 @@ def _optimizers(variables: list[Tensor], settings: Settings) -> Iterator[torch.o
         # One call is one iteration: the history of directions lives on between calls. The negative tolerances,
         # the published ones, keep it from resting on a plateau of the noisy loss.
         yield from repeat(
-            torch.optim.LBFGS(
-                variables, lr=settings.rate, max_iter=1, tolerance_grad=-1, tolerance_change=-1
-            )
+            torch.optim.LBFGS(variables, lr=settings.rate, max_iter=1, tolerance_grad=-1, tolerance_change=-1)
         )
     yield from repeat(torch.optim.Adam(variables, lr=settings.rate, betas=(0.9, settings.beta2), fused=True))

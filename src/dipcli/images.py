@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import warnings
 from dataclasses import dataclass, replace
@@ -139,14 +138,14 @@ def decode(data: bytes) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            with iio.imopen(io.BytesIO(data), "r", plugin="tifffile" if tiff else "pillow") as file:
-                if tiff:
-                    array, about = file.read(index=0), {}
-                else:
-                    array, about = file.read(index=0, rotate=True), file.metadata(index=0, exclude_applied=False)
-    except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError):
-        raise DipError("The picture is larger than can be handled: make it smaller first.") from None
-    except Exception as error:  # noqa: BLE001 - what a decoder raises on a damaged file is beyond listing
+            if tiff:
+                array, about = iio.imread(data, index=0, plugin="tifffile"), {}
+            else:
+                array = iio.imread(data, index=0, plugin="pillow", rotate=True)
+                about = iio.immeta(data, index=0, plugin="pillow", exclude_applied=False)
+    except Exception as error:
+        if isinstance(error.__cause__ or error, PIL.Image.DecompressionBombWarning | PIL.Image.DecompressionBombError):
+            raise DipError("The picture is larger than can be handled: make it smaller first.") from error
         raise DipError(f"This is not a picture that can be read ({_first_line(error)}): check the file.") from error
     if about.get("mode") == "CMYK":
         raise DipError("CMYK pictures are not understood: convert it to RGB.")

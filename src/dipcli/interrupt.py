@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 class Interrupt:
@@ -34,7 +35,7 @@ def heeded() -> Iterator[Interrupt]:
     Only the main thread can heed signals; elsewhere nothing changes.
     """
     interrupt = Interrupt()
-    before = {}
+    before: dict[signal.Signals, Any] = {}
 
     def note(number: int, _frame: FrameType | None) -> None:
         interrupt.received = signal.Signals(number)

@@ -71,7 +71,7 @@ class Metrics:
             "lr": step.rate,
             "psnr_noisy": self.agreement(step.image),
             "psnr_noisy_smoothed": self.agreement(step.average),
-            "holdout": None,
+            "holdout": verdict.signal[1] if verdict.signal and verdict.signal[0] == "holdout" else None,
             "psnr_ref": None,
             "psnr_ref_smoothed": None,
             "ssim_ref_smoothed": None,
@@ -86,7 +86,7 @@ class Metrics:
 
     def of(self, restored: NDArray[np.float32]) -> dict[str, float | None]:
         """The measure of a finished picture, shape (C, H, W), values 0..1; None for infinite."""
-        import torch  # noqa: PLC0415 - the operator wants a tensor
+        import torch
 
         measures = {"psnr_noisy": self.agreement(torch.from_numpy(restored))}
         if self.reference is not None:

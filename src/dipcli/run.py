@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 import dipcli
 from dipcli import device as machine
-from dipcli import files, images, metrics, networks, stopping
+from dipcli import files, images, networks, stopping
 from dipcli.displays import Display, Silent
 from dipcli.engine import Fit, Observer, fit
 from dipcli.errors import DipError, UsageError
 from dipcli.observers import Log, Metrics, Row, Snapshots, pixels
 from dipcli.problem import Problem
 from dipcli.registry import Task
-from dipcli.settings import Record, Settings
+from dipcli.settings import Precision, Record, Settings
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def solve(
     """
     device = machine.choose(settings.device)
     # A variable pixel is stored, not computed: rounding it to bf16 would only lose grey levels.
-    wanted = "fp32" if settings.network == networks.Pixels.name else settings.precision
+    wanted: Precision = "fp32" if settings.network == networks.Pixels.name else settings.precision
     settings = replace(settings, device=str(device), precision=machine.precision(wanted, device))
     with _threads(settings.threads) as threads, machine.enough_memory(problem.shape):
         prior = networks.build(settings, problem.shape).to(device)
@@ -144,7 +144,7 @@ def restore(
         every, at = job.record.snapshot_every, job.record.snapshots_asked()
         observers.append(Snapshots(folder / "snapshots", picture, every, at, problem.finish))
     meter = Metrics(problem, reference, job.record.log_every, told)
-    rule = stopping.Unless(stopping.chosen(job.settings), asked)
+    rule = stopping.unless(stopping.chosen(job.settings), asked)
     display.begin(job.source.name, job.settings.iterations)
     solution = solve(problem, job.settings, stop=rule, observers=[meter, *observers])
 

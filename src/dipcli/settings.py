@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from dipcli import stopping
 from dipcli.errors import UsageError
 
+Precision = Literal["auto", "fp32", "bf16"]
+
 
 class Option(NamedTuple):
     """How a field is spoken of on the command line, and which values it may have.
@@ -52,8 +54,9 @@ class Settings:
     stop: Annotated[
         str,
         Option(
-            "When to stop and which picture to keep: auto, emv (smallest moving variance of the outputs) or "
-            "none (keep the last average). Parameters follow as emv:patience=500:alpha=0.1:guard=100.",
+            "When to stop and which picture to keep: holdout (smallest error at pixels left out), emv (smallest "
+            "moving variance of the outputs), none (the last average) or auto (holdout). Parameters follow as "
+            "holdout:fraction=0.02:patience=300 or emv:patience=500.",
         ),
     ] = "auto"
     network: Annotated[
@@ -91,11 +94,9 @@ class Settings:
     seed: Annotated[
         int, Option("Same seed, settings and machine, same bits (on the CPU).", group="The machine", least=0)
     ] = 0
-    device: Annotated[
-        str, Option("auto, cpu, cuda, cuda:1 ..., or mps.", group="The machine")
-    ] = "auto"
+    device: Annotated[str, Option("auto, cpu, cuda, cuda:1 ..., or mps.", group="The machine")] = "auto"
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"],
+        Precision,
         Option("Arithmetic of the network; auto takes bf16 where the hardware has it.", group="The machine"),
     ] = "auto"
     threads: Annotated[
@@ -127,11 +128,12 @@ class Record:
     ] = 10
     run_dir: Annotated[
         str | None,
-        Option("Folder for log, snapshots and run record; <output stem>.dip when not given.", group="What is written"),
+        Option(
+            "Folder for log, snapshots and run record; <output stem>.dip when not given.",
+            group="What is written",
+        ),
     ] = None
-    no_run_dir: Annotated[
-        bool, Option("Write the picture alone.", "--no-run-dir", group="What is written")
-    ] = False
+    no_run_dir: Annotated[bool, Option("Write the picture alone.", "--no-run-dir", group="What is written")] = False
     overwrite: Annotated[
         bool, Option("Let the output take the place of the input.", "--overwrite", group="What is written")
     ] = False
@@ -170,7 +172,11 @@ class Knob(NamedTuple):
 def knobs(cls: type[Settings | Record]) -> list[Knob]:
     """The fields of `cls` in their order, with their types and options."""
     hints = get_type_hints(cls, include_extras=True)
-    return [Knob(field.name, kind, field.default, option) for field in fields(cls) for kind, option in [get_args(hints[field.name])]]
+    return [
+        Knob(field.name, kind, field.default, option)
+        for field in fields(cls)
+        for kind, option in [get_args(hints[field.name])]
+    ]
 
 
 def _check(values: Settings | Record) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from dipcli import specs
@@ -31,12 +31,12 @@ class Verdict:
     Attributes:
         keep: whether this iteration's average is the best so far.
         stop: why the run should end now, as a sentence; None to go on.
-        signal: the number the rule goes by, for the display; None if it has none.
+        signal: what the rule goes by, a name and a number, for display and log; None if there is nothing.
     """
 
     keep: bool = False
     stop: str | None = None
-    signal: float | None = None
+    signal: tuple[str, float] | None = None
 
 
 class Rule(Protocol):
@@ -104,13 +104,14 @@ class EMV:
         change = step.image - state.mean
         variance = (1 - self.alpha) * (state.variance + self.alpha * float((change**2).mean()))
         mean = state.mean + self.alpha * change
+        signal = ("variance", variance)
         if step.number <= self.guard:
-            return Verdict(keep=True, signal=variance), _Spread(mean, variance)
+            return Verdict(keep=True, signal=signal), _Spread(mean, variance)
         if variance < state.least:
-            return Verdict(keep=True, signal=variance), _Spread(mean, variance, variance, step.number)
+            return Verdict(keep=True, signal=signal), _Spread(mean, variance, variance, step.number)
         waited = step.number - state.at
         reason = f"the variance has not fallen for {waited} iterations" if waited >= self.patience else None
-        return Verdict(stop=reason, signal=variance), _Spread(mean, variance, state.least, state.at)
+        return Verdict(stop=reason, signal=signal), _Spread(mean, variance, state.least, state.at)
 
 
 @dataclass(frozen=True)
@@ -124,14 +125,71 @@ class _Spread:
 
 
 @dataclass(frozen=True)
+class HoldOut:
+    """Stop when pixels that were left out of the loss are no longer predicted better.
+
+    Noise that is independent from pixel to pixel cannot be predicted from the neighbours: the error of the average
+    at the pixels left out falls as long as structure is learned and rises with the noise. No noise level is needed.
+
+    Attributes:
+        fraction: share of the pixels left out, in (0, 0.5].
+        patience: iterations without a new minimum after which to stop.
+        seed: chooses the pixels.
+    """
+
+    name: ClassVar[str] = "holdout"
+    fraction: float = 0.02
+    patience: int = 300
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 0.5 or self.patience < 1:  # noqa: PLR2004 - more would starve the fit
+            raise UsageError("The rule holdout takes a fraction above 0 and up to 0.5, and patience of 1 or more.")
+
+    def start(self, problem: Problem) -> tuple[_Unseen, Problem]:
+        """Choose among the pixels that count, the same in every channel, and take them out of the weight."""
+        import torch
+
+        measured = problem.measured
+        weight = torch.ones_like(measured) if problem.weight is None else problem.weight.expand_as(measured)
+        counting = weight.reshape(-1, *measured.shape[-2:]).amax(dim=0).flatten().nonzero()[:, 0].cpu()
+        order = torch.randperm(len(counting), generator=torch.Generator().manual_seed(self.seed))
+        unseen = torch.zeros(measured.shape[-2:]).flatten()
+        unseen[counting[order[: max(1, round(self.fraction * len(counting)))]]] = 1
+        unseen = unseen.reshape(measured.shape[-2:]).to(measured)
+        return _Unseen(problem, weight * unseen), replace(problem, weight=weight * (1 - unseen))
+
+    def judge(self, step: Step, state: _Unseen) -> tuple[Verdict, _Unseen]:
+        """Compare the error at the pixels left out with the smallest so far."""
+        problem = state.problem
+        error = float(problem.loss(problem.operator(step.average), problem.measured, state.weight))
+        signal = ("holdout", error)
+        if error < state.least:
+            return Verdict(keep=True, signal=signal), replace(state, least=error, at=step.number)
+        waited = step.number - state.at
+        reason = f"the held-out pixels were not predicted better for {waited} iterations"
+        return Verdict(stop=reason if waited >= self.patience else None, signal=signal), state
+
+
+@dataclass(frozen=True)
+class _Unseen:
+    """What `HoldOut` remembers: the whole problem, which pixels it left out, the smallest error and its iteration."""
+
+    problem: Any
+    weight: Any
+    least: float = math.inf
+    at: int = 0
+
+
+@dataclass(frozen=True)
 class Auto:
-    """Choose a rule for the user; so far the choice is always `emv`."""
+    """Choose a rule for the user; so far the choice is always `holdout`."""
 
     name: ClassVar[str] = "auto"
 
     def start(self, problem: Problem) -> tuple[tuple[Rule, Any], Problem]:
         """The chosen rule and what it starts with."""
-        rule = EMV()
+        rule = HoldOut()
         state, problem = rule.start(problem)
         return (rule, state), problem
 
@@ -143,63 +201,42 @@ class Auto:
 
 
 @dataclass(frozen=True)
-class Exactly:
-    """Run so many iterations whatever the rule says of stopping; what is kept stays the rule's matter."""
-
-    rule: Rule
-    iterations: int
-
-    def start(self, problem: Problem) -> tuple[Any, Problem]:
-        """What the rule starts with."""
-        return self.rule.start(problem)
-
-    def judge(self, step: Step, state: Any) -> tuple[Verdict, Any]:
-        """The rule's verdict, with a stop at the last iteration and no other."""
-        verdict, state = self.rule.judge(step, state)
-        done = step.number >= self.iterations
-        reason = f"the {self.iterations} iterations asked for are done" if done else None
-        return Verdict(verdict.keep, reason, verdict.signal), state
-
-
-@dataclass(frozen=True)
-class AtMost:
-    """Let the rule decide, but not for ever."""
-
-    rule: Rule
-    iterations: int
-
-    def start(self, problem: Problem) -> tuple[Any, Problem]:
-        """What the rule starts with."""
-        return self.rule.start(problem)
-
-    def judge(self, step: Step, state: Any) -> tuple[Verdict, Any]:
-        """The rule's verdict, and a stop at the limit."""
-        verdict, state = self.rule.judge(step, state)
-        late = step.number >= self.iterations
-        reason = f"the limit of {self.iterations} iterations is reached (--max-iters)" if late else None
-        return Verdict(verdict.keep, verdict.stop or reason, verdict.signal), state
-
-
-@dataclass(frozen=True)
-class Unless:
-    """Let the rule decide, unless somebody asks for the run to end.
+class Ending:
+    """Leave to a rule what to keep, and to a function when to end.
 
     Attributes:
-        rule: the rule that decides otherwise.
-        asked: answers why the run should end now, or None.
+        rule: the rule.
+        end: from the iteration and the rule's own reason to stop, or None, to the reason that holds, or None.
     """
 
     rule: Rule
-    asked: Callable[[], str | None]
+    end: Callable[[int, str | None], str | None]
 
     def start(self, problem: Problem) -> tuple[Any, Problem]:
         """What the rule starts with."""
         return self.rule.start(problem)
 
     def judge(self, step: Step, state: Any) -> tuple[Verdict, Any]:
-        """The rule's verdict, and a stop when asked."""
+        """The rule's verdict with another end."""
         verdict, state = self.rule.judge(step, state)
-        return Verdict(verdict.keep, self.asked() or verdict.stop, verdict.signal), state
+        return replace(verdict, stop=self.end(step.number, verdict.stop)), state
+
+
+def exactly(rule: Rule, iterations: int) -> Rule:
+    """Run so many iterations, whatever the rule says of stopping; what is kept stays its matter."""
+    reason = f"the {iterations} iterations asked for are done"
+    return Ending(rule, lambda number, _: reason if number >= iterations else None)
+
+
+def at_most(rule: Rule, iterations: int) -> Rule:
+    """Let the rule decide, but not for ever."""
+    reason = f"the limit of {iterations} iterations is reached (--max-iters)"
+    return Ending(rule, lambda number, own: own or (reason if number >= iterations else None))
+
+
+def unless(rule: Rule, asked: Callable[[], str | None]) -> Rule:
+    """Let the rule decide unless somebody asks for the run to end: `asked` answers why, or None."""
+    return Ending(rule, lambda _, own: asked() or own)
 
 
 def named(text: str) -> Rule:
@@ -208,8 +245,9 @@ def named(text: str) -> Rule:
     Raises:
         UsageError: when there is no such rule or it does not take that parameter.
     """
-    rules = [each for each in globals().values() if is_dataclass(each) and hasattr(each, "name")]
-    return specs.parse(text, rules, "stopping rule")  # type: ignore[arg-type]
+    rules: list[type[Any]] = [each for each in globals().values() if isinstance(each, type) and hasattr(each, "name")]
+    rule: Rule = specs.parse(text, rules, "stopping rule")
+    return rule
 
 
 def chosen(settings: Settings, rule: Rule | None = None) -> Rule:
@@ -221,5 +259,5 @@ def chosen(settings: Settings, rule: Rule | None = None) -> Rule:
     """
     rule = rule or named(settings.stop)
     if settings.iterations is not None:
-        return Exactly(rule, settings.iterations)
-    return AtMost(rule, settings.max_iterations)
+        return exactly(rule, settings.iterations)
+    return at_most(rule, settings.max_iterations)

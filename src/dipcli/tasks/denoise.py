@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dipcli.problem import Problem
-from dipcli.registry import task
+from dipcli.registry import Presets, task
 
 if TYPE_CHECKING:
     from dipcli.images import Picture
 
-PRESETS = {
+PRESETS: Presets = {
     "fast": {
         "network": "skip:channels=16,32,64,128,128:skips=0,4,4,4,4",
         "pad": "zero",
@@ -52,11 +52,12 @@ def denoise(image: Picture) -> Problem:
     learned the structure and before it has learned the noise.
 
     Examples:
-      dip denoise noisy.png
-      dip denoise noisy.png -o clean.png --iters 1800
-      dip denoise *.png -o restored/
-      cat noisy.png | dip denoise - -o - > clean.png
+
+        dip denoise noisy.png
+        dip denoise noisy.png -o clean.png --iters 1800
+        dip denoise *.png -o restored/
+        cat noisy.png | dip denoise - -o - > clean.png
     """
-    import torch  # noqa: PLC0415 - `dip --help` must not pay for it
+    import torch  # here, not above: `dip --help` must not pay for it
 
     return Problem(measured=torch.from_numpy(image.pixels), shape=image.pixels.shape)

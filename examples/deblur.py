@@ -1,0 +1,65 @@
+"""A task of one's own in one file: undo a blur of known width.
+
+    python examples/deblur.py deblur blurred.png --sigma 1.5
+
+A file like this in `src/dipcli/tasks/` would be found by itself and be `dip deblur`; here `main()` at the end makes it
+a command line of its own, with every shared option, the log and the run record.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+import typer
+from torch import Tensor
+
+from dipcli.cli import main
+from dipcli.errors import UsageError
+from dipcli.images import Picture
+from dipcli.problem import Problem
+from dipcli.registry import task
+
+PRESETS = {
+    # Little noise to fear, so the fit may go on for long and the input needs no perturbation.
+    "balanced": {
+        "network": "skip:channels=16,32,64,128:skips=4x4",
+        "pad": "zero",
+        "reg_noise": 0.01,
+        "iterations": 600,
+    },
+}
+
+
+@task(presets=PRESETS, done="deblurred")
+def deblur(
+    image: Picture,
+    sigma: Annotated[float, typer.Option(help="Width of the Gaussian blur, in pixels.")] = 1.5,
+) -> Problem:
+    """Undo a Gaussian blur of known width.
+
+    Examples:
+        deblur.py deblur blurred.png --sigma 1.5
+    """
+    if not 0 < sigma < 5:
+        raise UsageError(f"--sigma {sigma} is out of range: use a number between 0 and 5.")
+    return Problem(
+        measured=torch.from_numpy(image.pixels),
+        shape=image.pixels.shape,
+        operator=lambda x: blur(x, sigma),
+    )
+
+
+def blur(image: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur, shape (C, H, W) to the same; beyond the border the picture is mirrored."""
+    radius = round(3 * sigma)
+    distance = torch.arange(-radius, radius + 1, device=image.device)
+    kernel = torch.exp(-((distance / sigma) ** 2) / 2)
+    kernel /= kernel.sum()
+    padded = F.pad(image[:, None], [radius] * 4, mode="reflect")
+    return F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None, :])[:, 0]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,447 @@
+"""The command line as a shell sees it: streams, files and exit codes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from conftest import TINY, Dip, noisy, scene
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from dipcli import images, metrics
+from dipcli.cli import app
+from dipcli.observers import COLUMNS
+from dipcli.registry import tasks
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_picture_log_snapshots_and_record(dip: Dip, noisy_png: Path, clean_png: Path) -> None:
+    output = noisy_png.with_name("clean.png")
+    result = dip.quick(
+        "denoise", noisy_png, "-o", output, "--reference", clean_png, "--snapshot-at", "1,4",
+        "--snapshot-every", 10, "--log-every", 5, iterations=12,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{output}\n"
+    restored = iio.imread(output)
+    assert (restored.shape, restored.dtype) == ((37, 53, 3), np.uint8)
+
+    folder = noisy_png.with_name("clean.dip")
+    names = sorted(each.name for each in (folder / "snapshots").iterdir())
+    assert names == [f"{n:06d}{raw}.png" for n in (1, 4, 10) for raw in ("", ".raw")]
+    assert all(iio.imread(folder / "snapshots" / name).shape == (37, 53, 3) for name in names)
+
+    log = rows(folder / "log.csv")
+    assert tuple(log[0]) == COLUMNS
+    assert [row["iteration"] for row in log] == ["5", "10", "12"], "every 5 and the last"
+    assert all(float(row["holdout"]) > 0 and float(row["psnr_ref_smoothed"]) > 0 for row in log)
+
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["iterations"], record["kept"], record["seed"]) == (12, 12, 0)
+    assert record["settings"]["network"] == TINY
+    assert "12 iterations" in record["reason"]
+    for name, other in (("psnr_ref", clean_png), ("psnr_noisy", noisy_png)):
+        written = metrics.psnr(images.read(output)[0].pixels, images.read(other)[0].pixels)
+        assert record[name] == pytest.approx(written, abs=1e-6), "of the file, not of what was rounded away"
+    assert float(log[-1]["psnr_ref_smoothed"]) == pytest.approx(record["psnr_ref"], abs=0.02)
+
+
+def test_a_snapshot_is_what_the_run_would_have_kept_there(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
+    dip.quick("denoise", noisy_png, "-o", tmp_path / "a.png", "--snapshot-at", "4", "--stop", "none", iterations=8)
+    dip.quick("denoise", noisy_png, "-o", tmp_path / "b.png", "--stop", "none", iterations=4)
+    assert np.array_equal(iio.imread(tmp_path / "a.dip/snapshots/000004.png"), iio.imread(tmp_path / "b.png"))
+
+
+def test_the_log_leaves_empty_what_is_not_known(dip: Dip, noisy_png: Path) -> None:
+    dip.quick("denoise", noisy_png, "--stop", "emv", "--log-every", 1)
+    log = rows(noisy_png.with_name("noisy.denoised.dip") / "log.csv")
+    assert len(log) == 3
+    for row in log:
+        assert row["holdout"] == row["psnr_ref"] == row["psnr_ref_smoothed"] == row["ssim_ref_smoothed"] == ""
+        assert float(row["psnr_noisy"]) > 0
+
+
+def test_without_iterations_the_rule_ends_the_run(dip: Dip, noisy_png: Path) -> None:
+    rest = ("--network", TINY, "--input-depth", 4, "--json")
+    told = json.loads(dip("denoise", noisy_png, "--stop", "holdout:patience=3:fraction=0.2", *rest).stdout)
+    assert told["iterations"] == told["kept"] + 3
+    assert "not predicted better for 3 iterations" in told["reason"]
+    told = json.loads(dip("denoise", noisy_png, "--max-iters", 4, *rest).stdout)
+    assert told["iterations"] == 4
+
+
+def test_an_earlier_run_in_the_same_place_leaves_no_traces(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
+    output = tmp_path / "a.png"
+    dip.quick("denoise", noisy_png, "-o", output, "--snapshot-at", "2,3")
+    (tmp_path / "a.dip" / "mine.txt").write_text("keep")
+    dip.quick("denoise", noisy_png, "-o", output, "--snapshot-at", "1")
+    assert {each.name for each in (tmp_path / "a.dip/snapshots").iterdir()} == {
+        "000001.png",
+        "000001.raw.png",
+    }
+    assert (tmp_path / "a.dip" / "mine.txt").exists()
+    assert len(rows(tmp_path / "a.dip/log.csv")) == 1
+
+
+@pytest.mark.parametrize("name", sorted(tasks()))
+def test_every_task_runs_from_the_command_line(dip: Dip, noisy_png: Path, name: str) -> None:
+    result = dip(name, noisy_png, "--iters", 2, "--preset", "fast", "-q")
+    assert result.exit_code == 0, result.output
+    output = noisy_png.with_name(f"noisy.{tasks()[name].done}.png")
+    assert result.stdout == f"{output}\n"
+    assert result.stderr == ""
+    assert iio.imread(output).shape == (37, 53, 3)
+
+
+@pytest.mark.parametrize("preset", ["fast", "balanced", "best", "paper"])
+def test_every_preset_runs(dip: Dip, noisy_png: Path, preset: str) -> None:
+    result = dip("denoise", noisy_png, "--iters", 1, "--preset", preset, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["preset"] == preset
+
+
+@pytest.mark.parametrize(
+    "shape", [(16, 16, 3), (37, 53, 3), (53, 37), (16, 70), (33, 20, 4), (20, 33, 2), (64, 64, 1)], ids=str
+)
+def test_sizes_and_modes_come_back(dip: Dip, tmp_path: Path, shape: tuple[int, ...]) -> None:
+    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    source = tmp_path / "x.png"
+    iio.imwrite(source, array[..., 0] if shape[2:] == (1,) else array)
+    assert dip.quick("denoise", source).exit_code == 0
+    restored = iio.imread(tmp_path / "x.denoised.png")
+    assert restored.shape == iio.imread(source).shape
+    if shape[2:] in ((2,), (4,)):
+        assert np.array_equal(restored[..., -1], array[..., -1]), "transparency is carried through"
+
+
+@given(st.integers(16, 70), st.integers(16, 70), st.sampled_from([1, 3]))
+@hypothesis_settings(max_examples=8, deadline=None)
+def test_any_size_goes_through_the_published_depth(height: int, width: int, channels: int) -> None:
+    array = noisy(scene(height, width, channels))
+    data = images.encode(images.from_array(array), ".png")
+    network = "skip:channels=2x5:skips=1x5"
+    arguments = ("denoise", "-", "--iters", 1, "--network", network, "--input-depth", 2, "-q")
+    result = Dip(app)(*arguments, stdin=data)
+    assert result.exit_code == 0, result.output
+    assert images.decode(result.stdout_bytes).array().shape == images.from_array(array).array().shape
+
+
+def test_16_bits_and_floats_come_back_as_such(dip: Dip, tmp_path: Path) -> None:
+    deep = (np.random.default_rng(0).random((20, 24, 3)) * 65535).astype(np.uint16)
+    for name, array in (("deep.tif", deep), ("float.tif", deep.astype(np.float32) / 65535)):
+        iio.imwrite(tmp_path / name, array)
+        result = dip.quick("denoise", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        output = tmp_path / name.replace(".tif", ".denoised.tif")
+        assert iio.imread(output).dtype == array.dtype
+        assert len(np.unique(iio.imread(output))) > 256, "more than 8 bits of it"
+
+
+def test_pipes(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
+    result = dip.quick("denoise", "-", "-o", "-", stdin=noisy_png.read_bytes())
+    assert result.exit_code == 0
+    assert images.decode(result.stdout_bytes).pixels.shape == (3, 37, 53)
+    dip.quick("denoise", noisy_png, "-o", tmp_path / "file.png")
+    assert result.stdout_bytes == (tmp_path / "file.png").read_bytes()
+
+
+def test_same_seed_same_file_and_another_seed_another(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        dip.quick("denoise", noisy_png, "-o", tmp_path / f"{name}.png", "--seed", seed)
+    a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_the_reference_never_changes_the_result(dip: Dip, noisy_png: Path, clean_png: Path, tmp_path: Path) -> None:
+    dip.quick("denoise", noisy_png, "-o", tmp_path / "a.png", iterations=8)
+    dip.quick("denoise", noisy_png, "-o", tmp_path / "b.png", "--reference", clean_png, iterations=8)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_what_is_written_down_never_changes_the_result(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
+    dip.quick("denoise", noisy_png, "-o", tmp_path / "a.png", "--no-run-dir", "-q", iterations=8)
+    dip.quick("denoise", noisy_png, "-o", tmp_path / "b.png", "--log-every", 1, "--snapshot-every", 1, iterations=8)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert not (tmp_path / "a.dip").exists()
+
+
+def test_picture_two_after_picture_one_is_picture_two_alone(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.png"
+    iio.imwrite(other, noisy(scene(40, 32), seed=5))
+    together = dip.quick("denoise", noisy_png, other, "-o", tmp_path / "both", "--no-run-dir")
+    assert together.exit_code == 0, together.output
+    assert together.stdout.split() == [str(tmp_path / "both" / name) for name in ("noisy.png", "other.png")]
+    dip.quick("denoise", other, "-o", tmp_path / "alone.png")
+    assert (tmp_path / "both" / "other.png").read_bytes() == (tmp_path / "alone.png").read_bytes()
+
+
+def test_one_bad_picture_does_not_end_a_batch(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_text("not a picture")
+    result = dip.quick("denoise", bad, noisy_png, tmp_path / "gone.png", "--json")
+    assert result.exit_code == 3
+    told = [json.loads(line) for line in result.stdout.splitlines()]
+    assert ["error" in each for each in told] == [True, False, True]
+    assert result.stderr.count("bad.png") == 1
+    assert "2 of 3 pictures failed" in result.stderr
+    assert noisy_png.with_name("noisy.denoised.png").exists()
+    assert dip.quick("denoise", bad, bad).exit_code == 1, "none restored is a failure"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "way_out"),
+    [
+        (["gone.png"], 1, "check the name"),
+        (["text.png"], 1, "check the file"),
+        (["."], 1, "is a folder"),
+        (["tiny.png"], 1, "16x16"),
+        (["noisy.png", "--device", "cuda"], 1, "--device cpu"),
+        (["noisy.png", "--device", "abacus"], 2, "cuda:N"),
+        (["noisy.png", "--stop", "hope"], 2, "auto, emv, holdout, none"),
+        (["noisy.png", "--preset", "quick"], 2, "fast, balanced, best, paper"),
+        (["noisy.png", "--network", "brain"], 2, "pixels, skip"),
+        (["noisy.png", "--ema", "1"], 2, "below 1"),
+        (["noisy.png", "--iters", "0"], 2, "--iters"),
+        (["noisy.png", "--snapshot-at", "soon"], 2, "1,10,100"),
+        (["noisy.png", "--reference", "tiny.png"], 1, "16x16"),
+        (["noisy.png", "--reference", "grey.png"], 1, "matching picture"),
+        (["noisy.png", "-o", "gone/x.png"], 1, "make it first"),
+        (["noisy.png", "-o", "."], 2, "name a file in it"),
+        (["noisy.png", "-o", "x.doc"], 1, ".png"),
+        (["noisy.png", "-o", "noisy.png"], 2, "--overwrite"),
+        (["noisy.png", "grey.png", "-o", "-"], 2, "name a folder"),
+        (["noisy.png", "grey.png", "-o", "text.png"], 2, "name a folder"),
+        (["noisy.png", "grey.png", "--reference", "noisy.png"], 2, "one picture"),
+        (["noisy.png", "noisy.png", "-o", "out"], 2, "rename one"),
+        (["noisy.png", "-"], 2, "by itself"),
+        (["noisy.png", "--input", "meshgrid", "--input-depth", "7"], 2, "leave --input-depth out"),
+        (["noisy.png", "--run-dir", "text.png"], 1, "another place"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_is_wrong_is_one_sentence_with_a_way_out(
+    dip: Dip,
+    noisy_png: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: int,
+    way_out: str,
+) -> None:
+    import torch
+
+    if arguments[-1] == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    monkeypatch.chdir(noisy_png.parent)
+    Path("text.png").write_text("not a picture")
+    iio.imwrite("tiny.png", np.zeros((5, 9, 3), np.uint8))
+    iio.imwrite("grey.png", np.zeros((37, 53), np.uint8))
+    before = {each.name: each.read_bytes() for each in Path().iterdir()}
+    result = dip("denoise", *arguments, *([] if "--iters" in arguments else ["--iters", 2]))
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    said = [line for line in result.stderr.splitlines() if line.startswith("dip: ")]
+    assert len(said) == 1
+    assert way_out in said[0]
+    assert "Traceback" not in result.stderr
+    assert {name: Path(name).read_bytes() for name in before} == before, "nothing is lost"
+
+
+def test_words_that_are_no_options_are_a_usage_error(dip: Dip, noisy_png: Path) -> None:
+    for wrong in (["--itres", 5], ["--iters", "many"], ["--pad", "mirror"]):
+        result = dip("denoise", noisy_png, *wrong)
+        assert result.exit_code == 2
+        assert "Traceback" not in result.stderr
+
+
+def test_debugging_shows_the_traceback(dip: Dip, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIP_DEBUG", "1")
+    assert "Traceback" in dip("denoise", "gone.png").stderr
+
+
+def test_a_bug_keeps_its_traceback(dip: Dip, noisy_png: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "write", lambda *_: 1 / 0)
+    assert isinstance(dip.quick("denoise", noisy_png).exception, ZeroDivisionError)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
+def test_running_out_of_memory_is_a_sentence(tmp_path: Path) -> None:
+    import resource
+
+    source = tmp_path / "large.png"
+    iio.imwrite(source, np.zeros((1200, 1200, 3), np.uint8))
+    limit = 3 * 2**30
+    result = subprocess.run(
+        [sys.executable, "-m", "dipcli", "denoise", source, "--preset", "paper", "--iters", "1"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        check=False,
+    )
+    assert result.returncode == 1, result.stderr
+    assert "not enough memory for a picture of 1200x1200" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "large.denoised.png").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_on_a_terminal_there_is_a_live_display_and_stdout_stays_clean(noisy_png: Path) -> None:
+    import pty
+
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dipcli", "denoise", noisy_png, "--iters", "40", "--network", TINY],
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "OMP_NUM_THREADS": "1"},
+    )
+    os.close(slave)
+    shown = b""
+    try:
+        while piece := os.read(master, 4096):
+            shown += piece
+    except OSError:  # the other end is closed
+        pass
+    stdout, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert stdout.decode() == f"{noisy_png.with_name('noisy.denoised.png')}\n"
+    assert b"/40" in shown, "the bar"
+    assert b"40 iterations in" in shown, "the summary"
+
+
+def test_the_input_is_overwritten_only_on_request(dip: Dip, noisy_png: Path) -> None:
+    before = noisy_png.read_bytes()
+    assert dip.quick("denoise", noisy_png, "-o", noisy_png).exit_code == 2
+    assert noisy_png.read_bytes() == before
+    assert dip.quick("denoise", noisy_png, "-o", noisy_png, "--overwrite").exit_code == 0
+    assert noisy_png.read_bytes() != before
+
+
+def test_names_with_brackets_spaces_and_letters(dip: Dip, tmp_path: Path) -> None:
+    source = tmp_path / "[bold] Prüfung 2.png"
+    iio.imwrite(source, noisy(scene(16, 20)))
+    result = dip.quick("denoise", source)
+    assert result.stdout == f"{tmp_path / '[bold] Prüfung 2.denoised.png'}\n"
+    assert "[bold]" in result.stderr
+
+
+def test_verbose_tells_settings_and_machine(dip: Dip, noisy_png: Path) -> None:
+    told = dip.quick("denoise", noisy_png, "-v").stderr
+    assert "lr=0.02" in told
+    assert "parameters, seed 0" in told
+
+
+def test_version_and_help(dip: Dip) -> None:
+    from dipcli import __version__
+
+    assert dip("--version").stdout == f"dip {__version__}\n"
+    told = dip("denoise", "--help").stdout
+    for option in ("--iters", "--stop", "--reference", "--snapshot-at", "--network", "--device"):
+        assert option in told
+    assert "dip denoise noisy.png" in told
+
+
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_signal_keeps_the_picture(noisy_png: Path, number: signal.Signals, code: int) -> None:
+    output, log = noisy_png.with_name("kept.png"), noisy_png.with_name("kept.dip") / "log.csv"
+    process = start("denoise", noisy_png, "-o", output, "--iters", 10**6, "--log-every", 1)
+    wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 5, process)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert stdout == f"{output}\n"
+    assert iio.imread(output).shape == (37, 53, 3)
+    record = json.loads((output.with_suffix(".dip") / "run.json").read_text())
+    assert record["iterations"] == int(rows(log)[-1]["iteration"])
+    assert record["reason"] == f"interrupted by {number.name}"
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_the_second_signal_ends_at_once(noisy_png: Path, number: signal.Signals, code: int) -> None:
+    """The first one is held up by an iteration that never ends."""
+    output = noisy_png.with_name("kept.png")
+    process = start("denoise", noisy_png, "-o", output, "--iters", 9, patch=STUCK)
+    wait_for((output.with_suffix(".dip") / "log.csv").exists, process)
+    time.sleep(0.5)
+    process.send_signal(number)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode in (code, -number)
+    assert not output.exists()
+
+
+STUCK = "import dipcli.run as r, time; r.fit = lambda *a, **k: [time.sleep(0.05) for _ in range(2000)]"
+
+
+def start(*arguments: object, patch: str = "") -> subprocess.Popen[str]:
+    code = f"import torch; torch.set_num_threads(1); {patch}\nfrom dipcli.cli import main; main()"
+    tiny = ["--network", TINY, "--input-depth", "4"]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments), *tiny],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for(ready: object, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not ready():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "nothing happened for a minute"
+        time.sleep(0.05)
+
+
+HEAVY = ("torch", "numpy", "skimage", "imageio", "PIL", "scipy", "tifffile", "tqdm")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (["--help"], {}),
+        (["denoise", "--help"], {}),
+        (["denoise"], {}),
+        (["denoise", "x.png", "--preset", "quick"], {}),
+        ([], {"_DIP_COMPLETE": "complete_bash", "COMP_WORDS": "dip den", "COMP_CWORD": "1"}),
+        ([], {"_DIP_COMPLETE": "complete_bash", "COMP_WORDS": "dip denoise --pre", "COMP_CWORD": "2"}),
+    ],
+    ids=["help", "task help", "usage", "bad preset", "complete task", "complete option"],
+)
+def test_help_and_completion_import_nothing_heavy(arguments: list[str], environment: dict[str, str]) -> None:
+    code = (
+        "import sys, atexit\n"
+        f"atexit.register(lambda: print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr))\n"
+        "sys.argv[0] = 'dip'\nfrom dipcli.cli import main; main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+    assert result.stderr.splitlines()[-1] == "[]"
+    if environment:
+        assert "denoise" in result.stdout or "--preset" in result.stdout

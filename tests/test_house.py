@@ -1,0 +1,99 @@
+"""The shape of the house: which way the arrows run, and that documents say what is so."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "dipcli"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Each room may import from those before it, never from those after it; on one line, from none of its neighbours.
+FLOORS = [
+    ["errors"],
+    ["losses", "specs", "files", "interrupt"],
+    ["problem", "stopping", "metrics"],
+    ["settings"],
+    ["engine", "images", "device"],
+    ["networks", "registry"],
+    ["observers", "displays"],
+    ["run"],
+    ["tasks", "api"],
+    ["cli"],
+    ["__main__"],
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room(path: Path) -> str:
+    return "tasks" if path.parent.name == "tasks" else path.stem
+
+
+def imported(path: Path) -> set[str]:
+    """Rooms imported when the module runs, functions included; not those for type checking alone."""
+    tree = ast.parse(path.read_text())
+    checking = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    rooms = set()
+    for node in ast.walk(tree):
+        if node in checking:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module == "dipcli":
+            rooms |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dipcli."):
+            rooms.add(node.module.split(".")[1])
+    return rooms & set(FLOOR)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_arrows_run_one_way(path: Path) -> None:
+    if path.stem == "__init__":
+        return
+    assert room(path) in FLOOR, "a new room needs its floor"
+    for other in imported(path):
+        assert FLOOR[other] < FLOOR[room(path)], f"{room(path)} must not import {other}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_is_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 300
+
+
+def test_the_engine_knows_no_file_no_terminal_and_no_task() -> None:
+    assert imported(PACKAGE / "engine.py") <= {"errors", "losses", "problem", "settings", "stopping"}
+    assert not re.search(r"\b(open|print|Path|typer|rich)\(", (PACKAGE / "engine.py").read_text())
+
+
+def test_only_cli_and_tasks_know_typer() -> None:
+    knowing = {room(path) for path in MODULES if re.search(r"^\s*(import|from) typer", path.read_text(), re.MULTILINE)}
+    assert knowing <= {"cli", "tasks"}
+
+
+def test_the_reference_is_given_to_the_metrics_alone() -> None:
+    """Neither engine nor rules nor problem so much as have a word for it."""
+    for name in ("engine", "stopping", "problem", "settings", "networks", "losses"):
+        assert not re.search(r"\breference\b", (PACKAGE / f"{name}.py").read_text()), name
+
+
+def test_the_command_line_reference_is_up_to_date() -> None:
+    command = [sys.executable, ROOT / "docs" / "make_cli.py", "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_option_of_the_readme_exists() -> None:
+    reference = (ROOT / "docs" / "cli.md").read_text()
+    for document in ("README.md", "CONTRIBUTING.md"):
+        for line in re.findall(r"^\s*(?:\$ )?(?:\.venv/bin/)?dip .*$", (ROOT / document).read_text(), re.MULTILINE):
+            for option in re.findall(r"(?<!\w)--[a-z][a-z-]+", line):
+                assert option in reference, f"{document}: {line.strip()}"
