@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -80,6 +81,17 @@ def test_a_rule_of_ones_own_and_observers() -> None:
     assert (restored.kept, restored.reason) == (2, "two is enough")
     named = denoise(noisy(scene(20, 24)), stop="emv:patience=2:guard=1", **{**rest, "max_iterations": 5})
     assert named.settings.stop == "emv:patience=2:guard=1"
+
+
+def test_interrupting_returns_the_best_so_far() -> None:
+    def interrupt(step: dipcli.Step, _verdict: Verdict) -> None:
+        if step.number == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    restored = denoise(noisy(scene(20, 24)), observers=[interrupt], **{**QUICK, "iterations": 1000})
+    assert restored.reason == "interrupted by SIGINT"
+    assert restored.steps == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_its_signature_and_help_tell_the_settings() -> None:

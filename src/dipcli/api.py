@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGINT
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ From Python:
     stop: a rule's name, as on the command line, or a rule.
     observers: called after each iteration with the step and the rule's verdict.
     progress: show tqdm's bar.
+    Interrupting (Ctrl-C, or a notebook's stop button) ends the fit and returns the best picture so far.
     Settings, by keyword:
 """
 EVERY = 10  # iterations between the bar's numbers
@@ -73,7 +75,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
         source = images.from_array(picture) if isinstance(picture, np.ndarray) else images.read(Path(picture))[0]
         problem = task.pose(source, **own)
         rule = stopping.chosen(settings, None if isinstance(stop, str) else stop)
-        with Bar() if progress else Silent() as bar, heeded() as interrupted:
+        with Bar() if progress else Silent() as bar, heeded(SIGINT) as interrupted:
             bar.begin(task.name, settings.iterations)
             meter = Metrics(problem, None, EVERY, [bar.tell])
             solution = solve(

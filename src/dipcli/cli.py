@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from inspect import Parameter
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -197,7 +198,7 @@ def _destination(sources: list[Path], output: Path | None) -> tuple[Path | None,
 def _restore_all(jobs: list[Job], given: dict[str, Any]) -> int:
     """Restore one picture after the other, past those that fail; the exit code."""
     failures = 0
-    with displays.choose(quiet=given["quiet"]) as display, interrupt.heeded() as interrupted:
+    with displays.choose(quiet=given["quiet"]) as display, interrupt.heeded(SIGINT, SIGTERM) as interrupted:
         for job in jobs:
             if given["verbose"]:
                 display.note(_settings_told(job))

@@ -72,21 +72,32 @@ class Facts:
 
     Args:
         iterations: how many there will be; None when a rule decides.
+
+    Attributes:
+        progress: how far, how fast, how long still.
+        state: what the rule holds to be best, and the latest numbers.
     """
 
     def __init__(self, iterations: int | None) -> None:
-        self.iterations, self.began = iterations, monotonic()
-        self.best, self.row, self.words = 0, "", ""
+        self.iterations = iterations
+        self.progress, self.state, self.row = "starting", "", ""
+        self.first, self.best = 0.0, 0
 
     def learn(self, step: Step, verdict: Verdict) -> None:
-        """Take in one iteration: how far, what the rule thinks, how fast, how long still."""
+        """Take in one iteration; the first, which is slower than all others, says nothing of the pace."""
+        of = f"/{self.iterations}" if self.iterations else ""
+        self.progress = f"{step.number}{of}"
+        if step.number == 1:
+            self.first = monotonic()
+        else:
+            pace = (monotonic() - self.first) / (step.number - 1)
+            self.progress += f"  {1 / pace:.1f}/s"
+            if self.iterations:
+                self.progress += f"  {clock((self.iterations - step.number) * pace)} left"
         if verdict.keep:
             self.best = step.number
-        pace = (monotonic() - self.began) / step.number
-        of = f"/{self.iterations}" if self.iterations else ""
         opinion = "" if verdict.signal is None else " ({} {:.3g})".format(*verdict.signal)
-        left = f"  {clock((self.iterations - step.number) * pace)} left" if self.iterations else ""
-        self.words = f"{step.number}{of}  best {self.best}{opinion}  {1 / pace:.1f}/s{left}  {self.row}"
+        self.state = f"best {self.best}{opinion}  {self.row}"
 
 
 class Lines(Silent):
@@ -101,7 +112,7 @@ class Lines(Silent):
         self.facts.learn(step, verdict)
         if monotonic() - self.last >= PATIENCE:
             self.last = monotonic()
-            self.note(f"{self.title}: {self.facts.words}")
+            self.note(f"{self.title}: {self.facts.progress}  {self.facts.state}")
 
     def tell(self, row: Row) -> None:
         """Keep the numbers for the next line."""
@@ -113,44 +124,57 @@ class Lines(Silent):
 
 
 class Terminal(Silent):
-    """A live display: bar, iteration, best so far, rate, time left, loss and PSNR."""
+    """A live display of two lines: bar, iteration, rate and time left; best so far, loss and PSNR."""
 
     def __init__(self) -> None:
         from rich.console import Console
+        from rich.live import Live
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
+        self.facts = Facts(None)
         # A path may hold [brackets]: no text from outside is read as markup.
         self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             TextColumn("{task.fields[words]}", markup=False),
+        )
+        self.live = Live(
+            get_renderable=self.render,
             console=Console(stderr=True, highlight=False),
             transient=True,
-            # Data goes to standard output untouched, unless that is the terminal which the bar is on.
+            refresh_per_second=8,
+            # Data goes to standard output untouched, unless that is the terminal which the display is on.
             redirect_stdout=sys.stdout.isatty(),
         )
 
+    def render(self) -> Any:
+        """Both lines, for Rich."""
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(self.progress, Text(f"  {self.facts.state}", style="dim"))
+
     def __enter__(self) -> Self:
-        self.progress.start()
+        self.live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.progress.stop()
+        self.live.stop()
 
     def begin(self, title: str, iterations: int | None) -> None:
         """Start the bar anew; without a known end it pulses."""
         for shown in self.progress.task_ids:
             self.progress.remove_task(shown)
-        self.bar = self.progress.add_task(title, total=iterations, words="")
         self.facts = Facts(iterations)
+        self.bar = self.progress.add_task(title, total=iterations, words=self.facts.progress)
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
-        """Move the bar; Rich draws it ten times a second whatever happens here."""
+        """Move the bar; Rich draws it in its own time."""
         self.facts.learn(step, verdict)
-        self.progress.update(self.bar, completed=step.number, words=self.facts.words)
+        self.progress.update(self.bar, completed=step.number, words=self.facts.progress)
 
     def tell(self, row: Row) -> None:
         """Show the numbers from now on."""
@@ -158,7 +182,7 @@ class Terminal(Silent):
 
     def note(self, text: str) -> None:
         """Print it above the bar."""
-        self.progress.console.print(text, markup=False, soft_wrap=True)
+        self.live.console.print(text, markup=False, soft_wrap=True)
 
 
 class Bar(Silent):

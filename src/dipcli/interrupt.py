@@ -29,8 +29,8 @@ class Interrupt:
 
 
 @contextmanager
-def heeded() -> Iterator[Interrupt]:
-    """Inside, the first SIGINT or SIGTERM is noted; a second one acts as it did before.
+def heeded(*signals: signal.Signals) -> Iterator[Interrupt]:
+    """Inside, the first of these signals is noted; a second one acts as it did before.
 
     Only the main thread can heed signals; elsewhere nothing changes.
     """
@@ -43,7 +43,7 @@ def heeded() -> Iterator[Interrupt]:
             signal.signal(each, handler)
 
     try:
-        for each in (signal.SIGINT, signal.SIGTERM):
+        for each in signals:
             before[each] = signal.signal(each, note)
     except ValueError:  # not in the main thread
         before.clear()
