@@ -160,6 +160,50 @@ def test_pipes(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
     assert result.stdout_bytes == (tmp_path / "file.png").read_bytes()
 
 
+def test_standard_input_may_replace_an_earlier_result(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        result = dip.quick("denoise", "-", "-o", tmp_path / "x.png", stdin=noisy_png.read_bytes())
+        assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    "knob",
+    [
+        ["--optimizer", "lbfgs"],
+        ["--optimize", "net,input"],
+        ["--input", "meshgrid"],
+        ["--input", "fourier"],
+        ["--input-depth", "8"],
+        ["--pad", "reflection"],
+        ["--network", "pixels"],
+        ["--network", "skip:channels=8,8:skips=4,0"],
+        ["--network", "skip:channels=8,8:skips=4,4:up=nearest"],
+        ["--lr", "0.001"],
+        ["--beta2", "0.5"],
+        ["--reg-noise", "0"],
+        ["--ema", "0"],
+        ["--tv", "0.1"],
+        ["--seed", "7"],
+        ["--stop", "holdout:fraction=0.3"],
+        ["--precision", "bf16"],
+    ],
+    ids=" ".join,
+)
+def test_every_knob_runs_and_makes_a_difference(dip: Dip, noisy_png: Path, tmp_path: Path, knob: list[str]) -> None:
+    steps = 103 if "lbfgs" in knob else 6  # L-BFGS begins after 100 steps of Adam
+    base = {"--iters": steps, "--network": TINY, "--input-depth": 4, "--precision": "fp32", "--stop": "none"}
+    changed = {**base, knob[0]: knob[1]}
+    if "meshgrid" in knob:
+        del changed["--input-depth"]
+    for name, options in (("base", base), ("changed", changed)):
+        output = tmp_path / f"{name}.png"
+        result = dip("denoise", noisy_png, "-o", output, *[each for pair in options.items() for each in pair])
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "base.png").read_bytes() != (tmp_path / "changed.png").read_bytes()
+    record = json.loads((tmp_path / "changed.dip" / "run.json").read_text())
+    assert str(record["settings"]["iterations"]) == str(steps)
+
+
 def test_same_seed_same_file_and_another_seed_another(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         dip.quick("denoise", noisy_png, "-o", tmp_path / f"{name}.png", "--seed", seed)

@@ -104,7 +104,7 @@ def test_the_orientation_is_applied_once(orientation: int) -> None:
     assert again.getexif()[0x010E] == "a red corner"
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
 def test_the_colour_profile_is_kept(suffix: str) -> None:
     from PIL import ImageCms
 

@@ -235,7 +235,7 @@ def _hand_out(account: dict[str, Any], *, as_json: bool) -> None:
     if account.get("output") == "-":
         return
     if as_json:
-        print(json.dumps(account), flush=True)  # noqa: T201 - this is the data
+        print(json.dumps(account, default=str), flush=True)  # noqa: T201 - this is the data
     elif "output" in account:
         print(account["output"], flush=True)  # noqa: T201 - this is the data
 

@@ -162,8 +162,10 @@ def _quick(prior: Prior, settings: Settings) -> tuple[Callable[[Tensor], Tensor]
     In bf16 the weights, their gradients and the optimiser stay in fp32; the network computes with rounded
     copies of them, so that nothing inside it is cast back and forth as it is under autocast.
     """
-    network = prior.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    code = prior.code.detach().clone(memory_format=torch.channels_last)
+    # L-BFGS lays all weights out as one long vector, which it can do only with the plain layout.
+    layout = torch.contiguous_format if settings.optimizer == "lbfgs" else torch.channels_last
+    network = prior.network.to(memory_format=layout)  # type: ignore[call-overload]
+    code = prior.code.detach().clone(memory_format=layout)
     if settings.precision != "bf16":
         return (lambda z: network(z)[0]), code
 

@@ -19,6 +19,11 @@ from dipcli.errors import DipError
 SMALLEST = 16  # pixels on a side
 ORIENTATION = 0x0112  # the EXIF tag that says which way is up
 FORMATS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
+OPTIONS: dict[str, dict[str, Any]] = {  # as little loss as the format allows
+    ".jpg": {"quality": 95, "subsampling": 0},
+    ".jpeg": {"quality": 95, "subsampling": 0},
+    ".webp": {"lossless": True},
+}
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -139,7 +144,8 @@ def decode(data: bytes) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             if tiff:
-                array, about = iio.imread(data, index=0, plugin="tifffile"), {}
+                array = iio.imread(data, index=0, plugin="tifffile")
+                about = {"icc_profile": iio.immeta(data, index=0, plugin="tifffile").get("InterColorProfile")}
             else:
                 array = iio.imread(data, index=0, plugin="pillow", rotate=True)
                 about = iio.immeta(data, index=0, plugin="pillow", exclude_applied=False)
@@ -165,17 +171,11 @@ def encode(picture: Picture, suffix: str) -> bytes:
     if not tiff and (array.dtype.kind == "f" or (array.dtype == np.uint16 and not _deep_png(array, suffix))):
         kind = "float samples" if array.dtype.kind == "f" else "16-bit samples of this kind"
         raise DipError(f"{suffix} cannot hold {kind} without loss: write it as .tif.")
-    extra: dict[str, Any] = {}
-    if not tiff:
-        given = {"icc_profile": picture.profile, "exif": picture.exif}
-        extra = {key: value for key, value in given.items() if value is not None}
-        if suffix.lower() in (".jpg", ".jpeg"):
-            extra |= {"quality": 95, "subsampling": 0}
-        if suffix.lower() == ".webp":
-            extra |= {"lossless": True}
+    kept = {"iccprofile": picture.profile} if tiff else {"icc_profile": picture.profile, "exif": picture.exif}
+    options = {key: value for key, value in kept.items() if value is not None} | OPTIONS.get(suffix.lower(), {})
     try:
         data: bytes = iio.imwrite(
-            "<bytes>", array, plugin="tifffile" if tiff else "pillow", extension=suffix.lower(), **extra
+            "<bytes>", array, plugin="tifffile" if tiff else "pillow", extension=suffix.lower(), **options
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DipError(f"{suffix} cannot hold this picture ({_first_line(error)}): write it as .png.") from error

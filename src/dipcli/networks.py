@@ -185,7 +185,7 @@ def build(settings: Settings, shape: tuple[int, int, int]) -> Prior:
     rows, columns = (max(2, math.ceil(side / chosen.stride)) * chosen.stride for side in (height, width))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        code = _code(settings, rows, columns)
+        code = torch.zeros(1, 0, rows, columns) if chosen == Pixels() else _code(settings, rows, columns)
         network = chosen.network(code.shape[1], shape, settings.pad)
     return Prior(nn.Sequential(network, Crop(height, width)), code)
 

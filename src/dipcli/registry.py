@@ -55,7 +55,10 @@ class Task:
         """
         if preset not in self.presets:
             raise UsageError(f"There is no preset {preset!r}: choose from {', '.join(self.presets)}.")
-        return Settings(**{**self.presets[preset], **given})
+        chosen = dict(self.presets[preset])
+        if "input" in given:
+            chosen.pop("input_depth", None)  # it was meant for the preset's own input
+        return Settings(**{**chosen, **given})
 
 
 _tasks: dict[str, Task] = {}

@@ -152,7 +152,7 @@ def restore(
     images.write(restored, output)
     account = _account(job, output, data, solution) | meter.of(restored.written())
     if folder:
-        files.write(folder / "run.json", (json.dumps(account, indent=2) + "\n").encode())
+        files.write(folder / "run.json", (json.dumps(account, indent=2, default=str) + "\n").encode())
     return account
 
 
@@ -193,7 +193,8 @@ def _check_output(job: Job, output: Path, blank: images.Picture) -> None:
     if not output.parent.is_dir():
         raise DipError(f"There is no folder {output.parent} to write {output.name} to: make it first.")
     images.encode(blank, output.suffix)
-    if output.exists() and output.samefile(job.source) and not job.record.overwrite:
+    itself = str(job.source) != "-" and output.exists() and output.samefile(job.source)
+    if itself and not job.record.overwrite:
         raise UsageError(f"-o {output} is the input itself: choose another name, or say --overwrite.")
 
 
@@ -211,7 +212,7 @@ def _account(job: Job, output: Path, data: bytes, solution: Solution) -> dict[st
         "version": dipcli.__version__,
         "argv": list(job.argv),
         "task": job.task.name,
-        "arguments": {name: str(value) for name, value in job.arguments.items()},
+        "arguments": dict(job.arguments),
         "input": str(job.source),
         "input_sha256": hashlib.sha256(data).hexdigest(),
         "output": str(output),
