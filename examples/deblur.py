@@ -8,18 +8,19 @@ a command line of its own, with every shared option, the log and the run record.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-import torch.nn.functional as F
 import typer
-from torch import Tensor
 
 from dipcli.cli import main
 from dipcli.errors import UsageError
-from dipcli.images import Picture
 from dipcli.problem import Problem
 from dipcli.registry import task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dipcli.picture import Picture
 
 PRESETS = {
     # Little noise to fear, so the fit may go on for long and the input needs no perturbation.
@@ -32,7 +33,7 @@ PRESETS = {
 }
 
 
-@task(presets=PRESETS, done="deblurred")
+@task(presets=PRESETS, result="deblurred")
 def deblur(
     image: Picture,
     sigma: Annotated[float, typer.Option(help="Width of the Gaussian blur, in pixels.")] = 1.5,
@@ -44,6 +45,8 @@ def deblur(
     """
     if not 0 < sigma < 5:
         raise UsageError(f"--sigma {sigma} is out of range: use a number between 0 and 5.")
+    import torch  # here, not above: help and completion must not pay for it
+
     return Problem(
         measured=torch.from_numpy(image.pixels),
         shape=image.pixels.shape,
@@ -53,6 +56,9 @@ def deblur(
 
 def blur(image: Tensor, sigma: float) -> Tensor:
     """Gaussian blur, shape (C, H, W) to the same; beyond the border the picture is mirrored."""
+    import torch
+    import torch.nn.functional as F
+
     radius = round(3 * sigma)
     distance = torch.arange(-radius, radius + 1, device=image.device)
     kernel = torch.exp(-((distance / sigma) ** 2) / 2)

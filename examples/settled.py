@@ -40,7 +40,9 @@ class Settled:
             return Verdict(keep=True), step.average
         change = 255 * float(((step.average - earlier) ** 2).mean()) ** 0.5
         reason = f"the average moved by {change:.2f} grey levels in {self.gap} iterations"
-        return Verdict(keep=True, stop=reason if change < self.levels else None, signal=change), step.average
+        return Verdict(
+            keep=True, stop=reason if change < self.levels else None, signal=("change", change)
+        ), step.average
 
 
 if __name__ == "__main__":

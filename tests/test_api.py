@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import signal
 import subprocess
 import sys
@@ -24,12 +25,11 @@ from dipcli.stopping import Verdict
 QUICK: dict[str, Any] = {"network": TINY, "input_depth": 4, "iterations": 3, "progress": False}
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-@pytest.mark.parametrize("layout", [(24, 30), (24, 30, 3), (24, 30, 4)])
-def test_an_array_comes_back_as_it_went_in(dtype: type, layout: tuple[int, ...]) -> None:
-    array = np.random.default_rng(0).random(layout).astype(np.float32)
-    if dtype is not np.float32:
-        array = (array * np.iinfo(dtype).max).astype(dtype)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "float32", "float64"])
+@pytest.mark.parametrize("layout", [(24, 30), (24, 30, 1), (24, 30, 3), (24, 30, 4)], ids=str)
+def test_an_array_comes_back_as_it_went_in(dtype: str, layout: tuple[int, ...]) -> None:
+    array = np.random.default_rng(0).random(layout)
+    array = (array if "float" in dtype else array * np.iinfo(dtype).max).astype(dtype)
     before = array.copy()
     restored = denoise(array, **QUICK)
     assert (restored.image.shape, restored.image.dtype) == (layout, dtype)
@@ -89,7 +89,7 @@ def test_interrupting_returns_the_best_so_far() -> None:
             signal.raise_signal(signal.SIGINT)
 
     restored = denoise(noisy(scene(20, 24)), observers=[interrupt], **{**QUICK, "iterations": 1000})
-    assert restored.reason == "interrupted by SIGINT"
+    assert restored.reason == "it was interrupted by SIGINT"
     assert restored.steps == 3
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -112,6 +112,11 @@ def test_bad_input_is_said(tmp_path: Path) -> None:
         denoise(noisy(scene(20, 24)), learning_rate=1)
     with pytest.raises(AttributeError, match="sharpen"):
         dipcli.sharpen  # noqa: B018 - looking it up is the test
+
+
+def test_the_function_is_one_and_can_be_pickled() -> None:
+    assert dipcli.denoise is denoise
+    assert pickle.loads(pickle.dumps(denoise)) is denoise  # noqa: S301 - our own
 
 
 def test_the_threads_are_as_before_afterwards() -> None:

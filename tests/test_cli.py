@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from dipcli import images, metrics
 from dipcli.cli import app
 from dipcli.observers import COLUMNS
+from dipcli.picture import from_array
 from dipcli.registry import tasks
 
 
@@ -102,7 +103,7 @@ def test_an_earlier_run_in_the_same_place_leaves_no_traces(dip: Dip, noisy_png: 
 def test_every_task_runs_from_the_command_line(dip: Dip, noisy_png: Path, name: str) -> None:
     result = dip(name, noisy_png, "--iters", 2, "--preset", "fast", "-q")
     assert result.exit_code == 0, result.output
-    output = noisy_png.with_name(f"noisy.{tasks()[name].done}.png")
+    output = noisy_png.with_name(f"noisy.{tasks()[name].result}.png")
     assert result.stdout == f"{output}\n"
     assert result.stderr == ""
     assert iio.imread(output).shape == (37, 53, 3)
@@ -133,12 +134,12 @@ def test_sizes_and_modes_come_back(dip: Dip, tmp_path: Path, shape: tuple[int, .
 @hypothesis_settings(max_examples=8, deadline=None)
 def test_any_size_goes_through_the_published_depth(height: int, width: int, channels: int) -> None:
     array = noisy(scene(height, width, channels))
-    data = images.encode(images.from_array(array), ".png")
+    data = images.encode(from_array(array), ".png")
     network = "skip:channels=2x5:skips=1x5"
     arguments = ("denoise", "-", "--iters", 1, "--network", network, "--input-depth", 2, "-q")
     result = Dip(app)(*arguments, stdin=data)
     assert result.exit_code == 0, result.output
-    assert images.decode(result.stdout_bytes).array().shape == images.from_array(array).array().shape
+    assert images.decode(result.stdout_bytes).array().shape == from_array(array).array().shape
 
 
 def test_16_bits_and_floats_come_back_as_such(dip: Dip, tmp_path: Path) -> None:
@@ -201,7 +202,8 @@ def test_every_knob_runs_and_makes_a_difference(dip: Dip, noisy_png: Path, tmp_p
         assert result.exit_code == 0, result.output
     assert (tmp_path / "base.png").read_bytes() != (tmp_path / "changed.png").read_bytes()
     record = json.loads((tmp_path / "changed.dip" / "run.json").read_text())
-    assert str(record["settings"]["iterations"]) == str(steps)
+    name = {"lr": "rate"}.get(knob[0][2:], knob[0][2:].replace("-", "_"))
+    assert str(record["settings"][name]) in (knob[1], f"{float(knob[1])}" if knob[1][0].isdigit() else "")
 
 
 def test_same_seed_same_file_and_another_seed_another(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
@@ -244,7 +246,7 @@ def test_one_bad_picture_does_not_end_a_batch(dip: Dip, noisy_png: Path, tmp_pat
     assert result.stderr.count("bad.png") == 1
     assert "2 of 3 pictures failed" in result.stderr
     assert noisy_png.with_name("noisy.denoised.png").exists()
-    assert dip.quick("denoise", bad, bad).exit_code == 1, "none restored is a failure"
+    assert dip.quick("denoise", bad, tmp_path / "gone.png").exit_code == 1, "none restored is a failure"
 
 
 @pytest.mark.parametrize(
@@ -271,7 +273,12 @@ def test_one_bad_picture_does_not_end_a_batch(dip: Dip, noisy_png: Path, tmp_pat
         (["noisy.png", "grey.png", "-o", "-"], 2, "name a folder"),
         (["noisy.png", "grey.png", "-o", "text.png"], 2, "name a folder"),
         (["noisy.png", "grey.png", "--reference", "noisy.png"], 2, "one picture"),
-        (["noisy.png", "noisy.png", "-o", "out"], 2, "rename one"),
+        (["noisy.png", "noisy.png", "-o", "out"], 2, "one at a time"),
+        (["noisy.png", "noisy.jpg"], 2, "one at a time"),
+        (["-", "--json"], 2, "leave --json out"),
+        (["noisy.png", "-o", "-", "--snapshot-at", "1"], 2, "--run-dir"),
+        (["noisy.png", "-o", "x.png", "--run-dir", "x.png"], 2, "another folder"),
+        (["noisy.png", "--seed", str(10**30)], 2, "--seed"),
         (["noisy.png", "-"], 2, "by itself"),
         (["noisy.png", "--input", "meshgrid", "--input-depth", "7"], 2, "leave --input-depth out"),
         (["noisy.png", "--run-dir", "text.png"], 1, "another place"),
@@ -317,8 +324,61 @@ def test_debugging_shows_the_traceback(dip: Dip, monkeypatch: pytest.MonkeyPatch
     assert "Traceback" in dip("denoise", "gone.png").stderr
 
 
+def test_nothing_of_an_earlier_run_is_lost_to_a_mistake(dip: Dip, noisy_png: Path) -> None:
+    dip.quick("denoise", noisy_png, "--snapshot-at", 1)
+    folder = noisy_png.with_name("noisy.denoised.dip")
+    before = {each: each.read_bytes() for each in folder.rglob("*.*")}
+    assert len(before) == 4
+    mistakes = [["--network", "brain"], ["--device", "mps:9"], ["--input", "fourier", "--input-depth", 6]]
+    for mistake in mistakes:
+        assert dip("denoise", noisy_png, *mistake).exit_code in (1, 2)
+    assert {each: each.read_bytes() for each in folder.rglob("*.*")} == before
+
+
+def test_a_log_that_cannot_be_written_does_not_cost_the_picture(
+    dip: Dip, noisy_png: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dipcli.observers import Log
+
+    plain, written = Log.write, []
+
+    def full(self: Log, cells: object) -> None:
+        written.append(cells)
+        if len(written) > 3:
+            raise OSError(28, "No space left on device")
+        plain(self, cells)
+
+    monkeypatch.setattr(Log, "write", full)
+    result = dip.quick("denoise", noisy_png, "--log-every", 1, iterations=8)
+    assert result.exit_code == 0
+    assert len(written) == 4, "it is not tried again"
+    assert "No space left on device (log ends here, the fit goes on)" in result.stderr.replace("[Errno 28] ", "")
+    assert noisy_png.with_name("noisy.denoised.png").exists()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif", ".webp"])
+def test_the_psnr_of_the_record_is_that_of_the_file(dip: Dip, tmp_path: Path, suffix: str) -> None:
+    truth = scene(32, 40).astype(np.float32) / 255
+    iio.imwrite(tmp_path / "truth.tif", truth)
+    damaged = truth + np.random.default_rng(0).normal(0, 0.1, truth.shape).astype(np.float32)
+    source = tmp_path / "noisy.tif"
+    iio.imwrite(source, damaged if suffix == ".tif" else (damaged.clip(0, 1) * 255).astype(np.uint8))
+    output = tmp_path / f"clean{suffix}"
+    told = dip.quick("denoise", source, "-o", output, "--reference", tmp_path / "truth.tif", "--json")
+    restored = iio.imread(output)
+    restored = restored if suffix == ".tif" else restored / 255
+    span = damaged.max() - damaged.min() if suffix == ".tif" else 1
+    expected = -10 * np.log10(np.mean((restored - truth) ** 2) / span**2)
+    assert json.loads(told.stdout)["psnr_ref"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_folder_may_be_asked_for_with_a_slash(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
+    result = dip.quick("denoise", noisy_png, "-o", f"{tmp_path}/new/")
+    assert result.stdout == f"{tmp_path}/new/noisy.png\n"
+
+
 def test_a_bug_keeps_its_traceback(dip: Dip, noisy_png: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "write", lambda *_: 1 / 0)
+    monkeypatch.setattr(images, "write", lambda *_: 1 // 0)
     assert isinstance(dip.quick("denoise", noisy_png).exception, ZeroDivisionError)
 
 
@@ -415,7 +475,7 @@ def test_a_signal_keeps_the_picture(noisy_png: Path, number: signal.Signals, cod
     assert iio.imread(output).shape == (37, 53, 3)
     record = json.loads((output.with_suffix(".dip") / "run.json").read_text())
     assert record["iterations"] == int(rows(log)[-1]["iteration"])
-    assert record["reason"] == f"interrupted by {number.name}"
+    assert record["reason"] == f"it was interrupted by {number.name}"
     assert "Traceback" not in stderr
 
 

@@ -121,9 +121,11 @@ def test_observers_change_nothing() -> None:
     assert torch.equal(tiny_fit().image, tiny_fit(observers=[nosy]).image)
 
 
-def test_what_observers_do_to_their_tensors_afterwards_is_seen_by_nobody() -> None:
+@pytest.mark.parametrize("network", [TINY, "pixels"])
+def test_a_step_is_never_written_to_again(network: str) -> None:
     steps = []
-    tiny_fit(observers=[lambda step, _: steps.append((step, step.average.clone(), step.image.clone()))])
+    settings = replace(SMALL, network=network)
+    tiny_fit(settings, observers=[lambda step, _: steps.append((step, step.average.clone(), step.image.clone()))])
     for step, average, image in steps:
         assert torch.equal(step.average, average)
         assert torch.equal(step.image, image)
@@ -246,6 +248,27 @@ def test_the_problem_finishes_the_picture() -> None:
 def test_a_run_away_fit_says_so() -> None:
     with pytest.raises(DipError, match="--lr"):
         tiny_fit(replace(SMALL, rate=1e38, iterations=20, network="pixels"))
+
+
+def test_the_loss_of_a_step_is_that_of_its_picture() -> None:
+    steps = []
+    settings = replace(SMALL, network="pixels", reg_noise=0)
+    tiny_fit(settings, observers=[lambda step, _: steps.append(step)])
+    for step in steps:
+        assert float(step.loss) == pytest.approx(float(squared_error(step.image, denoising().measured)), rel=1e-5)
+
+
+def test_a_fit_that_runs_away_late_keeps_the_picture_and_says_so() -> None:
+    def spoil(image: Tensor) -> Tensor:
+        count.append(1)
+        return image * float("nan") if len(count) > 20 else image
+
+    count: list[int] = []
+    settings = replace(SMALL, iterations=30, stop="holdout:fraction=0.2")
+    result = fit(replace(denoising(), operator=spoil), build(settings, SHAPE), settings)
+    assert result.kept <= 10
+    assert "--lr" in result.reason
+    assert result.image.isfinite().all()
 
 
 def test_the_clock_stands_still_for_observers() -> None:

@@ -74,8 +74,12 @@ def test_the_blur_of_the_example_keeps_the_mean_and_is_linear() -> None:
     assert torch.allclose(blur(torch.full((1, 20, 20), 0.3), 1.5), torch.full((1, 20, 20), 0.3))
 
 
-def test_a_rule_of_ones_own_stops_the_run(small: Path) -> None:
-    assert "stopped after" in run(sys.executable, EXAMPLES / "settled.py", small, 60)
+def test_a_rule_of_ones_own_stops_the_run(tmp_path: Path) -> None:
+    flat = tmp_path / "flat.png"
+    iio.imwrite(flat, np.full((32, 32), 120, np.uint8))
+    told = run(sys.executable, EXAMPLES / "settled.py", flat, 1500)
+    assert "grey levels in 50 iterations" in told
+    assert 100 <= int(told.split()[2]) < 1500
 
 
 def test_the_shell_example(tmp_path: Path) -> None:

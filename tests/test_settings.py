@@ -38,6 +38,13 @@ def test_what_is_given_takes_the_place_of_what_the_preset_sets() -> None:
     assert task.settings() == task.settings(DEFAULT_PRESET)
 
 
+def test_naming_the_presets_own_input_changes_nothing_and_another_one_brings_its_own_depth() -> None:
+    task = tasks()["denoise"]
+    assert task.settings("fast", input="noise") == task.settings("fast")
+    assert task.settings("fast", input="meshgrid").input_depth is None
+    assert task.settings("fast", input="fourier", input_depth=12).input_depth == 12
+
+
 def test_an_unknown_preset_is_answered_with_what_there_is() -> None:
     with pytest.raises(UsageError, match="fast, balanced, best, paper"):
         tasks()["denoise"].settings("quick")
@@ -58,6 +65,15 @@ def test_an_unknown_preset_is_answered_with_what_there_is() -> None:
         ({"input_depth": 0}, "--input-depth"),
         ({"threads": 0}, "--threads"),
         ({"seed": -1}, "--seed"),
+        ({"seed": 2**63}, "--seed"),
+        ({"threads": 10**9}, "--threads"),
+        ({"input_depth": 10**9}, "--input-depth"),
+        ({"rate": float("inf")}, "--lr"),
+        ({"iterations": "5"}, "whole number"),
+        ({"iterations": 2.5}, "whole number"),
+        ({"iterations": True}, "whole number"),
+        ({"rate": "fast"}, "finite number"),
+        ({"network": 3}, "word"),
         ({"pad": "mirror"}, "reflection zero"),
         ({"optimizer": "sgd"}, "adam lbfgs"),
         ({"precision": "fp8"}, "auto fp32 bf16"),

@@ -32,8 +32,10 @@ def __getattr__(name: str) -> Any:
     if name in _PARTS:
         return getattr(import_module(f"dipcli.{_PARTS[name]}"), name)
     if not name.startswith("_") and find_spec(f"dipcli.tasks.{name}"):
-        task = import_module("dipcli.registry").tasks()[name]
-        return import_module("dipcli.api").restorer(task)
+        tasks = import_module("dipcli.registry").tasks()
+        if name in tasks:
+            globals()[name] = import_module("dipcli.api").restorer(tasks[name])
+            return globals()[name]
     raise AttributeError(f"module 'dipcli' has no attribute {name!r}")
 
 

@@ -17,8 +17,9 @@ from dipcli.displays import Bar, Silent
 from dipcli.engine import Observer
 from dipcli.interrupt import heeded
 from dipcli.observers import Metrics, pixels
+from dipcli.picture import from_array
 from dipcli.registry import DEFAULT_PRESET, Task
-from dipcli.run import solve
+from dipcli.run import prepare, solve
 from dipcli.settings import Settings, knobs
 
 ARGUMENTS = """
@@ -40,7 +41,7 @@ class Restored:
     """A restored picture and how it came about.
 
     Attributes:
-        image: of the type and layout that went in: (H, W) or (H, W, channels).
+        image: of the type and shape that went in, (H, W) or (H, W, channels); bool becomes uint8.
         kept: the iteration that its average is from.
         steps: iterations run.
         reason: why the run ended.
@@ -72,22 +73,20 @@ def restorer(task: Task) -> Callable[..., Restored]:
         if isinstance(stop, str):
             given["stop"] = stop
         settings = task.settings(preset, **given)
-        source = images.from_array(picture) if isinstance(picture, np.ndarray) else images.read(Path(picture))[0]
-        problem = task.pose(source, **own)
+        source = from_array(picture) if isinstance(picture, np.ndarray) else images.read(Path(picture))[0]
+        bench = prepare(task.pose(source, **own), settings)
         rule = stopping.chosen(settings, None if isinstance(stop, str) else stop)
-        with Bar() if progress else Silent() as bar, heeded(SIGINT) as interrupted:
-            bar.begin(task.name, settings.iterations)
-            meter = Metrics(problem, None, EVERY, [bar.tell])
-            solution = solve(
-                problem,
-                settings,
-                stop=stopping.unless(rule, interrupted.asked),
-                observers=[bar, *([meter] if progress else []), *observers],
-            )
-        fit = solution.fit
+        bar = Bar() if progress else Silent()
+        meters = [Metrics(bench.problem, None, EVERY, [bar.tell])] if progress else []
+        with heeded(SIGINT) as interrupt, bar.watching(task.name, settings.iterations):
+            rule = stopping.unless(rule, interrupt.asked)
+            fit = solve(bench, stop=rule, observers=[bar, *meters, *observers])
         image = source.showing(pixels(fit.image)).array()
-        return Restored(image, fit.kept, fit.steps, fit.reason, fit.seconds, solution.settings)
+        if isinstance(picture, np.ndarray):
+            image = image.reshape(picture.shape).astype(image.dtype if picture.dtype == bool else picture.dtype)
+        return Restored(image, fit.kept, fit.steps, fit.reason, fit.seconds, bench.settings)
 
+    restore.__module__ = "dipcli"  # where it is found by name: it can be pickled
     restore.__name__ = restore.__qualname__ = task.name
     restore.__doc__ = (
         task.help + ARGUMENTS + "\n".join(f"        {each.name}: {each.option.help}" for each in knobs(Settings))

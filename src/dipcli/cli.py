@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dipcli import __version__, displays, interrupt
+from dipcli import __version__, displays
 from dipcli.errors import DipError, UsageError
 from dipcli.registry import DEFAULT_PRESET, Task, tasks
 from dipcli.settings import Knob, Record, Settings, knobs
@@ -79,7 +79,7 @@ def _print_version(asked: bool) -> None:
 def _root(
     _version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True),
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
     """Its signature is what `dip` itself has; the tasks have the rest."""
@@ -88,15 +88,16 @@ def _root(
 def _every_task(
     images: Annotated[list[Path], typer.Argument(help="Pictures to restore; - is standard input.", metavar="IMAGE")],
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "-o",
             "--output",
-            help="A file for one picture, a folder for several, - for PNG on standard output; "
+            metavar="PATH",
+            help="A file for one picture, a folder/ for one or several, - for PNG on standard output; "
             "beside the input when not given.",
         ),
     ] = None,
-    preset: Annotated[str, typer.Option(help="Speed against quality; paper is the published method.")] = DEFAULT_PRESET,
+    preset: str = DEFAULT_PRESET,
     reference: Annotated[
         Path | None,
         typer.Option(help="The true picture, for the log alone: it cannot influence the result."),
@@ -104,7 +105,7 @@ def _every_task(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say which settings are used.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print an object for each picture in place of its path.")
+        bool, typer.Option("--json", help="Print one JSON object per picture instead of its path.")
     ] = False,
 ) -> None:
     """Its signature is what every task has; nobody calls it."""
@@ -155,9 +156,17 @@ def _jobs(task: Task, given: dict[str, Any], typed: set[str]) -> list[Job]:
     output, folder = _destination(sources, given["output"])
     if len(sources) > 1 and (record.run_dir or given["reference"]):
         raise UsageError("--run-dir and --reference are for one picture: name one, or leave them out.")
+    to_stdout = output == Path("-") or (output is folder is None and sources == [Path("-")])
+    if to_stdout and given["as_json"]:
+        raise UsageError("Standard output takes the picture or the JSON: name a file with -o, or leave --json out.")
+    if to_stdout and not record.run_dir and (record.snapshot_every or record.snapshot_at):
+        raise UsageError("Snapshots of a picture on standard output have no place yet: name one with --run-dir.")
 
-    from dipcli.run import Job  # noqa: PLC0415 - torch comes with it, and the options are sound now
+    # torch comes with these, and most mistakes have been found by now
+    from dipcli.networks import architecture
+    from dipcli.run import Job
 
+    architecture(settings.network)
     return [
         Job(
             task=task,
@@ -175,69 +184,65 @@ def _jobs(task: Task, given: dict[str, Any], typed: set[str]) -> list[Job]:
     ]
 
 
-def _destination(sources: list[Path], output: Path | None) -> tuple[Path | None, Path | None]:
-    """What `-o` means: the file for one picture, or the folder for several.
+def _destination(sources: list[Path], output: str | None) -> tuple[Path | None, Path | None]:
+    """What `-o` means: a file, or a folder; neither is beside the source.
 
     Raises:
         UsageError: when several pictures would go to one place.
     """
-    if len(sources) == 1:
-        return output, None
-    if Path("-") in sources:
+    several = len(sources) > 1
+    if several and Path("-") in sources:
         raise UsageError("Standard input is one picture by itself: name no other beside -.")
-    if output is None:
-        return None, None
-    if str(output) == "-" or output.is_file():
+    if several and output and (output == "-" or Path(output).is_file()):
         raise UsageError(f"-o {output} cannot take {len(sources)} pictures: name a folder.")
-    stems = [source.stem for source in sources]
-    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
-        raise UsageError(f"Two pictures called {twice} would be written to one file in {output}: rename one.")
-    return None, output
+    file = output is not None and not several and not output.endswith(("/", os.sep))
+    folder = None if output is None or file else Path(output)
+    places = [(folder or source.parent) / source.stem for source in sources]
+    if twice := next((place for place in places if places.count(place) > 1), None):
+        raise UsageError(
+            f"Two pictures called {twice.name} would be written to one file: restore one at a time with -o."
+        )
+    return (Path(output), None) if output is not None and file else (None, folder)
 
 
 def _restore_all(jobs: list[Job], given: dict[str, Any]) -> int:
     """Restore one picture after the other, past those that fail; the exit code."""
+    from dipcli.run import restore
+
     failures = 0
-    with displays.choose(quiet=given["quiet"]) as display, interrupt.heeded(SIGINT, SIGTERM) as interrupted:
-        for job in jobs:
+    display = displays.choose(quiet=given["quiet"])
+    for job in jobs:
+        if given["verbose"]:
+            display.note(_settings_told(job))
+        try:
+            account, ended_by = restore(job, display=display, signals=(SIGINT, SIGTERM))
+        except DipError as error:
+            if len(jobs) == 1:
+                raise
+            failures += 1
+            _complain(error)
+            account, ended_by = {"input": str(job.source), "error": str(error)}, None
+        else:
+            display.note(_ending_told(account))
             if given["verbose"]:
-                display.note(_settings_told(job))
-            try:
-                account = _restore(job, display, interrupted)
-            except DipError as error:
-                if len(jobs) == 1 or isinstance(error, UsageError):
-                    raise
-                failures += 1
-                _complain(error)
-                account = {"input": str(job.source), "error": str(error)}
-            else:
-                display.note(_ending_told(account))
-                if given["verbose"]:
-                    display.note(_machine_told(account))
-            _hand_out(account, as_json=given["as_json"])
-            if interrupted.received:
-                return interrupted.exit_code
-        if failures:
-            display.note(f"{failures} of {len(jobs)} pictures failed.")
+                display.note(_machine_told(account))
+        _hand_out(account, as_json=given["as_json"])
+        if ended_by:
+            return 128 + ended_by
+    if failures:
+        display.note(f"{failures} of {len(jobs)} pictures failed.")
     if not failures:
         return 0
     return SOME_FAILED if failures < len(jobs) else FAILED
 
 
-def _restore(job: Job, display: displays.Display, interrupted: interrupt.Interrupt) -> dict[str, Any]:
-    from dipcli.run import restore  # noqa: PLC0415 - torch comes with it
-
-    return restore(job, display=display, asked=interrupted.asked)
-
-
 def _hand_out(account: dict[str, Any], *, as_json: bool) -> None:
     """Standard output: the path written, or with `--json` the account; nothing beside a picture that went there."""
-    if account.get("output") == "-":
+    if account.get("output") == "-" or (not as_json and "output" not in account):
         return
-    if as_json:
-        print(json.dumps(account, default=str), flush=True)  # noqa: T201 - this is the data
-    elif "output" in account:
-        print(account["output"], flush=True)  # noqa: T201 - this is the data
+    line = json.dumps(account, default=str).encode() if as_json else os.fsencode(account["output"])
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.flush()
 
 
 @contextmanager
@@ -253,6 +258,8 @@ def _failures_told() -> Iterator[None]:
 
 
 def _complain(error: DipError) -> None:
+    if sys.stderr is None:
+        return
     if os.environ.get("DIP_DEBUG"):
         traceback.print_exception(error)
     print(f"dip: {error}", file=sys.stderr, flush=True)  # noqa: T201 - this is where complaints go

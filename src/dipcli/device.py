@@ -30,21 +30,15 @@ def choose(name: str) -> torch.device:
     if kind not in KINDS or not (index.isdecimal() or name == kind):
         raise UsageError(f"--device {name} is unknown: choose auto, cpu, cuda, cuda:N or mps.")
     if trouble := _trouble(name):
-        raise DipError(f"--device {name} is not to be had here ({trouble}): use --device cpu or leave it out.")
+        raise DipError(f"--device {name} is not available here ({trouble}): use --device cpu or leave it out.")
     return torch.device(name)
 
 
-def precision(wanted: Precision, device: torch.device) -> Precision:
-    """fp32 or bf16: what was asked for, or with auto bf16 where the hardware computes in it.
+def precision(device: torch.device) -> Precision:
+    """bf16 where the hardware computes in it, else fp32.
 
     It goes by what the hardware says of itself, not by a timing: the same machine always answers the same.
-
-    Args:
-        wanted: auto, fp32 or bf16.
-        device: where the network will run.
     """
-    if wanted != "auto":
-        return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device.type == "cpu":
@@ -89,7 +83,7 @@ def enough_memory(shape: tuple[int, int, int]) -> Iterator[None]:
             raise
         raise DipError(
             f"There is not enough memory for a picture of {shape[2]}x{shape[1]}: "
-            "try --preset fast, or a smaller picture."
+            "try --preset fast, a narrower --network or a smaller picture."
         ) from error
 
 

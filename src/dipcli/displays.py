@@ -7,9 +7,10 @@ standard error; standard output is for data.
 from __future__ import annotations
 
 import sys
-from time import monotonic
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from dipcli.engine import Step
@@ -22,16 +23,8 @@ PATIENCE = 5.0  # seconds between plain lines
 class Display(Protocol):
     """What the composition root asks of a display."""
 
-    def __enter__(self) -> Self:
-        """Begin to show."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave the terminal as it was."""
-
-    def begin(self, title: str, iterations: int | None) -> None:
-        """A fit begins; `iterations` is None when a rule decides."""
+    def watching(self, title: str, iterations: int | None) -> AbstractContextManager[object]:
+        """Inside, a fit is under way; `iterations` is None when a rule decides."""
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """An iteration is over."""
@@ -46,16 +39,9 @@ class Display(Protocol):
 class Silent:
     """Show nothing."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-    def begin(self, title: str, iterations: int | None) -> None:
-        """Say nothing."""
+    def watching(self, title: str, iterations: int | None) -> AbstractContextManager[object]:  # noqa: ARG002
+        """There is nothing to prepare."""
+        return nullcontext()
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """Say nothing."""
@@ -88,9 +74,9 @@ class Facts:
         of = f"/{self.iterations}" if self.iterations else ""
         self.progress = f"{step.number}{of}"
         if step.number == 1:
-            self.first = monotonic()
+            self.first = perf_counter()
         else:
-            pace = (monotonic() - self.first) / (step.number - 1)
+            pace = max(perf_counter() - self.first, 1e-6) / (step.number - 1)
             self.progress += f"  {1 / pace:.1f}/s"
             if self.iterations:
                 self.progress += f"  {clock((self.iterations - step.number) * pace)} left"
@@ -100,18 +86,19 @@ class Facts:
         self.state = f"best {self.best}{opinion}  {self.row}"
 
 
-class Lines(Silent):
+class Lines:
     """One plain line every few seconds: for pipes, logs and cron."""
 
-    def begin(self, title: str, iterations: int | None) -> None:
+    def watching(self, title: str, iterations: int | None) -> AbstractContextManager[object]:
         """Remember what is being fitted."""
-        self.title, self.facts, self.last = title, Facts(iterations), monotonic()
+        self.title, self.facts, self.last = title, Facts(iterations), perf_counter()
+        return nullcontext()
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """Write a line when the last one is old enough."""
         self.facts.learn(step, verdict)
-        if monotonic() - self.last >= PATIENCE:
-            self.last = monotonic()
+        if perf_counter() - self.last >= PATIENCE:
+            self.last = perf_counter()
             self.note(f"{self.title}: {self.facts.progress}  {self.facts.state}")
 
     def tell(self, row: Row) -> None:
@@ -123,15 +110,24 @@ class Lines(Silent):
         print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is where lines are written
 
 
-class Terminal(Silent):
-    """A live display of two lines: bar, iteration, rate and time left; best so far, loss and PSNR."""
+class Terminal:
+    """A live display of two lines: bar, iteration, rate and time left; best so far, loss and PSNR.
+
+    It is there only while a fit is under way, so that whatever else is written finds the terminal as it was.
+    """
 
     def __init__(self) -> None:
         from rich.console import Console
+
+        self.console = Console(stderr=True, highlight=False)
+        self.facts = Facts(None)
+
+    @contextmanager
+    def watching(self, title: str, iterations: int | None) -> Iterator[None]:
+        """Show the bar; without a known end it pulses."""
         from rich.live import Live
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-        self.facts = Facts(None)
         # A path may hold [brackets]: no text from outside is read as markup.
         self.progress = Progress(
             SpinnerColumn(),
@@ -139,14 +135,10 @@ class Terminal(Silent):
             BarColumn(bar_width=20),
             TextColumn("{task.fields[words]}", markup=False),
         )
-        self.live = Live(
-            get_renderable=self.render,
-            console=Console(stderr=True, highlight=False),
-            transient=True,
-            refresh_per_second=8,
-            # Data goes to standard output untouched, unless that is the terminal which the display is on.
-            redirect_stdout=sys.stdout.isatty(),
-        )
+        self.facts = Facts(iterations)
+        self.bar = self.progress.add_task(title, total=iterations, words=self.facts.progress)
+        with Live(get_renderable=self.render, console=self.console, transient=True, redirect_stdout=False):
+            yield
 
     def render(self) -> Any:
         """Both lines, for Rich."""
@@ -154,22 +146,6 @@ class Terminal(Silent):
         from rich.text import Text
 
         return Group(self.progress, Text(f"  {self.facts.state}", style="dim"))
-
-    def __enter__(self) -> Self:
-        self.live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.live.stop()
-
-    def begin(self, title: str, iterations: int | None) -> None:
-        """Start the bar anew; without a known end it pulses."""
-        for shown in self.progress.task_ids:
-            self.progress.remove_task(shown)
-        self.facts = Facts(iterations)
-        self.bar = self.progress.add_task(title, total=iterations, words=self.facts.progress)
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """Move the bar; Rich draws it in its own time."""
@@ -182,23 +158,19 @@ class Terminal(Silent):
 
     def note(self, text: str) -> None:
         """Print it above the bar."""
-        self.live.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, markup=False, soft_wrap=True)
 
 
-class Bar(Silent):
+class Bar:
     """tqdm's bar, for notebooks and scripts."""
 
-    def begin(self, title: str, iterations: int | None) -> None:
-        """Open the bar."""
+    @contextmanager
+    def watching(self, title: str, iterations: int | None) -> Iterator[None]:
+        """Show the bar."""
         from tqdm.auto import tqdm
 
-        self.bar: Any = tqdm(total=iterations, desc=title, unit="it")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if hasattr(self, "bar"):
-            self.bar.close()
+        with tqdm(total=iterations, desc=title, unit="it") as self.bar:
+            yield
 
     def __call__(self, step: Step, verdict: Verdict) -> None:  # noqa: ARG002 - the bar counts
         """Move the bar."""
@@ -208,10 +180,14 @@ class Bar(Silent):
         """Show the numbers behind the bar."""
         self.bar.set_postfix_str(numbers(row))
 
+    def note(self, text: str) -> None:
+        """Print it above the bar."""
+        self.bar.write(text, file=sys.stderr)
+
 
 def choose(*, quiet: bool) -> Display:
     """The display that suits standard error."""
-    if quiet:
+    if quiet or sys.stderr is None:
         return Silent()
     return Terminal() if sys.stderr.isatty() else Lines()
 

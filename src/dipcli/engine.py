@@ -48,7 +48,8 @@ class Prior:
 class Step:
     """One iteration, as rules and observers see it.
 
-    The tensors are detached, still on the device, and never written to again.
+    The tensors are detached, still on the device, and never written to again: not by the engine, and not by those
+    who are shown them.
 
     Attributes:
         number: counts from 1.
@@ -126,19 +127,20 @@ def fit(
         for variable in variables:
             variable.grad = None
         z = code + settings.reg_noise * _normal_like(code, dice) if settings.reg_noise else code
-        image = network(z)
-        loss = problem.loss(problem.operator(image), problem.measured, problem.weight)
+        x = network(z)
+        loss = problem.loss(problem.operator(x), problem.measured, problem.weight)
         if settings.tv:
-            loss = loss + settings.tv * total_variation(image)
+            loss = loss + settings.tv * total_variation(x)
+        image = x.detach().clone()  # with free pixels x is the variable itself, which the step is about to change
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     for number, optimizer in enumerate(_optimizers(variables, settings), start=1):
         loss: Tensor = optimizer.step(evaluate)  # type: ignore[arg-type, assignment] # annotated for floats alone
-        total = settings.ema * total + (1 - settings.ema) * image.detach()
+        total = settings.ema * total + (1 - settings.ema) * image
         average = total / (1 - settings.ema**number)
         rate, seconds = optimizer.param_groups[0]["lr"], perf_counter() - began - watching
-        step = Step(number, loss.detach(), image.detach(), average, rate, seconds)
+        step = Step(number, loss.detach(), image, average, rate, seconds)
         verdict, state = rule.judge(step, state)
         if verdict.keep or kept is None:
             kept = step
@@ -149,10 +151,12 @@ def fit(
         watching += perf_counter() - paused
 
         if verdict.stop:
-            if not kept.average.isfinite().all():
+            astray = not step.loss.isfinite()
+            if not kept.average.isfinite().all() or (astray and kept.number == 1):
                 raise DipError("The fit ran away to numbers that are not finite: try a smaller --lr.")
+            reason = verdict.stop + ("; the loss was no longer finite: try a smaller --lr" if astray else "")
             seconds = perf_counter() - began - watching
-            return Fit(problem.finish(kept.average), kept.number, number, verdict.stop, seconds)
+            return Fit(problem.finish(kept.average), kept.number, number, reason, seconds)
     raise AssertionError("the optimisers never end")
 
 

@@ -32,7 +32,9 @@ def write(path: Path, data: bytes) -> None:
             Path(temporary).unlink()
             raise
     except OSError as error:
-        raise DipError(f"Cannot write {path}: {error.strerror or error}. Choose another place with -o.") from error
+        raise DipError(
+            f"Cannot write {path}: {error.strerror or error}. Make room, or choose another place."
+        ) from error
 
 
 def make_folder(path: Path) -> None:
@@ -45,6 +47,20 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DipError(f"Cannot make the folder {path}: {error.strerror or error}. Choose another place.") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Find out now whether a file can be written to a folder.
+
+    Raises:
+        DipError: when there is no such folder or it cannot be written to.
+    """
+    if not folder.is_dir():
+        raise DipError(f"There is no folder {folder} to write to: make it first.")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise DipError(f"Cannot write to {folder}: {error.strerror or error}. Choose another place.") from error
 
 
 def _umask() -> int:

@@ -2,160 +2,107 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
+import tifffile
 from numpy.typing import NDArray
 
 from dipcli import files
 from dipcli.errors import DipError
+from dipcli.picture import Picture, from_array
 
-SMALLEST = 16  # pixels on a side
-ORIENTATION = 0x0112  # the EXIF tag that says which way is up
+ORIENTATION = 0x0112  # the tag, in EXIF and in TIFF, that says which way is up
+PROFILE = 34675  # the tag in TIFF that holds the colour profile
 FORMATS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
+TIFF = (".tif", ".tiff")
 OPTIONS: dict[str, dict[str, Any]] = {  # as little loss as the format allows
     ".jpg": {"quality": 95, "subsampling": 0},
     ".jpeg": {"quality": 95, "subsampling": 0},
-    ".webp": {"lossless": True},
+    ".webp": {"lossless": True, "exact": True},
 }
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# What Pillow's modes are read as; others have no counterpart that would not lose something.
+MODES = {
+    "1": "L", "L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "I;16": "I;16", "I;16B": "I;16",
+    "P": "RGB", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB",
+}  # fmt: skip
+UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture in memory, with what is needed to write it back as it was.
-
-    Attributes:
-        pixels: float32, shape (C, H, W), values 0..1, C = 1 or 3.
-        dtype: of the file's samples: uint8, uint16 or float32.
-        alpha: transparency, shape (H, W), in the file's own dtype; None where there is none.
-        span: the smallest and largest value of a float file that is not within 0..1; (0, 1) for all others.
-        profile: ICC colour profile.
-        exif: EXIF block, its orientation already applied and reset.
-    """
-
-    pixels: NDArray[np.float32]
-    dtype: np.dtype[Any]
-    alpha: NDArray[Any] | None = None
-    span: tuple[float, float] = (0.0, 1.0)
-    profile: bytes | None = None
-    exif: bytes | None = None
-
-    def showing(self, pixels: NDArray[np.float32]) -> Picture:
-        """The same kind of picture with other pixels, shape (C, H, W), values 0..1."""
-        return replace(self, pixels=pixels)
-
-    def to_8_bits(self, pixels: NDArray[np.float32]) -> Picture:
-        """Other pixels as an opaque 8-bit picture of the same colour profile, for looking at."""
-        return Picture(pixels, np.dtype(np.uint8), profile=self.profile)
-
-    def array(self) -> NDArray[Any]:
-        """The samples as they stand in a file: shape (H, W) or (H, W, channels), in the file's dtype."""
-        low, high = self.span
-        values = np.clip(self.pixels, 0, 1).transpose(1, 2, 0)
-        if self.dtype.kind == "f":
-            samples = (low + (high - low) * values).astype(self.dtype)
-        else:
-            samples = np.rint(values * np.iinfo(self.dtype).max).astype(self.dtype)
-        if self.alpha is not None:
-            samples = np.concatenate([samples, self.alpha[..., None]], axis=2)
-        return samples[..., 0] if samples.shape[2] == 1 else samples
-
-    def written(self) -> NDArray[np.float32]:
-        """The pixels as a reader of the file will see them, rounded to its samples: (C, H, W), values 0..1."""
-        return from_array(self.array(), span=self.span).pixels
-
-
-def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) -> Picture:
-    """A picture from samples in memory.
+def read(path: Path, *, span: tuple[float, float] | None = None) -> tuple[Picture, bytes]:
+    """Read a picture and the bytes it came from; `-` is standard input.
 
     Args:
-        array: shape (H, W) for grey, (H, W, 2) grey with alpha, (H, W, 3) RGB, (H, W, 4) RGB with alpha; bool, uint8,
-            uint16 or float. Floats are taken as 0..1, or, where they go beyond it, from their smallest to their
-            largest value.
-        span: the values of a float array that mean 0 and 1, where they are known.
-
-    Raises:
-        DipError: when shape, type or values are not those of a picture.
-    """
-    if array.dtype == bool:
-        array = array.astype(np.uint8) * np.uint8(255)
-    samples = array[..., None] if array.ndim == 2 else array  # noqa: PLR2004 - a grey picture
-    if samples.ndim != 3 or samples.shape[2] not in (1, 2, 3, 4):  # noqa: PLR2004 - height, width, channels
-        raise DipError(f"An array of shape {array.shape} is no picture: give (H, W) or (H, W, channels) with 1 to 4.")
-    if min(samples.shape[:2]) < SMALLEST:
-        height, width = samples.shape[:2]
-        raise DipError(f"A picture of {width}x{height} is too small: the smallest is {SMALLEST}x{SMALLEST}.")
-    alpha = samples[..., -1] if samples.shape[2] in (2, 4) else None
-    colours = (samples if alpha is None else samples[..., :-1]).transpose(2, 0, 1)
-    if samples.dtype in (np.uint8, np.uint16):
-        pixels = colours.astype(np.float32) / np.float32(np.iinfo(samples.dtype).max)
-        return Picture(np.ascontiguousarray(pixels), samples.dtype, alpha)
-    if samples.dtype.kind != "f":
-        raise DipError(f"Samples of type {samples.dtype} are not understood: convert them to 8 or 16 bits or float.")
-    if not np.isfinite(colours).all():
-        raise DipError("The picture has values that are not finite numbers: replace them first.")
-    low, high = span or (0.0, 1.0)
-    if span is None and (colours.min() < 0 or colours.max() > 1):
-        low, high = float(colours.min()), float(colours.max())
-    pixels = ((colours - low) / (high - low)).astype(np.float32)
-    return Picture(np.ascontiguousarray(pixels), np.dtype(np.float32), alpha, (low, high))
-
-
-def read(path: Path) -> tuple[Picture, bytes]:
-    """Read a picture and the bytes it came from; `-` is standard input.
+        path: the file.
+        span: the values of a float file that mean 0 and 1, where they are known.
 
     Raises:
         DipError: when there is no such file or it is not a picture that can be read to its end.
     """
     try:
-        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        if str(path) != "-":
+            data = path.read_bytes()
+        elif sys.stdin is None:
+            raise DipError("Standard input is closed: name a file.")
+        else:
+            data = sys.stdin.buffer.read()
     except FileNotFoundError:
         raise DipError(f"There is no file {path}: check the name.") from None
     except IsADirectoryError:
         raise DipError(f"{path} is a folder: name the pictures in it, as {path}/*.png.") from None
-    except OSError as error:
-        raise DipError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:
+        raise DipError(f"Cannot read {path} ({_first_line(error)}): check the name.") from error
     try:
-        return decode(data), data
+        return decode(data, span=span), data
     except DipError as error:
         raise DipError(f"{path}: {error}") from error
 
 
-def decode(data: bytes) -> Picture:
+def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Picture:
     """Turn a file's bytes into a picture: orientation applied, palette resolved.
 
+    Args:
+        data: the bytes.
+        span: the values of a float file that mean 0 and 1, where they are known.
+
     Raises:
-        DipError: when they are not a picture that can be read to its end.
+        DipError: when they are not a picture that can be read to its end and without loss.
     """
     if not data:
         raise DipError("The file is empty: check where it came from.")
-    if data.startswith(PNG_SIGNATURE) and data[24:26] in (b"\x10\x02", b"\x10\x06"):
-        # Pillow, imageio's reader of PNG, would cut these to 8 bits without a word.
-        raise DipError("PNG with 16 bits a colour is not read without loss yet: convert it to TIFF.")
-    tiff = data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    if data.startswith(PNG_SIGNATURE) and data[24:26] in (b"\x10\x02", b"\x10\x04", b"\x10\x06"):
+        # Pillow would cut these to 8 bits without a word.
+        raise DipError("PNG with 16 bits in colour or with transparency is not supported yet: convert it to TIFF.")
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            if tiff:
-                array = iio.imread(data, index=0, plugin="tifffile")
-                about = {"icc_profile": iio.immeta(data, index=0, plugin="tifffile").get("InterColorProfile")}
-            else:
-                array = iio.imread(data, index=0, plugin="pillow", rotate=True)
-                about = iio.immeta(data, index=0, plugin="pillow", exclude_applied=False)
+            array, profile, exif = _deep_tiff(data) or _ordinary(data)
+    except DipError:
+        raise
+    except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError):
+        raise DipError("The picture is larger than can be handled: make it smaller first.") from None
     except Exception as error:
-        if isinstance(error.__cause__ or error, PIL.Image.DecompressionBombWarning | PIL.Image.DecompressionBombError):
-            raise DipError("The picture is larger than can be handled: make it smaller first.") from error
         raise DipError(f"This is not a picture that can be read ({_first_line(error)}): check the file.") from error
-    if about.get("mode") == "CMYK":
-        raise DipError("CMYK pictures are not understood: convert it to RGB.")
-    return replace(from_array(array), profile=about.get("icc_profile"), exif=_upright(about.get("exif")))
+    return replace(from_array(array, span=span), profile=profile, exif=exif)
 
 
 def encode(picture: Picture, suffix: str) -> bytes:
@@ -164,57 +111,101 @@ def encode(picture: Picture, suffix: str) -> bytes:
     Raises:
         DipError: when there is no such format or it cannot hold the picture.
     """
-    if suffix.lower() not in FORMATS:
-        raise DipError(f"Pictures are not written as {suffix or 'a file without a suffix'}: use {' '.join(FORMATS)}.")
-    array = picture.array()
-    tiff = suffix.lower() in (".tif", ".tiff")
-    if not tiff and (array.dtype.kind == "f" or (array.dtype == np.uint16 and not _deep_png(array, suffix))):
-        kind = "float samples" if array.dtype.kind == "f" else "16-bit samples of this kind"
-        raise DipError(f"{suffix} cannot hold {kind} without loss: write it as .tif.")
-    kept = {"iccprofile": picture.profile} if tiff else {"icc_profile": picture.profile, "exif": picture.exif}
-    options = {key: value for key, value in kept.items() if value is not None} | OPTIONS.get(suffix.lower(), {})
+    suffix = suffix.lower()
+    if suffix not in FORMATS:
+        wrong = f"The suffix {suffix} is not that of a picture" if suffix else "The output has no suffix"
+        raise DipError(f"{wrong}: use one of {' '.join(FORMATS)}.")
+    array, tiff = picture.array(), suffix in TIFF
+    deep = array.dtype != np.uint8
+    if deep and not tiff and not (suffix == ".png" and _fits_png(array)):
+        raise DipError(f"{suffix} cannot hold {array.dtype} samples of this kind without loss: write it as .tif.")
+    if picture.alpha is not None and suffix in (".jpg", ".jpeg", ".bmp"):
+        raise DipError(f"{suffix} cannot hold transparency: write it as .png.")
+    if tiff:
+        options: dict[str, Any] = {
+            "iccprofile": picture.profile,
+            "photometric": "rgb" if len(picture.pixels) > 1 else "minisblack",
+        }
+        if picture.alpha is not None:
+            options |= {"extrasamples": ["unassalpha"], "planarconfig": "contig"}
+    else:
+        options = {"icc_profile": picture.profile, "exif": picture.exif, **OPTIONS.get(suffix, {})}
+    options = {key: value for key, value in options.items() if value is not None}
     try:
         data: bytes = iio.imwrite(
-            "<bytes>", array, plugin="tifffile" if tiff else "pillow", extension=suffix.lower(), **options
+            "<bytes>", array, plugin="tifffile" if tiff else "pillow", extension=suffix, **options
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DipError(f"{suffix} cannot hold this picture ({_first_line(error)}): write it as .png.") from error
     return data
 
 
-def write(picture: Picture, path: Path) -> None:
-    """Write a picture whole or not at all, in the format of the path's suffix; `-` is PNG on standard output.
+def write(data: bytes, path: Path) -> None:
+    """Write a picture's bytes whole or not at all; `-` is standard output.
 
     Raises:
-        DipError: when it cannot be written; a file that is there stays as it is.
+        DipError: when they cannot be written; a file that is there stays as it is.
     """
-    if str(path) == "-":
-        sys.stdout.buffer.write(encode(picture, ".png"))
-        sys.stdout.buffer.flush()
+    if str(path) != "-":
+        files.write(path, data)
+    elif sys.stdout is None:
+        raise DipError("Standard output is closed: name a file with -o.")
     else:
-        files.write(path, encode(picture, path.suffix))
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
 
 
 def default_suffix(picture: Picture) -> str:
     """.png where PNG holds the picture without loss, else .tif."""
     array = picture.array()
-    return ".png" if array.dtype == np.uint8 or _deep_png(array, ".png") else ".tif"
+    return ".png" if array.dtype == np.uint8 or _fits_png(array) else ".tif"
 
 
-def _deep_png(array: NDArray[Any], suffix: str) -> bool:
-    """Whether Pillow writes these 16-bit samples to PNG: only grey ones."""
-    return suffix.lower() == ".png" and array.dtype == np.uint16 and array.ndim == 2  # noqa: PLR2004
+def _fits_png(array: NDArray[Any]) -> bool:
+    """Whether Pillow writes these samples, which are not 8-bit ones, to PNG: 16-bit grey alone."""
+    return array.dtype == np.uint16 and array.ndim == 2  # noqa: PLR2004
 
 
-def _upright(exif: bytes | None) -> bytes | None:
-    """The EXIF block saying that the picture is already the right way up."""
-    if not exif:
+def _deep_tiff(data: bytes) -> tuple[NDArray[Any], bytes | None, None] | None:
+    """Samples and colour profile of a TIFF of more than 8 bits; None for every other file: Pillow reads those."""
+    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return None
-    tags = PIL.Image.Exif()
-    tags.load(exif)
-    if ORIENTATION in tags:
-        tags[ORIENTATION] = 1
-    return tags.tobytes()
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages.first
+        if page.bitspersample in (1, 2, 4, 8):
+            return None
+        if len(file.pages) > 1:
+            raise DipError(f"The file has {len(file.pages)} pages: extract the one to restore.")
+        if page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
+            raise DipError(
+                f"{tifffile.PHOTOMETRIC(page.photometric).name} pictures are not supported: convert it to RGB."
+            )
+        array = page.asarray()
+        if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and array.ndim == 3:  # noqa: PLR2004 - channels first
+            array = np.moveaxis(array, 0, -1)
+        tags = {code: tag.value for code in (ORIENTATION, PROFILE) if (tag := page.tags.get(code))}
+    turn = UPRIGHT.get(tags.get(ORIENTATION, 1))
+    return (turn(array) if turn else array), tags.get(PROFILE), None
+
+
+def _ordinary(data: bytes) -> tuple[NDArray[Any], bytes | None, bytes | None]:
+    """Samples, colour profile and EXIF block of what Pillow reads."""
+    with PIL.Image.open(io.BytesIO(data)) as image:
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":  # a phone's JPEG with a preview in it
+            raise DipError(f"The file has {frames} pictures or pages: extract the one to restore.")
+        if image.mode not in MODES:
+            raise DipError(f"{image.mode} pictures are not supported: convert it to RGB.")
+        image.load()
+        mode, profile = MODES[image.mode], image.info.get("icc_profile")
+        if "transparency" in image.info:
+            mode = "LA" if mode == "L" else "RGBA"
+        try:
+            upright = PIL.ImageOps.exif_transpose(image)
+            block = upright.getexif().tobytes() or None
+        except Exception:  # noqa: BLE001 - whatever is wrong with the EXIF block, the pixels are sound
+            upright, block = image, None
+        return np.asarray(upright.convert(mode)), profile, block
 
 
 def _first_line(error: Exception) -> str:

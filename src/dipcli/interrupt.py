@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -20,19 +21,19 @@ class Interrupt:
 
     def asked(self) -> str | None:
         """Why the run should end now, for a rule."""
-        return f"interrupted by {self.received.name}" if self.received else None
-
-    @property
-    def exit_code(self) -> int:
-        """The shell's code for a process that ended by this signal: 130 or 143; 0 when there was none."""
-        return 128 + self.received if self.received else 0
+        return f"it was interrupted by {self.received.name}" if self.received else None
 
 
 @contextmanager
-def heeded(*signals: signal.Signals) -> Iterator[Interrupt]:
+def heeded(*signals: signal.Signals, say: Callable[[], None] = lambda: None) -> Iterator[Interrupt]:
     """Inside, the first of these signals is noted; a second one acts as it did before.
 
-    Only the main thread can heed signals; elsewhere nothing changes.
+    Only the main thread can heed signals; elsewhere nothing changes. A signal that the process was told to ignore, as
+    under nohup, stays ignored.
+
+    Args:
+        signals: which ones.
+        say: called when the first has come.
     """
     interrupt = Interrupt()
     before: dict[signal.Signals, Any] = {}
@@ -41,12 +42,12 @@ def heeded(*signals: signal.Signals) -> Iterator[Interrupt]:
         interrupt.received = signal.Signals(number)
         for each, handler in before.items():
             signal.signal(each, handler)
+        say()
 
-    try:
+    if threading.current_thread() is threading.main_thread():
         for each in signals:
-            before[each] = signal.signal(each, note)
-    except ValueError:  # not in the main thread
-        before.clear()
+            if signal.getsignal(each) is not signal.SIG_IGN:
+                before[each] = signal.signal(each, note)
     try:
         yield interrupt
     finally:

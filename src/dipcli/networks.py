@@ -16,11 +16,14 @@ from dipcli.settings import Settings
 
 SLOPE = 0.2  # of LeakyReLU, published
 SCALE = 0.1  # of the uniform noise z, published
+WIDEST, DEEPEST = 4096, 12  # more would be a slip of the hand
 DEPTH = 32  # channels of z, published for every picture with noise as the input
 
 
 class Architecture(Protocol):
     """What `build` asks of a network's description: a frozen dataclass with a class attribute `name`."""
+
+    precise: ClassVar[bool]  # whether rounding to bf16 would show
 
     @property
     def stride(self) -> int:
@@ -44,6 +47,7 @@ class Skip:
     """
 
     name: ClassVar[str] = "skip"
+    precise: ClassVar[bool] = False
     channels: tuple[int, ...] = (128,) * 5
     skips: tuple[int, ...] = (4,) * 5
     up: str = "bilinear"
@@ -54,8 +58,10 @@ class Skip:
                 f"The network skip has {len(self.channels)} levels in channels but {len(self.skips)} in skips: "
                 "give each the same number."
             )
-        if min(self.channels) < 1 or min(self.skips) < 0:
-            raise UsageError("The network skip needs channels of 1 or more and skips of 0 or more.")
+        if min(self.channels) < 1 or min(self.skips) < 0 or max(self.channels + self.skips) > WIDEST:
+            raise UsageError(f"The network skip needs channels of 1 to {WIDEST} and skips of 0 to {WIDEST}.")
+        if len(self.channels) > DEEPEST:
+            raise UsageError(f"The network skip has at most {DEEPEST} levels: each halves the picture.")
         if self.up not in ("bilinear", "nearest"):
             raise UsageError(f"The network skip does not know up={self.up}: choose bilinear or nearest.")
 
@@ -80,6 +86,7 @@ class Pixels:
     """No network: each pixel is a variable of its own. The baseline "no prior", or with `--tv` "TV only"."""
 
     name: ClassVar[str] = "pixels"
+    precise: ClassVar[bool] = True  # a pixel that is stored, not computed, would lose grey levels
 
     @property
     def stride(self) -> int:

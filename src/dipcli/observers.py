@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
+
 from dipcli import files, images, metrics
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dipcli.engine import Step
+    from dipcli.picture import Picture
     from dipcli.problem import Problem
     from dipcli.stopping import Verdict
 
@@ -45,7 +48,7 @@ class Metrics:
     It alone holds the true picture, and nothing flows back from it.
 
     Args:
-        problem: for the measurement and the operator.
+        problem: for the measurement and the operator, on the device of the fit.
         reference: the true picture, shape (C, H, W), values 0..1; None where there is none.
         every: iterations between rows.
         tell: called with each row; its keys are `COLUMNS`, None where there is nothing to say.
@@ -86,9 +89,8 @@ class Metrics:
 
     def of(self, restored: NDArray[np.float32]) -> dict[str, float | None]:
         """The measure of a finished picture, shape (C, H, W), values 0..1; None for infinite."""
-        import torch
-
-        measures = {"psnr_noisy": self.agreement(torch.from_numpy(restored))}
+        device = self.problem.measured.device
+        measures = {"psnr_noisy": self.agreement(torch.from_numpy(restored).to(device))}
         if self.reference is not None:
             measures["psnr_ref"] = metrics.psnr(restored, self.reference)
             measures["ssim_ref"] = metrics.ssim(restored, self.reference)
@@ -140,7 +142,7 @@ class Snapshots:
     def __init__(
         self,
         folder: Path,
-        picture: images.Picture,
+        picture: Picture,
         every: int | None,
         at: frozenset[int],
         finish: Callable[[Tensor], Tensor],
@@ -154,7 +156,7 @@ class Snapshots:
         files.make_folder(self.folder)
         for suffix, image in (("", step.average), (".raw", step.image)):
             snapshot = self.picture.to_8_bits(pixels(self.finish(image)))
-            images.write(snapshot, self.folder / f"{step.number:06d}{suffix}.png")
+            files.write(self.folder / f"{step.number:06d}{suffix}.png", images.encode(snapshot, ".png"))
 
 
 def pixels(image: Tensor) -> NDArray[np.float32]:

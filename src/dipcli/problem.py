@@ -30,7 +30,8 @@ class Problem:
     Attributes:
         measured: y, what was measured; for most tasks a damaged picture, shape (C, H, W), values 0..1.
         shape: (C, H, W) of the picture x to restore.
-        operator: A, from a picture of `shape` to something of y's shape; differentiable.
+        operator: A, from a picture of `shape` to something of y's shape; differentiable. It follows its argument to
+            whatever device that is on.
         loss: E(prediction, measured, weight), a scalar.
         weight: which of y's pixels count, broadcastable to y; all of them when None.
         finish: a last touch on the restored picture, shape (C, H, W) to the same shape.

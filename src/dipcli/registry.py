@@ -27,13 +27,13 @@ class Task:
         name: of the subcommand and the function.
         pose: turns a picture (and the task's own arguments) into a problem.
         presets: what each preset sets; it always has `balanced`.
-        done: what the restored file is called: noisy.png becomes noisy.<done>.png.
+        result: what the restored file is called: noisy.png becomes noisy.<result>.png.
     """
 
     name: str
     pose: Callable[..., Problem]
     presets: Presets
-    done: str
+    result: str
 
     @property
     def help(self) -> str:
@@ -56,7 +56,7 @@ class Task:
         if preset not in self.presets:
             raise UsageError(f"There is no preset {preset!r}: choose from {', '.join(self.presets)}.")
         chosen = dict(self.presets[preset])
-        if "input" in given:
+        if given.get("input", chosen.get("input", "noise")) != chosen.get("input", "noise"):
             chosen.pop("input_depth", None)  # it was meant for the preset's own input
         return Settings(**{**chosen, **given})
 
@@ -64,7 +64,7 @@ class Task:
 _tasks: dict[str, Task] = {}
 
 
-def task(*, presets: Presets, done: str) -> Callable[[Callable[..., Problem]], Callable[..., Problem]]:
+def task(*, presets: Presets, result: str) -> Callable[[Callable[..., Problem]], Callable[..., Problem]]:
     """Make a function from a picture to a problem a task of its name.
 
     Its parameters after the picture become options; its docstring becomes the help. A file in `tasks/` is found
@@ -72,11 +72,11 @@ def task(*, presets: Presets, done: str) -> Callable[[Callable[..., Problem]], C
 
     Args:
         presets: settings by preset name; `balanced` must be among them.
-        done: what the restored file is called: noisy.png becomes noisy.<done>.png.
+        result: what the restored file is called: noisy.png becomes noisy.<result>.png.
     """
 
     def declare(pose: Callable[..., Problem]) -> Callable[..., Problem]:
-        _tasks[pose.__name__] = Task(pose.__name__, pose, presets, done)
+        _tasks[pose.__name__] = Task(pose.__name__, pose, presets, result)
         return pose
 
     return declare

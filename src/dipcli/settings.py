@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import types
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -20,6 +22,7 @@ class Option(NamedTuple):
         flag: its option, where that is not the field's name.
         group: the heading it stands under in `--help`.
         least: the smallest value allowed.
+        most: the largest value allowed.
         above: values must be larger than this.
         below: values must be smaller than this.
     """
@@ -28,6 +31,7 @@ class Option(NamedTuple):
     flag: str = ""
     group: str = "The fit"
     least: float | None = None
+    most: float | None = None
     above: float | None = None
     below: float | None = None
 
@@ -72,7 +76,7 @@ class Settings:
     ] = "noise"
     input_depth: Annotated[
         int | None,
-        Option("Channels of the network's input; 32 when not given, and always 2 for meshgrid.", least=1),
+        Option("Channels of the network's input; 32 when not given, and always 2 for meshgrid.", least=1, most=4096),
     ] = None
     pad: Annotated[Literal["reflection", "zero"], Option("How convolutions see beyond the border.")] = "reflection"
     optimize: Annotated[
@@ -92,7 +96,13 @@ class Settings:
     ] = 0.99
     tv: Annotated[float, Option("Weight of the total variation of the picture in the loss.", least=0)] = 0.0
     seed: Annotated[
-        int, Option("Same seed, settings and machine, same bits (on the CPU).", group="The machine", least=0)
+        int,
+        Option(
+            "Seed of all random numbers: same seed, settings and CPU, same bits.",
+            group="The machine",
+            least=0,
+            most=2**63 - 1,
+        ),
     ] = 0
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1 ..., or mps.", group="The machine")] = "auto"
     precision: Annotated[
@@ -100,7 +110,7 @@ class Settings:
         Option("Arithmetic of the network; auto takes bf16 where the hardware has it.", group="The machine"),
     ] = "auto"
     threads: Annotated[
-        int | None, Option("CPU threads; PyTorch's choice when not given.", group="The machine", least=1)
+        int | None, Option("CPU threads; PyTorch's choice when not given.", group="The machine", least=1, most=1024)
     ] = None
 
     def __post_init__(self) -> None:
@@ -189,6 +199,10 @@ def _check(values: Settings | Record) -> None:
                 raise UsageError(f"{knob.flag} {value} is unknown: choose from {' '.join(get_args(knob.type))}.")
             continue
         option = knob.option
+        if not _is_a(value, knob.type):
+            raise UsageError(f"{knob.flag} {value!r} is not a {_word(knob.type)}: write one.")
+        if option.most is not None and value > option.most:
+            raise UsageError(f"{knob.flag} {value} is too large: use {option.most} or less.")
         if option.least is not None and not value >= option.least:
             raise UsageError(f"{knob.flag} {value} is too small: use {option.least} or more.")
         if option.above is not None and not value > option.above:
@@ -199,3 +213,22 @@ def _check(values: Settings | Record) -> None:
 
 def _optional(kind: Any) -> bool:
     return get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind)
+
+
+def _plain(kind: Any) -> type:
+    """Int of `int | None`, and so on."""
+    plain: type = next(each for each in (*get_args(kind), kind) if isinstance(each, type) and each is not type(None))
+    return plain
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    plain = _plain(kind)
+    if isinstance(value, bool) != (plain is bool):
+        return False
+    if plain is float:
+        return isinstance(value, numbers.Real) and math.isfinite(value)
+    return isinstance(value, numbers.Integral if plain is int else plain)
+
+
+def _word(kind: Any) -> str:
+    return {int: "whole number", float: "finite number", bool: "yes or no"}.get(_plain(kind), "word")

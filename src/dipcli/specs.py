@@ -56,6 +56,8 @@ def _read(text: str, default: object) -> object:
         numbers: list[int] = []
         for part in text.split(","):
             number, _, times = part.partition("x")
+            if not 1 <= int(times or 1) <= 64:  # noqa: PLR2004 - no network is deeper
+                raise ValueError(text)
             numbers += [int(number)] * int(times or 1)
         return tuple(numbers)
     if isinstance(default, int | float):

@@ -143,8 +143,10 @@ class HoldOut:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 0.5 or self.patience < 1:  # noqa: PLR2004 - more would starve the fit
-            raise UsageError("The rule holdout takes a fraction above 0 and up to 0.5, and patience of 1 or more.")
+        if not 0 < self.fraction <= 0.5 or self.patience < 1 or not 0 <= self.seed < 2**63:  # noqa: PLR2004
+            raise UsageError(
+                "The rule holdout takes a fraction above 0 and up to 0.5, patience of 1 or more, seed of 0 or more."
+            )
 
     def start(self, problem: Problem) -> tuple[_Unseen, Problem]:
         """Choose among the pixels that count, the same in every channel, and take them out of the weight."""

@@ -8,7 +8,7 @@ from dipcli.problem import Problem
 from dipcli.registry import Presets, task
 
 if TYPE_CHECKING:
-    from dipcli.images import Picture
+    from dipcli.picture import Picture
 
 # Narrow networks with no skip at full resolution, where most of the work would be. Measured on 256x256 pictures with
 # noise of sigma 25: docs/results.md.
@@ -39,17 +39,20 @@ PRESETS: Presets = {
         "pad": "reflection",
         "input": "noise",
         "input_depth": 32,
+        "optimize": "net",
         "optimizer": "adam",
         "rate": 0.01,
+        "beta2": 0.999,
         "reg_noise": 1 / 30,
         "ema": 0.99,
+        "tv": 0.0,
         "iterations": 1800,
         "stop": "none",
     },
 }
 
 
-@task(presets=PRESETS, done="denoised")
+@task(presets=PRESETS, result="denoised")
 def denoise(image: Picture) -> Problem:
     """Remove noise of unknown strength.
 

@@ -1,0 +1,91 @@
+"""A picture in memory, and what it takes to write it back as it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipcli.errors import DipError
+
+SMALLEST = 16  # pixels on a side
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels as the fit wants them, with what belongs to them in the file.
+
+    Attributes:
+        pixels: float32, shape (C, H, W), values 0..1, C = 1 or 3.
+        dtype: of the file's samples: uint8, uint16 or float32.
+        alpha: transparency, shape (H, W), in the file's own dtype; None where there is none.
+        span: the smallest and largest value of a float file that is not within 0..1; (0, 1) for all others.
+        profile: ICC colour profile.
+        exif: EXIF block, its orientation already applied and reset.
+    """
+
+    pixels: NDArray[np.float32]
+    dtype: np.dtype[Any]
+    alpha: NDArray[Any] | None = None
+    span: tuple[float, float] = (0.0, 1.0)
+    profile: bytes | None = None
+    exif: bytes | None = None
+
+    def showing(self, pixels: NDArray[np.float32]) -> Picture:
+        """The same kind of picture with other pixels, shape (C, H, W), values 0..1."""
+        return replace(self, pixels=pixels)
+
+    def to_8_bits(self, pixels: NDArray[np.float32]) -> Picture:
+        """Other pixels as an opaque 8-bit picture of the same colour profile, for looking at."""
+        return Picture(pixels, np.dtype(np.uint8), profile=self.profile)
+
+    def array(self) -> NDArray[Any]:
+        """The samples as they stand in a file: shape (H, W) or (H, W, channels), in the file's dtype."""
+        low, high = self.span
+        values = np.clip(self.pixels, 0, 1).transpose(1, 2, 0)
+        if self.dtype.kind == "f":
+            samples = (low + (high - low) * values).astype(self.dtype)
+        else:
+            samples = np.rint(values * np.iinfo(self.dtype).max).astype(self.dtype)
+        if self.alpha is not None:
+            samples = np.concatenate([samples, self.alpha[..., None]], axis=2)
+        return samples[..., 0] if samples.shape[2] == 1 else samples
+
+
+def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) -> Picture:
+    """A picture from samples in memory.
+
+    Args:
+        array: shape (H, W) for grey, (H, W, 2) grey with alpha, (H, W, 3) RGB, (H, W, 4) RGB with alpha; bool, uint8,
+            uint16 or float. Floats are taken as 0..1, or, where they go beyond it, from their smallest to their
+            largest value.
+        span: the values of a float array that mean 0 and 1, where they are known.
+
+    Raises:
+        DipError: when shape, type or values are not those of a picture.
+    """
+    samples = array[..., None] if array.ndim == 2 else array  # noqa: PLR2004 - a grey picture
+    if samples.ndim != 3 or samples.shape[2] not in (1, 2, 3, 4):  # noqa: PLR2004 - height, width, channels
+        raise DipError(f"An array of shape {array.shape} is no picture: give (H, W) or (H, W, channels) with 1 to 4.")
+    if min(samples.shape[:2]) < SMALLEST:
+        height, width = samples.shape[:2]
+        raise DipError(f"A picture of {width}x{height} is too small: the smallest is {SMALLEST}x{SMALLEST}.")
+    if samples.dtype == bool:
+        samples = samples.astype(np.uint8) * np.uint8(255)
+    kind, size = samples.dtype.kind, samples.dtype.itemsize
+    if kind != "f" and (kind, size) not in (("u", 1), ("u", 2)):
+        raise DipError(f"Samples of type {samples.dtype} are not supported: convert them to 8 or 16 bits or float.")
+    samples = samples.astype(np.float32 if kind == "f" else f"=u{size}")
+    alpha = samples[..., -1] if samples.shape[2] in (2, 4) else None
+    colours = (samples if alpha is None else samples[..., :-1]).transpose(2, 0, 1)
+    low, high = 0.0, 1.0
+    if kind == "f":
+        if not np.isfinite(colours).all():
+            raise DipError("The picture has values that are not finite numbers: replace them first.")
+        beyond = colours.min() < 0 or colours.max() > 1
+        low, high = span or ((float(colours.min()), float(colours.max())) if beyond else (low, high))
+    full = np.float32(((high - low) or 1.0) if kind == "f" else np.iinfo(samples.dtype).max)
+    pixels = np.ascontiguousarray((colours - np.float32(low)) / full, dtype=np.float32)
+    return Picture(pixels, samples.dtype, alpha, (low, high))
