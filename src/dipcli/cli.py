@@ -195,14 +195,14 @@ def _destination(sources: list[Path], output: str | None) -> tuple[Path | None, 
         raise UsageError("Standard input is one picture by itself: name no other beside -.")
     if several and output and (output == "-" or Path(output).is_file()):
         raise UsageError(f"-o {output} cannot take {len(sources)} pictures: name a folder.")
-    file = output is not None and not several and not output.endswith(("/", os.sep))
-    folder = None if output is None or file else Path(output)
+    place = None if output is None else Path(output)
+    file, folder = (None, place) if several or (output or "").endswith(("/", os.sep)) else (place, None)
     places = [(folder or source.parent) / source.stem for source in sources]
     if twice := next((place for place in places if places.count(place) > 1), None):
         raise UsageError(
             f"Two pictures called {twice.name} would be written to one file: restore one at a time with -o."
         )
-    return (Path(output), None) if output is not None and file else (None, folder)
+    return file, folder
 
 
 def _restore_all(jobs: list[Job], given: dict[str, Any]) -> int:
