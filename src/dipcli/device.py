@@ -54,8 +54,14 @@ def name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Count from now on, where the device can: the memory of an earlier picture is not this one's."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> int | None:
-    """The most memory used so far, in bytes: of the process on the CPU, of PyTorch on a GPU; None if unknown."""
+    """The most memory used, in bytes: by the process on the CPU, by PyTorch on a GPU; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -196,4 +196,5 @@ def _optimizers(variables: list[Tensor], settings: Settings) -> Iterator[torch.o
         yield from repeat(
             torch.optim.LBFGS(variables, lr=settings.rate, max_iter=1, tolerance_grad=-1, tolerance_change=-1)
         )
-    yield from repeat(torch.optim.Adam(variables, lr=settings.rate, betas=(0.9, settings.beta2), fused=True))
+    fused = all(each.device.type in ("cpu", "cuda") for each in variables)
+    yield from repeat(torch.optim.Adam(variables, lr=settings.rate, betas=(0.9, settings.beta2), fused=fused))

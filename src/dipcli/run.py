@@ -38,17 +38,11 @@ class Bench:
         problem: on the device.
         prior: on the device, as it was made.
         settings: as they will be used: device and precision resolved.
-        device: the device.
-        input_depth: channels of z.
-        parameters: variables of the network.
     """
 
     problem: Problem
     prior: Prior
     settings: Settings
-    device: torch.device
-    input_depth: int
-    parameters: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +86,9 @@ def prepare(problem: Problem, settings: Settings) -> Bench:
         precise = networks.architecture(settings.network).precise
         precision = "fp32" if precise else machine.precision(device)
     settings = replace(settings, device=str(device), precision=precision)
+    machine.forget_peak_memory(device)
     with machine.enough_memory(problem.shape):
-        prior = networks.build(settings, problem.shape).to(device)
-        parameters = sum(each.numel() for each in prior.network.parameters())
-        return Bench(problem.to(device), prior, settings, device, prior.code.shape[1], parameters)
+        return Bench(problem.to(device), networks.build(settings, problem.shape).to(device), settings)
 
 
 def solve(bench: Bench, *, stop: stopping.Rule | None = None, observers: Iterable[Observer] = ()) -> Fit:
@@ -239,6 +232,7 @@ def _unless_it_fails(observer: Callable[..., None], display: Display) -> Callabl
 
 def _account(job: Job, output: Path, data: bytes, bench: Bench, result: Fit) -> dict[str, Any]:
     """Everything that is needed to do the run again and to know how it went."""
+    device = bench.prior.code.device
     return {
         "version": dipcli.__version__,
         "argv": list(job.argv),
@@ -249,10 +243,10 @@ def _account(job: Job, output: Path, data: bytes, bench: Bench, result: Fit) -> 
         "output": str(output),
         "preset": job.preset,
         "settings": asdict(bench.settings),
-        "parameters": bench.parameters,
-        "input_depth": bench.input_depth,
+        "parameters": sum(each.numel() for each in bench.prior.network.parameters()),
+        "input_depth": bench.prior.code.shape[1],
         "seed": bench.settings.seed,
-        "device": machine.name(bench.device),
+        "device": machine.name(device),
         "precision": bench.settings.precision,
         "threads": bench.settings.threads or torch.get_num_threads(),
         "torch": torch.__version__,
@@ -261,7 +255,7 @@ def _account(job: Job, output: Path, data: bytes, bench: Bench, result: Fit) -> 
         "kept": result.kept,
         "reason": result.reason,
         "seconds": round(result.seconds, 3),
-        "peak_memory_bytes": machine.peak_memory(bench.device),
+        "peak_memory_bytes": machine.peak_memory(device),
     }
 
 
