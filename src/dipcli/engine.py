@@ -116,7 +116,7 @@ def fit(
     variables: list[Tensor] = [*prior.network.parameters()]
     if settings.optimize == "net,input":
         variables.append(code.requires_grad_())
-    dice = torch.Generator(code.device).manual_seed(settings.seed)
+    generator = torch.Generator(code.device).manual_seed(settings.seed)
     image = total = torch.zeros(problem.shape, device=code.device)
     kept: Step | None = None
     began, watching = perf_counter(), 0.0
@@ -126,7 +126,7 @@ def fit(
         nonlocal image
         for variable in variables:
             variable.grad = None
-        z = code + settings.reg_noise * _normal_like(code, dice) if settings.reg_noise else code
+        z = code + settings.reg_noise * _normal_like(code, generator) if settings.reg_noise else code
         x = network(z)
         loss = problem.loss(problem.operator(x), problem.measured, problem.weight)
         if settings.tv:
@@ -181,9 +181,9 @@ def _quick(prior: Prior, settings: Settings) -> tuple[Callable[[Tensor], Tensor]
     return rounded, code
 
 
-def _normal_like(code: Tensor, dice: torch.Generator) -> Tensor:
+def _normal_like(code: Tensor, generator: torch.Generator) -> Tensor:
     """Fresh normal noise of z's shape and layout, drawn in the order in which memory lies: a fifth of the time."""
-    drawn = torch.randn(code.numel(), generator=dice, device=code.device, dtype=code.dtype)
+    drawn = torch.randn(code.numel(), generator=generator, device=code.device, dtype=code.dtype)
     return drawn.as_strided(code.shape, code.stride())
 
 
