@@ -463,10 +463,13 @@ def test_version_and_help(dip: Dip) -> None:
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 
+@pytest.mark.parametrize("ignored", [False, True], ids=["", "in the background of a script"])
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_a_signal_keeps_the_picture(noisy_png: Path, number: signal.Signals, code: int) -> None:
+def test_a_signal_keeps_the_picture(noisy_png: Path, number: signal.Signals, code: int, ignored: bool) -> None:
     output, log = noisy_png.with_name("kept.png"), noisy_png.with_name("kept.dip") / "log.csv"
-    process = start("denoise", noisy_png, "-o", output, "--iters", 10**6, "--log-every", 1)
+    process = start(
+        "denoise", noisy_png, "-o", output, "--iters", 10**6, "--log-every", 1, patch=IGNORING if ignored else ""
+    )
     wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 5, process)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
@@ -495,6 +498,7 @@ def test_the_second_signal_ends_at_once(noisy_png: Path, number: signal.Signals,
     assert not output.exists()
 
 
+IGNORING = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 STUCK = "import dipcli.run as r, time; r.fit = lambda *a, **k: [time.sleep(0.05) for _ in range(2000)]"
 
 

@@ -100,6 +100,8 @@ def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Picture:
         raise
     except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError):
         raise DipError("The picture is larger than can be handled: make it smaller first.") from None
+    except PIL.UnidentifiedImageError:
+        raise DipError("This is not a picture of a known format: check the file.") from None
     except Exception as error:
         raise DipError(f"This is not a picture that can be read ({_first_line(error)}): check the file.") from error
     return replace(from_array(array, span=span), profile=profile, exif=exif)

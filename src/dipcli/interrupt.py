@@ -28,8 +28,9 @@ class Interrupt:
 def heeded(*signals: signal.Signals, say: Callable[[], None] = lambda: None) -> Iterator[Interrupt]:
     """Inside, the first of these signals is noted; a second one acts as it did before.
 
-    Only the main thread can heed signals; elsewhere nothing changes. A signal that the process was told to ignore, as
-    under nohup, stays ignored.
+    Only the main thread can heed signals; elsewhere nothing changes. A signal that the process was started to ignore is
+    heeded too: shells start what a script puts in the background that way, and there as well somebody who sends SIGINT
+    wants the run to end.
 
     Args:
         signals: which ones.
@@ -46,8 +47,7 @@ def heeded(*signals: signal.Signals, say: Callable[[], None] = lambda: None) -> 
 
     if threading.current_thread() is threading.main_thread():
         for each in signals:
-            if signal.getsignal(each) is not signal.SIG_IGN:
-                before[each] = signal.signal(each, note)
+            before[each] = signal.signal(each, note)
     try:
         yield interrupt
     finally:
