@@ -42,9 +42,8 @@ def precision(device: torch.device) -> Precision:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device.type == "cpu":
-        able: dict[str, object] = getattr(
-            torch.cpu, "get_capabilities", dict
-        )()  # PyTorch below 2.11 does not say: fp32 there
+        # An older PyTorch has no word for it: fp32 there.
+        able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
     return "fp32"
 

@@ -23,7 +23,9 @@ DEPTH = 32  # channels of z, published for every picture with noise as the input
 class Architecture(Protocol):
     """What `build` asks of a network's description: a frozen dataclass with a class attribute `name`."""
 
-    precise: ClassVar[bool]  # whether rounding to bf16 would show
+    free: ClassVar[
+        bool
+    ]  # whether the picture itself is the variable: it takes no input, and bf16 would lose grey levels
 
     @property
     def stride(self) -> int:
@@ -47,7 +49,7 @@ class Skip:
     """
 
     name: ClassVar[str] = "skip"
-    precise: ClassVar[bool] = False
+    free: ClassVar[bool] = False
     channels: tuple[int, ...] = (128,) * 5
     skips: tuple[int, ...] = (4,) * 5
     up: str = "bilinear"
@@ -86,7 +88,7 @@ class Pixels:
     """No network: each pixel is a variable of its own. The baseline "no prior", or with `--tv` "TV only"."""
 
     name: ClassVar[str] = "pixels"
-    precise: ClassVar[bool] = True  # a pixel that is stored, not computed, would lose grey levels
+    free: ClassVar[bool] = True
 
     @property
     def stride(self) -> int:
@@ -192,7 +194,7 @@ def build(settings: Settings, shape: tuple[int, int, int]) -> Prior:
     rows, columns = (max(2, math.ceil(side / chosen.stride)) * chosen.stride for side in (height, width))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        code = torch.zeros(1, 0, rows, columns) if chosen == Pixels() else _code(settings, rows, columns)
+        code = torch.zeros(1, 0, rows, columns) if chosen.free else _code(settings, rows, columns)
         network = chosen.network(code.shape[1], shape, settings.pad)
     return Prior(nn.Sequential(network, Crop(height, width)), code)
 

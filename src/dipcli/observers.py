@@ -62,12 +62,15 @@ class Metrics:
         tell: Iterable[Callable[[Row], None]],
     ) -> None:
         self.problem, self.reference, self.every, self.tell = problem, reference, every, list(tell)
+        weight = torch.ones_like(problem.measured) if problem.weight is None else problem.weight
+        self.counting = weight.expand_as(problem.measured).cpu().numpy() > 0
+        self.measured = problem.measured.cpu().numpy()[self.counting]
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """Make a row when one is due."""
         if step.number % self.every and not verdict.stop:
             return
-        row: Row = {
+        row: Row = dict.fromkeys(COLUMNS) | {
             "iteration": step.number,
             "seconds": round(step.seconds, 3),
             "loss": float(step.loss),
@@ -75,9 +78,6 @@ class Metrics:
             "psnr_noisy": self.agreement(step.image),
             "psnr_noisy_smoothed": self.agreement(step.average),
             "holdout": verdict.signal[1] if verdict.signal and verdict.signal[0] == "holdout" else None,
-            "psnr_ref": None,
-            "psnr_ref_smoothed": None,
-            "ssim_ref_smoothed": None,
         }
         if self.reference is not None:
             smoothed = pixels(self.problem.finish(step.average))
@@ -98,12 +98,7 @@ class Metrics:
 
     def agreement(self, image: Tensor) -> float:
         """PSNR of A(x) against the measurement, in dB, over the values that count."""
-        measured = self.problem.measured.cpu().numpy()
-        prediction = pixels(self.problem.operator(image))
-        if self.problem.weight is None:
-            return metrics.psnr(prediction, measured)
-        counts = self.problem.weight.expand_as(self.problem.measured).cpu().numpy() > 0
-        return metrics.psnr(prediction[counts], measured[counts])
+        return metrics.psnr(pixels(self.problem.operator(image))[self.counting], self.measured)
 
 
 class Log:

@@ -83,8 +83,8 @@ def prepare(problem: Problem, settings: Settings) -> Bench:
     device = machine.choose(settings.device)
     precision = settings.precision
     if precision == "auto":
-        precise = networks.architecture(settings.network).precise
-        precision = "fp32" if precise else machine.precision(device)
+        free = networks.architecture(settings.network).free
+        precision = "fp32" if free else machine.precision(device)
     settings = replace(settings, device=str(device), precision=precision)
     machine.forget_peak_memory(device)
     with machine.enough_memory(problem.shape):

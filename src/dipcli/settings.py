@@ -143,10 +143,8 @@ class Record:
             group="What is written",
         ),
     ] = None
-    no_run_dir: Annotated[bool, Option("Write the picture alone.", "--no-run-dir", group="What is written")] = False
-    overwrite: Annotated[
-        bool, Option("Let the output take the place of the input.", "--overwrite", group="What is written")
-    ] = False
+    no_run_dir: Annotated[bool, Option("Write the picture alone.", group="What is written")] = False
+    overwrite: Annotated[bool, Option("Let the output take the place of the input.", group="What is written")] = False
 
     def __post_init__(self) -> None:
         _check(self)
