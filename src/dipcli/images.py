@@ -76,6 +76,15 @@ def read(path: Path, *, span: tuple[float, float] | None = None) -> tuple[Pictur
         raise DipError(f"{path}: {error}") from error
 
 
+def obtain(source: NDArray[Any] | str | Path, *, span: tuple[float, float] | None = None) -> Picture:
+    """A picture from an array or a file, whichever it is given.
+
+    Raises:
+        DipError: when it is not a picture.
+    """
+    return from_array(source, span=span) if isinstance(source, np.ndarray) else read(Path(source), span=span)[0]
+
+
 def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Picture:
     """Turn a file's bytes into a picture: orientation applied, palette resolved.
 
@@ -104,7 +113,7 @@ def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Picture:
         raise DipError("This is not a picture of a known format: check the file.") from None
     except Exception as error:
         raise DipError(f"This is not a picture that can be read ({_first_line(error)}): check the file.") from error
-    return replace(from_array(array, span=span), profile=profile, exif=exif)
+    return replace(from_array(array, span=span), profile=profile, exif=exif, file=data)
 
 
 def encode(picture: Picture, suffix: str) -> bytes:

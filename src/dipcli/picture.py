@@ -24,6 +24,7 @@ class Picture:
         span: the smallest and largest value of a float file that is not within 0..1; (0, 1) for all others.
         profile: ICC colour profile.
         exif: EXIF block, its orientation already applied and reset.
+        file: the bytes it was read from; None for a picture made in memory.
     """
 
     pixels: NDArray[np.float32]
@@ -32,6 +33,7 @@ class Picture:
     span: tuple[float, float] = (0.0, 1.0)
     profile: bytes | None = None
     exif: bytes | None = None
+    file: bytes | None = None
 
     def showing(self, pixels: NDArray[np.float32]) -> Picture:
         """The same kind of picture with other pixels, shape (C, H, W), values 0..1."""

@@ -30,11 +30,13 @@ class Problem:
     Attributes:
         measured: y, what was measured; for most tasks a damaged picture, shape (C, H, W), values 0..1.
         shape: (C, H, W) of the picture x to restore.
-        operator: A, from a picture of `shape` to something of y's shape; differentiable. It follows its argument to
-            whatever device that is on.
+        operator: A, from a picture of `shape` to something of y's shape; differentiable. A module is moved to the
+            device with the problem, a plain function follows its argument.
         loss: E(prediction, measured, weight), a scalar.
         weight: which of y's pixels count, broadcastable to y; all of them when None.
-        finish: a last touch on the restored picture, shape (C, H, W) to the same shape.
+        guide: a picture that shows what x shows, shape (any C, H, W), values 0..1, for `--input guide`.
+        members: how many pictures x is made of, one behind the other along the channels, each with a network of its own.
+        finish: a last touch on the restored picture, before it is looked at or written.
     """
 
     measured: Tensor
@@ -42,9 +44,14 @@ class Problem:
     operator: Operator = identity
     loss: Loss = squared_error
     weight: Tensor | None = None
+    guide: Tensor | None = None
+    members: int = 1
     finish: Operator = identity
 
     def to(self, device: torch.device) -> Problem:
-        """The same problem with its tensors on another device."""
-        weight = None if self.weight is None else self.weight.to(device)
-        return replace(self, measured=self.measured.to(device), weight=weight)
+        """The same problem with its tensors on another device; an operator that is a module is moved, not copied."""
+        from torch import nn  # here, not above: the command line must not pay for it
+
+        weight, guide = (None if each is None else each.to(device) for each in (self.weight, self.guide))
+        operator = self.operator.to(device) if isinstance(self.operator, nn.Module) else self.operator
+        return replace(self, measured=self.measured.to(device), weight=weight, guide=guide, operator=operator)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
 
+from dipcli.case import Case
 from dipcli.errors import UsageError
 from dipcli.settings import Settings
 
 if TYPE_CHECKING:
+    from dipcli.picture import Picture
     from dipcli.problem import Problem
 
 Presets = Mapping[str, Mapping[str, Any]]
+Pose: TypeAlias = "Callable[..., Problem | Case]"
 DEFAULT_PRESET = "balanced"
+METHOD = frozenset(each.name for each in fields(Settings))
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,13 @@ class Task:
 
     Attributes:
         name: of the subcommand and the function.
-        pose: turns a picture (and the task's own arguments) into a problem.
-        presets: what each preset sets; it always has `balanced`.
+        pose: turns a picture (and the task's own arguments) into a problem, or a case where there is more to say.
+        presets: what each preset sets, settings and arguments of the task's own; it always has `balanced`.
         result: what the restored file is called: noisy.png becomes noisy.<result>.png.
     """
 
     name: str
-    pose: Callable[..., Problem]
+    pose: Pose
     presets: Presets
     result: str
 
@@ -41,42 +45,73 @@ class Task:
         return inspect.getdoc(self.pose) or ""
 
     def arguments(self) -> list[inspect.Parameter]:
-        """The task's own parameters: all of its function's but the picture."""
-        # Picture and Problem are heavy to import and of no interest to the command line: any type will do for them.
-        hints = get_type_hints(self.pose, localns={"Picture": Any, "Problem": Any}, include_extras=True)
+        """The task's own parameters: all of its function's but the picture, and but those that are settings."""
+        # Picture and the like are heavy to import and of no interest to the command line: any type will do for them.
+        heavy = {"Picture": Any, "Problem": Any, "NDArray": Any}
+        hints = get_type_hints(self.pose, localns=heavy, include_extras=True)
         _, *own = inspect.signature(self.pose).parameters.values()
-        return [each.replace(annotation=hints[each.name]) for each in own]
+        return [each.replace(annotation=hints[each.name]) for each in own if each.name not in METHOD]
 
-    def settings(self, preset: str = DEFAULT_PRESET, **given: Any) -> Settings:
-        """What a preset sets, with what was given in its place.
+    def settings(
+        self, preset: str = DEFAULT_PRESET, adapted: Mapping[str, Mapping[str, Any]] | None = None, **given: Any
+    ) -> Settings:
+        """What a preset sets, adapted to a picture by its case, with what was given in its place.
 
         Raises:
             UsageError: when there is no such preset, or a value is outside its range.
         """
-        if preset not in self.presets:
-            raise UsageError(f"There is no preset {preset!r}: choose from {', '.join(self.presets)}.")
-        chosen = dict(self.presets[preset])
+        chosen = {name: value for name, value in self._preset(preset).items() if name in METHOD}
+        chosen |= (adapted or {}).get(preset, {})
         if given.get("input", chosen.get("input", "noise")) != chosen.get("input", "noise"):
             chosen.pop("input_depth", None)  # it was meant for the preset's own input
         return Settings(**{**chosen, **given})
+
+    def case(
+        self, picture: Picture, preset: str, arguments: Mapping[str, Any], given: Mapping[str, Any]
+    ) -> tuple[Case, Settings]:
+        """What the task makes of a picture, and the settings for it.
+
+        Args:
+            picture: the damaged picture.
+            preset: its name.
+            arguments: the task's own, as far as they were given; the preset's hold for the others.
+            given: settings that go before the preset's.
+
+        Raises:
+            DipError: when picture, arguments and settings do not go together.
+        """
+        known = inspect.signature(self.pose).parameters
+        settings = self.settings(preset, **given)
+        own = {name: value for name, value in self._preset(preset).items() if name not in METHOD} | dict(arguments)
+        own |= {name: getattr(settings, name) for name in known if name in METHOD}
+        posed = self.pose(picture, **own)
+        case = posed if isinstance(posed, Case) else Case(problem=posed, picture=picture)
+        return case, self.settings(preset, case.presets, **given)
+
+    def _preset(self, preset: str) -> Mapping[str, Any]:
+        if preset not in self.presets:
+            raise UsageError(f"There is no preset {preset!r}: choose from {', '.join(self.presets)}.")
+        return self.presets[preset]
 
 
 _tasks: dict[str, Task] = {}
 
 
-def task(*, presets: Presets, result: str) -> Callable[[Callable[..., Problem]], Callable[..., Problem]]:
-    """Make a function from a picture to a problem a task of its name.
+def task(*, presets: Presets, result: str) -> Callable[[Pose], Pose]:
+    """Make a function from a picture to a problem (or a case) a task of its name.
 
-    Its parameters after the picture become options; its docstring becomes the help. A file in `tasks/` is found
+    Its parameters after the picture become options, but for those with the name of a setting ("seed"), which are
+    given the setting's value; its docstring becomes the help. A file in `tasks/` is found
     by itself; a file elsewhere has to be run or imported before the command line is built.
 
     Args:
-        presets: settings by preset name; `balanced` must be among them.
+        presets: settings, and arguments of the task's own, by preset name; `balanced` must be among them.
         result: what the restored file is called: noisy.png becomes noisy.<result>.png.
     """
 
-    def declare(pose: Callable[..., Problem]) -> Callable[..., Problem]:
-        _tasks[pose.__name__] = Task(pose.__name__, pose, presets, result)
+    def declare(pose: Pose) -> Pose:
+        name = pose.__name__
+        _tasks[name] = Task(name, pose, presets, result)
         return pose
 
     return declare
