@@ -298,3 +298,112 @@ def test_the_settings_name_the_rule_when_none_is_given() -> None:
     result = tiny_fit(replace(SMALL, iterations=None, max_iterations=4, stop="auto"))
     assert result.steps == 4
     assert "--max-iters" in result.reason
+
+
+class Spiking(torch.optim.Adam):
+    """Adam whose rate is out of all proportion at some calls."""
+
+    spikes: frozenset[int] = frozenset()
+    calls = 0
+
+    def step(self, closure: object = None) -> object:
+        self.calls += 1
+        rates = [group["lr"] for group in self.param_groups]
+        for group in self.param_groups:
+            group["lr"] = 10.0 if self.calls in self.spikes else group["lr"]
+        loss = super().step(closure)
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return loss
+
+
+@pytest.mark.parametrize("stop", ["none", "holdout:fraction=0.1", "emv"])
+@pytest.mark.parametrize("optimize", ["net", "net,input"])
+def test_a_fit_that_collapses_goes_back_and_ends_soundly(
+    monkeypatch: pytest.MonkeyPatch, stop: str, optimize: str
+) -> None:
+    settings = replace(SMALL, iterations=200, reg_noise=0.03, ema=0.9, stop=stop, optimize=optimize)
+    monkeypatch.setattr(torch.optim, "Adam", type("Twice", (Spiking,), {"spikes": frozenset({103, 151})}))
+    steps: list[Step] = []
+    result = tiny_fit(settings, observers=[lambda step, _: steps.append(step)])
+
+    assert [step.number for step in steps] == list(range(1, 201)), "lost iterations count"
+    assert [step.number for step in steps if step.event] == [110, 160]
+    assert result.events[0] == "iteration 110: the fit collapsed: back to iteration 100, half the step"
+    assert [steps[n].rate for n in (0, 109, 110, 160)] == [0.01, 0.01, 0.005, 0.0025]
+    assert float(steps[109].loss) > 3 * float(steps[99].loss), "it was a collapse"
+    clean = torch.from_numpy(scene(24, 20)).permute(2, 0, 1) / 255
+    noise = float(squared_error(denoising().measured, clean))
+    assert float(squared_error(result.image, clean)) < 0.8 * noise, "a sound picture"
+    # Nothing of the 10 lost iterations is left in the average.
+    after = steps[110]
+    expected = (steps[99].average * (1 - 0.9**100) * 0.9 + 0.1 * after.image) / (1 - 0.9**101)
+    assert torch.allclose(after.average, expected, atol=1e-5)
+
+
+def test_going_back_puts_back_weights_optimiser_statistics_and_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the collapse the fit goes on like one that stood there with half the step, to the last bit."""
+    counted: list[int] = []
+
+    class Counting:
+        def start(self, problem: Problem) -> tuple[int, Problem]:
+            return 0, problem
+
+        def judge(self, step: Step, state: int) -> tuple[Verdict, int]:
+            counted.append(state)
+            return Verdict(keep=True, stop="done" if step.number == 30 else None), state + 1
+
+    def run(spikes: set[int]) -> tuple[list[Step], dict[str, Tensor]]:
+        monkeypatch.setattr(torch.optim, "Adam", type("Once", (Spiking,), {"spikes": frozenset(spikes)}))
+        steps: list[Step] = []
+        network = nn.Sequential(nn.Conv2d(4, 3, 3, padding=1), nn.BatchNorm2d(3, momentum=0.5), nn.Sigmoid())
+        torch.manual_seed(0)
+        for weight in network.parameters():
+            nn.init.uniform_(weight, -0.3, 0.3)
+        prior = Prior(network, torch.rand(1, 4, 24, 20))
+        fit(denoising(), prior, replace(PLAIN, rate=0.01), stop=Counting(), observers=[lambda s, _: steps.append(s)])
+        return steps, {name: value.clone() for name, value in network.state_dict().items()}
+
+    steps, _ = run({13})
+    assert steps[19].event
+    assert counted == [*range(20), *range(10, 20)], "the rule went back with it"
+    straight, _ = run(set())
+    assert torch.equal(steps[20].image, straight[10].image), "iteration 21 sees the weights of iteration 10"
+    assert not torch.equal(steps[21].image, straight[11].image), "with half the step from there"
+
+
+def test_a_collapse_in_the_last_iterations_costs_only_those(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.optim, "Adam", type("Late", (Spiking,), {"spikes": frozenset({97})}))
+    averages = []
+    settings = replace(SMALL, iterations=98, ema=0.5)
+    result = tiny_fit(settings, observers=[lambda step, _: averages.append(step.average)])
+    assert result.kept == 90
+    assert torch.equal(result.image, averages[89])
+    assert "collapsed" in result.reason
+
+
+def test_a_fit_that_collapses_for_ever_ends() -> None:
+    def spoil(image: Tensor) -> Tensor:
+        count.append(1)
+        return image * float("nan") if len(count) > 25 else image
+
+    count: list[int] = []
+    settings = replace(SMALL, iterations=10**6)
+    result = fit(replace(denoising(), operator=spoil), build(settings, SHAPE), settings)
+    assert result.kept == 20
+    assert "again and again" in result.reason
+    assert len(result.events) == 12
+
+
+def test_lbfgs_is_wound_back_too() -> None:
+    spoiled = []
+
+    def spoil(image: Tensor) -> Tensor:
+        spoiled.append(1)
+        return image * float("nan") if len(spoiled) == 125 else image
+
+    settings = replace(SMALL, optimizer="lbfgs", rate=0.1, iterations=150)
+    result = fit(replace(denoising(), operator=spoil), build(settings, SHAPE), settings)
+    assert [event.partition(":")[0] for event in result.events] == ["iteration 130"]
+    assert result.image.isfinite().all()
+    assert result.kept == 150

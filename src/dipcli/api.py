@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGINT
 from typing import Any
@@ -17,7 +17,6 @@ from dipcli.displays import Bar, Silent
 from dipcli.engine import Observer
 from dipcli.interrupt import heeded
 from dipcli.observers import Metrics, pixels
-from dipcli.picture import from_array
 from dipcli.registry import DEFAULT_PRESET, Task
 from dipcli.run import prepare, solve
 from dipcli.settings import Settings, knobs
@@ -47,6 +46,9 @@ class Restored:
         reason: why the run ended.
         seconds: time spent in the fit.
         settings: as they were used.
+        events: what happened out of the ordinary: where the fit collapsed and went back.
+        conclusion: the task's own last sentence; None if it has none.
+        files: figures and tables by suffix (".svg"), for a task whose result is not a picture.
     """
 
     image: NDArray[Any]
@@ -55,6 +57,9 @@ class Restored:
     reason: str
     seconds: float
     settings: Settings
+    events: tuple[str, ...] = ()
+    conclusion: str | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def restorer(task: Task) -> Callable[..., Restored]:
@@ -72,19 +77,23 @@ def restorer(task: Task) -> Callable[..., Restored]:
         own = {each.name: given.pop(each.name) for each in task.arguments() if each.name in given}
         if isinstance(stop, str):
             given["stop"] = stop
-        settings = task.settings(preset, **given)
-        source = from_array(picture) if isinstance(picture, np.ndarray) else images.read(Path(picture))[0]
-        bench = prepare(task.pose(source, **own), settings)
+        case, settings = task.case(images.obtain(picture), preset, own, given)
+        bench = prepare(case.problem, settings)
         rule = stopping.chosen(settings, None if isinstance(stop, str) else stop)
         bar = Bar() if progress else Silent()
         meters = [Metrics(bench.problem, None, EVERY, [bar.tell])] if progress else []
         with heeded(SIGINT) as interrupt, bar.watching(task.name, settings.iterations):
+            for remark in case.remarks:
+                bar.note(remark)
             rule = stopping.unless(rule, interrupt.asked)
-            fit = solve(bench, stop=rule, observers=[bar, *meters, *observers])
-        image = source.showing(pixels(fit.image)).array()
-        if isinstance(picture, np.ndarray):
-            image = image.reshape(picture.shape).astype(image.dtype if picture.dtype == bool else picture.dtype)
-        return Restored(image, fit.kept, fit.steps, fit.reason, fit.seconds, bench.settings)
+            fit = solve(bench, stop=rule, observers=[*case.observers, bar, *meters, *observers])
+        image = case.picture.showing(pixels(fit.image), case.known).array()
+        image = _like(picture, image) if isinstance(picture, np.ndarray) else image
+        conclusion = case.conclude(pixels(fit.image)) if case.conclude else None
+        files = case.render() if case.render else {}
+        return Restored(
+            image, fit.kept, fit.steps, fit.reason, fit.seconds, bench.settings, fit.events, conclusion, files
+        )
 
     restore.__module__ = "dipcli"  # where it is found by name: it can be pickled
     restore.__name__ = restore.__qualname__ = task.name
@@ -93,6 +102,13 @@ def restorer(task: Task) -> Callable[..., Restored]:
     )
     restore.__signature__ = _signature(task, inspect.signature(restore, eval_str=True))  # type: ignore[attr-defined]
     return restore
+
+
+def _like(given: NDArray[Any], image: NDArray[Any]) -> NDArray[Any]:
+    """The image with the axes and the byte order of the array that was given, where they are of one kind."""
+    if given.ndim > image.ndim:
+        image = image[..., None]
+    return image.astype(given.dtype) if given.dtype.kind == image.dtype.kind else image
 
 
 def _signature(task: Task, plain: inspect.Signature) -> inspect.Signature:

@@ -27,6 +27,7 @@ class Case:
         problem: what is fitted.
         picture: takes the restored pixels into a file: bit depth, transparency, colour profile.
         truth: the true picture, where the damage was simulated; for log and figures alone.
+        damaged: what was made of it, to be written beside the record.
         baselines: answers that need no fit, by name ("bicubic"), to measure beside the restored picture.
         known: pixels that come back as they stand in the file, bit for bit, shape (H, W); None for no such promise.
         border: pixels left out along the edges where the luma is measured, as is the custom in super-resolution.
@@ -40,6 +41,7 @@ class Case:
     problem: Problem
     picture: Picture
     truth: NDArray[np.float32] | None = None
+    damaged: NDArray[np.float32] | None = None
     baselines: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     known: NDArray[np.bool_] | None = None
     border: int = 0

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from inspect import Parameter
 from pathlib import Path
 from signal import SIGINT, SIGTERM
@@ -27,7 +28,7 @@ from dipcli.registry import DEFAULT_PRESET, Task, tasks
 from dipcli.settings import Knob, Record, Settings, knobs
 
 if TYPE_CHECKING:
-    from dipcli.run import Job
+    from dipcli.job import Job
 
 FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130
 
@@ -148,9 +149,8 @@ def _jobs(task: Task, given: dict[str, Any], typed: set[str]) -> list[Job]:
     Raises:
         UsageError: when the options do not go together or a value is out of range.
     """
-    settings = task.settings(
-        given["preset"], **{each.name: given[each.name] for each in fields(Settings) if each.name in typed}
-    )
+    chosen = {each.name: given[each.name] for each in fields(Settings) if each.name in typed}
+    settings = task.settings(given["preset"], **chosen)
     record = Record(**{each.name: given[each.name] for each in fields(Record)})
     sources: list[Path] = given["images"]
     output, folder = _destination(sources, given["output"])
@@ -163,25 +163,30 @@ def _jobs(task: Task, given: dict[str, Any], typed: set[str]) -> list[Job]:
         raise UsageError("Snapshots of a picture on standard output have no place yet: name one with --run-dir.")
 
     # torch comes with these, and most mistakes have been found by now
+    from dipcli.job import Job
     from dipcli.networks import architecture
-    from dipcli.run import Job
 
     architecture(settings.network)
     return [
         Job(
             task=task,
             source=source,
+            preset=given["preset"],
+            given=chosen,
+            arguments={each.name: given[each.name] for each in task.arguments() if _is_own(each, given, typed)},
             output=output,
             folder=folder,
-            preset=given["preset"],
-            settings=settings,
             record=record,
-            arguments={each.name: given[each.name] for each in task.arguments()},
             reference=given["reference"],
             argv=tuple(sys.argv),
         )
         for source in sources
     ]
+
+
+def _is_own(argument: Parameter, given: dict[str, Any], typed: set[str]) -> bool:
+    """Whether a task's argument was given, on the command line or by the environment: a preset's value yields."""
+    return argument.name in typed or given[argument.name] != argument.default
 
 
 def _destination(sources: list[Path], output: str | None) -> tuple[Path | None, Path | None]:
@@ -211,11 +216,11 @@ def _restore_all(jobs: list[Job], given: dict[str, Any]) -> int:
 
     failures = 0
     display = displays.choose(quiet=given["quiet"])
+    tell = display.note if given["verbose"] else lambda _: None
     for job in jobs:
-        if given["verbose"]:
-            display.note(_settings_told(job))
+        announce = partial(_tell_settings, tell, job)
         try:
-            account, ended_by = restore(job, display=display, signals=(SIGINT, SIGTERM))
+            account, ended_by = restore(job, display=display, signals=(SIGINT, SIGTERM), announce=announce)
         except DipError as error:
             if len(jobs) == 1:
                 raise
@@ -223,9 +228,8 @@ def _restore_all(jobs: list[Job], given: dict[str, Any]) -> int:
             _complain(error)
             account, ended_by = {"input": str(job.source), "error": str(error)}, None
         else:
-            display.note(_ending_told(account))
-            if given["verbose"]:
-                display.note(_machine_told(account))
+            display.note(displays.ending(account))
+            tell(displays.machinery(account))
         _hand_out(account, as_json=given["as_json"])
         if ended_by:
             return 128 + ended_by
@@ -265,23 +269,6 @@ def _complain(error: DipError) -> None:
     print(f"dip: {error}", file=sys.stderr, flush=True)  # noqa: T201 - this is where complaints go
 
 
-def _settings_told(job: Job) -> str:
-    told = "  ".join(f"{knob.flag[2:]}={getattr(job.settings, knob.name)}" for knob in knobs(Settings))
-    return f"{job.source}: preset {job.preset}: {told}"
-
-
-def _ending_told(account: dict[str, Any]) -> str:
-    truth = f", {account['psnr_ref']:.2f} dB to the reference" if account.get("psnr_ref") else ""
-    return (
-        f"{account['input']}: {account['iterations']} iterations in {displays.clock(account['seconds'])}, "
-        f"kept the average of iteration {account['kept']}{truth}; ended because {account['reason']}."
-    )
-
-
-def _machine_told(account: dict[str, Any]) -> str:
-    memory = account["peak_memory_bytes"]
-    return (
-        f"{account['device']}, {account['precision']}, {account['threads']} threads, "
-        f"{account['parameters']:,} parameters, seed {account['seed']}"
-        + (f", at most {memory / 2**20:.0f} MiB" if memory else "")
-    )
+def _tell_settings(tell: Callable[[str], None], job: Job, settings: Settings) -> None:
+    told = "  ".join(f"{knob.flag[2:]}={getattr(settings, knob.name)}" for knob in knobs(Settings))
+    tell(f"{job.source}: preset {job.preset}: {told}")

@@ -7,7 +7,7 @@ standard error; standard output is for data.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -97,6 +97,8 @@ class Lines:
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """Write a line when the last one is old enough."""
         self.facts.learn(step, verdict)
+        if step.event:
+            self.note(f"{self.title}: iteration {step.number}: {step.event}")
         if perf_counter() - self.last >= PATIENCE:
             self.last = perf_counter()
             self.note(f"{self.title}: {self.facts.progress}  {self.facts.state}")
@@ -150,6 +152,8 @@ class Terminal:
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """Move the bar; Rich draws it in its own time."""
         self.facts.learn(step, verdict)
+        if step.event:
+            self.note(f"iteration {step.number}: {step.event}")
         self.progress.update(self.bar, completed=step.number, words=self.facts.progress)
 
     def tell(self, row: Row) -> None:
@@ -174,6 +178,8 @@ class Bar:
 
     def __call__(self, step: Step, verdict: Verdict) -> None:  # noqa: ARG002 - the bar counts
         """Move the bar."""
+        if step.event:
+            self.note(f"iteration {step.number}: {step.event}")
         self.bar.update()
 
     def tell(self, row: Row) -> None:
@@ -203,3 +209,34 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def ending(account: Mapping[str, Any]) -> str:
+    """How a run ended, and how good it is, a sentence a line."""
+    kept = f"{account['iterations']} iterations in {clock(account['seconds'])}, kept the average of {account['kept']}"
+    told = [f"{kept}; ended because {account['reason']}."]
+    if account.get("psnr_ref"):
+        results = {**account["baselines"], "restored": {name: account.get(f"psnr_ref{name[4:]}") for name in _PSNRS}}
+        told.append(f"PSNR to the truth: {', '.join(f'{name} {_decibels(of)}' for name, of in results.items())}.")
+    if account.get("conclusion"):
+        told.append(account["conclusion"])
+    return "\n".join(f"{account['input']}: {sentence}" for sentence in told)
+
+
+_PSNRS = {"psnr": "", "psnr_y": "luma ", "psnr_unknown": "unknown pixels "}
+
+
+def _decibels(measures: Mapping[str, float | None]) -> str:
+    """23.10 dB (luma 24.78)."""
+    whole, *parts = [f"{words}{measures[name]:.2f}" for name, words in _PSNRS.items() if measures.get(name)]
+    return f"{whole} dB" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def machinery(account: Mapping[str, Any]) -> str:
+    """What it ran on."""
+    memory = account["peak_memory_bytes"]
+    return (
+        f"{account['device']}, {account['precision']}, {account['threads']} threads, "
+        f"{account['parameters']:,} parameters, seed {account['seed']}"
+        + (f", at most {memory / 2**20:.0f} MiB" if memory else "")
+    )

@@ -25,6 +25,7 @@ ORIENTATION = 0x0112  # the tag, in EXIF and in TIFF, that says which way is up
 PROFILE = 34675  # the tag in TIFF that holds the colour profile
 FORMATS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 TIFF = (".tif", ".tiff")
+COLOURS = 3
 OPTIONS: dict[str, dict[str, Any]] = {  # as little loss as the format allows
     ".jpg": {"quality": 95, "subsampling": 0},
     ".jpeg": {"quality": 95, "subsampling": 0},
@@ -128,6 +129,8 @@ def encode(picture: Picture, suffix: str) -> bytes:
         raise DipError(f"{wrong}: use one of {' '.join(FORMATS)}.")
     array, tiff = picture.array(), suffix in TIFF
     deep = array.dtype != np.uint8
+    if len(picture.pixels) > COLOURS and not tiff:
+        raise DipError(f"{suffix} cannot hold {len(picture.pixels)} channels: write it as .tif.")
     if deep and not tiff and not (suffix == ".png" and _fits_png(array)):
         raise DipError(f"{suffix} cannot hold {array.dtype} samples of this kind without loss: write it as .tif.")
     if picture.alpha is not None and suffix in (".jpg", ".jpeg", ".bmp"):
@@ -135,8 +138,10 @@ def encode(picture: Picture, suffix: str) -> bytes:
     if tiff:
         options: dict[str, Any] = {
             "iccprofile": picture.profile,
-            "photometric": "rgb" if len(picture.pixels) > 1 else "minisblack",
+            "photometric": "rgb" if len(picture.pixels) == COLOURS else "minisblack",
         }
+        if len(picture.pixels) > COLOURS:
+            options |= {"planarconfig": "contig"}
         if picture.alpha is not None:
             options |= {"extrasamples": ["unassalpha"], "planarconfig": "contig"}
     else:
@@ -169,7 +174,8 @@ def write(data: bytes, path: Path) -> None:
 def default_suffix(picture: Picture) -> str:
     """.png where PNG holds the picture without loss, else .tif."""
     array = picture.array()
-    return ".png" if array.dtype == np.uint8 or _fits_png(array) else ".tif"
+    plain = array.dtype == np.uint8 and len(picture.pixels) <= COLOURS
+    return ".png" if plain or _fits_png(array) else ".tif"
 
 
 def _fits_png(array: NDArray[Any]) -> bool:
@@ -178,12 +184,12 @@ def _fits_png(array: NDArray[Any]) -> bool:
 
 
 def _deep_tiff(data: bytes) -> tuple[NDArray[Any], bytes | None, None] | None:
-    """Samples and colour profile of a TIFF of more than 8 bits; None for every other file: Pillow reads those."""
+    """Samples and colour profile of a TIFF of more than 8 bits or 4 channels; None for all else: Pillow reads it."""
     if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return None
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
-        if page.bitspersample in (1, 2, 4, 8):
+        if page.bitspersample in (1, 2, 4, 8) and page.samplesperpixel <= COLOURS + 1:
             return None
         if len(file.pages) > 1:
             raise DipError(f"The file has {len(file.pages)} pages: extract the one to restore.")

@@ -7,7 +7,6 @@ GPU wait, so the numbers are read by `Metrics` alone, every so many iterations, 
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from dipcli.problem import Problem
     from dipcli.stopping import Verdict
 
-Row: TypeAlias = dict[str, float | int | None]
+Row: TypeAlias = dict[str, float | int | str | None]
 
 COLUMNS = (
     "iteration",
@@ -39,6 +38,7 @@ COLUMNS = (
     "psnr_ref",
     "psnr_ref_smoothed",
     "ssim_ref_smoothed",
+    "event",
 )
 
 
@@ -68,7 +68,7 @@ class Metrics:
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """Make a row when one is due."""
-        if step.number % self.every and not verdict.stop:
+        if step.number % self.every and not verdict.stop and not step.event:
             return
         row: Row = dict.fromkeys(COLUMNS) | {
             "iteration": step.number,
@@ -78,6 +78,7 @@ class Metrics:
             "psnr_noisy": self.agreement(step.image),
             "psnr_noisy_smoothed": self.agreement(step.average),
             "holdout": verdict.signal[1] if verdict.signal and verdict.signal[0] == "holdout" else None,
+            "event": step.event,
         }
         if self.reference is not None:
             smoothed = pixels(self.problem.finish(step.average))
@@ -87,18 +88,10 @@ class Metrics:
         for told in self.tell:
             told(row)
 
-    def of(self, restored: NDArray[np.float32]) -> dict[str, float | None]:
-        """The measure of a finished picture, shape (C, H, W), values 0..1; None for infinite."""
-        device = self.problem.measured.device
-        measures = {"psnr_noisy": self.agreement(torch.from_numpy(restored).to(device))}
-        if self.reference is not None:
-            measures["psnr_ref"] = metrics.psnr(restored, self.reference)
-            measures["ssim_ref"] = metrics.ssim(restored, self.reference)
-        return {name: value if math.isfinite(value) else None for name, value in measures.items()}
-
     def agreement(self, image: Tensor) -> float:
         """PSNR of A(x) against the measurement, in dB, over the values that count."""
-        return metrics.psnr(pixels(self.problem.operator(image))[self.counting], self.measured)
+        predicted: NDArray[np.float32] = self.problem.operator(image.clamp(0, 1)).float().cpu().numpy()
+        return metrics.psnr(predicted[self.counting], self.measured)
 
 
 class Log:
@@ -160,8 +153,13 @@ def pixels(image: Tensor) -> NDArray[np.float32]:
     return array
 
 
-def _short(value: float | None) -> str:
+def tensor(image: NDArray[np.float32], device: torch.device) -> Tensor:
+    """The other way round."""
+    return torch.from_numpy(image).to(device)
+
+
+def _short(value: float | str | None) -> str:
     """A number as it stands in the log: six significant digits, nothing where there is nothing."""
     if value is None:
         return ""
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dipcli.errors import DipError
 
 SMALLEST = 16  # pixels on a side
+MOST = 256  # channels; more is an array with its axes in another order
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,15 @@ class Picture:
     """Pixels as the fit wants them, with what belongs to them in the file.
 
     Attributes:
-        pixels: float32, shape (C, H, W), values 0..1, C = 1 or 3.
+        pixels: float32, shape (C, H, W), values 0..1; C = 1 or 3, or 5 and more for other than colours.
         dtype: of the file's samples: uint8, uint16 or float32.
         alpha: transparency, shape (H, W), in the file's own dtype; None where there is none.
         span: the smallest and largest value of a float file that is not within 0..1; (0, 1) for all others.
         profile: ICC colour profile.
         exif: EXIF block, its orientation already applied and reset.
         file: the bytes it was read from; None for a picture made in memory.
+        samples: the colours as they stand in the file, shape (H, W, C).
+        known: which of them stay, whatever the pixels are, shape (H, W); None for none.
     """
 
     pixels: NDArray[np.float32]
@@ -34,14 +37,36 @@ class Picture:
     profile: bytes | None = None
     exif: bytes | None = None
     file: bytes | None = None
+    samples: NDArray[Any] | None = None
+    known: NDArray[np.bool_] | None = None
 
-    def showing(self, pixels: NDArray[np.float32]) -> Picture:
-        """The same kind of picture with other pixels, shape (C, H, W), values 0..1."""
-        return replace(self, pixels=pixels)
+    def showing(self, pixels: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> Picture:
+        """The same kind of picture with other pixels.
+
+        Args:
+            pixels: shape (C, H, W), values 0..1; of another size, the transparency is resized to it.
+            known: where the samples stay those of this picture, bit for bit, shape (H, W).
+        """
+        alpha = self.alpha
+        if alpha is not None and alpha.shape != pixels.shape[1:]:
+            alpha = _resized(alpha, pixels.shape[1:])
+        return replace(self, pixels=pixels, alpha=alpha, known=known)
 
     def to_8_bits(self, pixels: NDArray[np.float32]) -> Picture:
-        """Other pixels as an opaque 8-bit picture of the same colour profile, for looking at."""
-        return Picture(pixels, np.dtype(np.uint8), profile=self.profile)
+        """Other pixels as an opaque 8-bit picture of the same colour profile, for looking at.
+
+        Of more channels than a colour has, the first three are shown.
+        """
+        return Picture(pixels[:3], np.dtype(np.uint8), profile=self.profile)
+
+    def rounded(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pixels as they would come back from a file of this kind: within 0..1, on the levels of its bit depth."""
+        pixels = np.clip(pixels, 0, 1)
+        if self.dtype.kind == "f":
+            return pixels
+        full = np.float32(np.iinfo(self.dtype).max)
+        levels: NDArray[np.float32] = np.rint(pixels * full) / full
+        return levels
 
     def array(self) -> NDArray[Any]:
         """The samples as they stand in a file: shape (H, W) or (H, W, channels), in the file's dtype."""
@@ -51,6 +76,8 @@ class Picture:
             samples = (low + (high - low) * values).astype(self.dtype)
         else:
             samples = np.rint(values * np.iinfo(self.dtype).max).astype(self.dtype)
+        if self.known is not None and self.samples is not None:
+            samples = np.where(self.known[..., None], self.samples, samples)
         if self.alpha is not None:
             samples = np.concatenate([samples, self.alpha[..., None]], axis=2)
         return samples[..., 0] if samples.shape[2] == 1 else samples
@@ -60,17 +87,17 @@ def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) 
     """A picture from samples in memory.
 
     Args:
-        array: shape (H, W) for grey, (H, W, 2) grey with alpha, (H, W, 3) RGB, (H, W, 4) RGB with alpha; bool, uint8,
-            uint16 or float. Floats are taken as 0..1, or, where they go beyond it, from their smallest to their
-            largest value.
+        array: shape (H, W) for grey, (H, W, 2) grey with alpha, (H, W, 3) RGB, (H, W, 4) RGB with alpha, (H, W, C)
+            with 5 channels or more for what is not colours; bool, uint8, uint16 or float. Floats are taken as 0..1,
+            or, where they go beyond it, from their smallest to their largest value.
         span: the values of a float array that mean 0 and 1, where they are known.
 
     Raises:
         DipError: when shape, type or values are not those of a picture.
     """
     samples = array[..., None] if array.ndim == 2 else array  # noqa: PLR2004 - a grey picture
-    if samples.ndim != 3 or samples.shape[2] not in (1, 2, 3, 4):  # noqa: PLR2004 - height, width, channels
-        raise DipError(f"An array of shape {array.shape} is no picture: give (H, W) or (H, W, channels) with 1 to 4.")
+    if samples.ndim != 3 or not 1 <= samples.shape[2] <= MOST:  # noqa: PLR2004 - height, width, channels
+        raise DipError(f"An array of shape {array.shape} is no picture: give (H, W) or (H, W, channels), 1 to {MOST}.")
     if min(samples.shape[:2]) < SMALLEST:
         height, width = samples.shape[:2]
         raise DipError(f"A picture of {width}x{height} is too small: the smallest is {SMALLEST}x{SMALLEST}.")
@@ -81,7 +108,8 @@ def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) 
         raise DipError(f"Samples of type {samples.dtype} are not supported: convert them to 8 or 16 bits or float.")
     samples = samples.astype(np.float32 if kind == "f" else f"=u{size}")
     alpha = samples[..., -1] if samples.shape[2] in (2, 4) else None
-    colours = (samples if alpha is None else samples[..., :-1]).transpose(2, 0, 1)
+    samples = samples if alpha is None else samples[..., :-1]
+    colours = samples.transpose(2, 0, 1)
     low, high = 0.0, 1.0
     if kind == "f":
         if not np.isfinite(colours).all():
@@ -90,4 +118,14 @@ def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) 
         low, high = span or ((float(colours.min()), float(colours.max())) if beyond else (low, high))
     full = np.float32(((high - low) or 1.0) if kind == "f" else np.iinfo(samples.dtype).max)
     pixels = np.ascontiguousarray((colours - np.float32(low)) / full, dtype=np.float32)
-    return Picture(pixels, samples.dtype, alpha, (low, high))
+    return Picture(pixels, samples.dtype, alpha, (low, high), samples=samples)
+
+
+def _resized(alpha: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
+    """Transparency, (H, W), at another size."""
+    from skimage.transform import resize  # noqa: PLC0415 - half a second of SciPy
+
+    values = resize(alpha.astype(np.float64), size, order=1, anti_aliasing=True)
+    values = values if alpha.dtype.kind == "f" else np.rint(values)
+    resized: NDArray[Any] = values.astype(alpha.dtype)
+    return resized

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,16 @@ from numpy.typing import NDArray
 
 import dipcli
 from dipcli import device as machine
-from dipcli import files, images, networks, stopping
+from dipcli import files, images, metrics, networks, stopping
+from dipcli.case import Case
 from dipcli.displays import Display, Silent
 from dipcli.engine import Fit, Observer, Prior, fit
 from dipcli.errors import DipError, UsageError
 from dipcli.interrupt import heeded
-from dipcli.observers import Log, Metrics, Row, Snapshots, pixels
-from dipcli.picture import Picture
+from dipcli.job import Job, check_output, clear, default_output, run_folder
+from dipcli.observers import Log, Metrics, Row, Snapshots, pixels, tensor
 from dipcli.problem import Problem
-from dipcli.registry import Task
-from dipcli.settings import Record, Settings
+from dipcli.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -45,35 +47,6 @@ class Bench:
     settings: Settings
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One picture to restore, and all that was asked for.
-
-    Attributes:
-        task: the kind of damage.
-        source: the damaged picture; `-` is standard input.
-        output: where the restored one goes; `-` is PNG on standard output.
-        folder: where it goes under the source's name when `output` is None; beside the source when both are.
-        preset: its name, for the record.
-        settings: how to fit.
-        record: what to write beside the picture.
-        arguments: the task's own.
-        reference: the true picture, for the log alone.
-        argv: the command line, for the record.
-    """
-
-    task: Task
-    source: Path
-    settings: Settings
-    output: Path | None = None
-    folder: Path | None = None
-    preset: str = ""
-    record: Record = field(default_factory=Record)
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    reference: Path | None = None
-    argv: tuple[str, ...] = ()
-
-
 def prepare(problem: Problem, settings: Settings) -> Bench:
     """Choose device and precision, and make a fresh prior there.
 
@@ -88,7 +61,8 @@ def prepare(problem: Problem, settings: Settings) -> Bench:
     settings = replace(settings, device=str(device), precision=precision)
     machine.forget_peak_memory(device)
     with machine.enough_memory(problem.shape):
-        return Bench(problem.to(device), networks.build(settings, problem.shape).to(device), settings)
+        prior = networks.build(settings, problem.shape)
+        return Bench(problem.to(device), prior.to(device), settings)
 
 
 def solve(bench: Bench, *, stop: stopping.Rule | None = None, observers: Iterable[Observer] = ()) -> Fit:
@@ -102,7 +76,11 @@ def solve(bench: Bench, *, stop: stopping.Rule | None = None, observers: Iterabl
 
 
 def restore(
-    job: Job, *, display: Display | None = None, signals: tuple[signal.Signals, ...] = ()
+    job: Job,
+    *,
+    display: Display | None = None,
+    signals: tuple[signal.Signals, ...] = (),
+    announce: Callable[[Settings], None] = lambda _: None,
 ) -> tuple[dict[str, Any], signal.Signals | None]:
     """Restore one picture and leave what the record asks for.
 
@@ -114,6 +92,7 @@ def restore(
         job: what to do.
         display: shows progress.
         signals: the first of these ends the fit and keeps the best picture so far.
+        announce: told the settings as they will be used.
 
     Returns:
         The run's account, which is what `run.json` holds, and the signal that ended it, or None.
@@ -123,94 +102,100 @@ def restore(
     """
     display = display or Silent()
     picture, data = images.read(job.source)
-    problem = job.task.pose(picture, **job.arguments)
-    output = job.output or default_output(job, picture)
+    case, settings = job.task.case(picture, job.preset, job.arguments, job.given)
+    problem, carrier = case.problem, case.picture
+    output = job.output or default_output(job, carrier)
     suffix = ".png" if str(output) == "-" else output.suffix
     folder = run_folder(job.record, output)
-    _check_output(job, output, folder)
-    images.encode(picture.showing(np.zeros(problem.shape, dtype=np.float32)), suffix)
-    reference = None if job.reference is None else _reference(job.reference, problem.shape, picture.span)
-    bench = prepare(problem, job.settings)
+    check_output(job, output, folder)
+    if case.render is None:
+        images.encode(carrier.showing(np.zeros(problem.shape, dtype=np.float32)), suffix)
+    elif suffix != ".png":
+        raise UsageError(f"-o {output} is to be a figure: name it .png; other formats are written beside it.")
+    truth = _truth(job, case)
+    bench = prepare(problem, settings)
+    for remark in (*case.remarks, *_worries(case, suffix)):
+        display.note(f"{job.source}: {remark}")
+    announce(bench.settings)
 
     told: list[Callable[[Row], None]] = [display.tell]
-    observers: list[Observer] = [display]
+    observers: list[Observer] = [*case.observers, display]
     if folder:
         clear(folder)
+        if case.damaged is not None:
+            damaged = picture.showing(case.damaged)
+            kind = images.default_suffix(damaged)
+            images.write(images.encode(damaged, kind), folder / f"damaged{kind}")
         told.append(_unless_it_fails(Log(folder / "log.csv"), display))
         every, at = job.record.snapshot_every, job.record.snapshots_asked()
-        snapshots = Snapshots(folder / "snapshots", picture, every, at, problem.finish)
+        snapshots = Snapshots(folder / "snapshots", carrier, every, at, problem.finish)
         observers.append(_unless_it_fails(snapshots, display))
-    meter = Metrics(bench.problem, reference, job.record.log_every, told)
+    meter = Metrics(bench.problem, truth, job.record.log_every, told)
 
     def warn() -> None:
         display.note("Ending after this iteration, keeping the best picture so far; once more to end at once.")
 
     with heeded(*signals, say=warn) as interrupt:
-        rule = stopping.unless(stopping.chosen(job.settings), interrupt.asked)
-        with display.watching(job.source.name, job.settings.iterations):
+        rule = stopping.unless(stopping.chosen(settings), interrupt.asked)
+        with display.watching(job.source.name, settings.iterations):
             result = solve(bench, stop=rule, observers=[meter, *observers])
-        file = images.encode(picture.showing(pixels(result.image)), suffix)
-        images.write(file, output)
-        written = images.decode(file, span=picture.span).pixels
-        account = _account(job, output, data, bench, result) | meter.of(written)
+        account = _account(job, output, data, bench, result) | _deliver(case, result, output, meter, truth)
         if folder:
             files.write(folder / "run.json", (json.dumps(account, indent=2, default=str) + "\n").encode())
     return account, interrupt.received
 
 
-def default_output(job: Job, picture: Picture) -> Path:
-    """noisy.png becomes noisy.denoised.png beside it, or noisy.png in a folder; - stays -."""
-    if str(job.source) == "-":
-        return job.source
-    suffix = images.default_suffix(picture)
-    if job.folder is None:
-        return job.source.with_name(f"{job.source.stem}.{job.task.result}{suffix}")
-    files.make_folder(job.folder)
-    return job.folder / f"{job.source.stem}{suffix}"
+def _deliver(
+    case: Case, result: Fit, output: Path, meter: Metrics, truth: NDArray[np.float32] | None
+) -> dict[str, Any]:
+    """Write the picture, or the figures in its place; what is to be said of it."""
+    restored = pixels(result.image)
+    if case.render:
+        conclusion = case.conclude(restored) if case.conclude else None
+        for suffix, file in case.render().items():
+            if suffix == ".png" or str(output) != "-":
+                images.write(file, output.with_suffix(suffix) if str(output) != "-" else output)
+        return {"conclusion": conclusion}
+    suffix = ".png" if str(output) == "-" else output.suffix
+    shown = case.picture.showing(restored, case.known)
+    file = images.encode(shown, suffix)
+    images.write(file, output)
+    # What is measured is what is in the file, rounded as it is there.
+    written = images.decode(file, span=case.picture.span).pixels
+    measures: dict[str, float] = {"psnr_noisy": meter.agreement(tensor(written, meter.problem.measured.device))}
+    told: dict[str, Any] = {}
+    if truth is not None:
+        compare = partial(metrics.likeness, reference=truth, border=case.border, known=case.known)
+        measures |= {name.replace("psnr", "psnr_ref", 1): value for name, value in compare(written).items()}
+        measures["ssim_ref"] = measures.pop("ssim")
+        told["baselines"] = {name: _finite(compare(baseline)) for name, baseline in case.baselines.items()}
+    conclusion = case.conclude(written) if case.conclude else None
+    return _finite(measures) | told | {"conclusion": conclusion}
 
 
-def run_folder(record: Record, output: Path) -> Path | None:
-    """Where log, snapshots and run record go: <output stem>.dip beside the output; None where none are wanted."""
-    if record.run_dir:
-        return Path(record.run_dir)
-    return None if record.no_run_dir or str(output) == "-" else output.parent / f"{output.stem}.dip"
-
-
-def clear(folder: Path) -> None:
-    """Make the run's folder, without what an earlier run left there; other files in it stay.
-
-    Raises:
-        DipError: when the folder cannot be made or emptied.
-    """
-    files.make_folder(folder)
-    try:
-        for old in (folder / "run.json", *(folder / "snapshots").glob(6 * "[0-9]" + "*.png")):
-            old.unlink(missing_ok=True)
-    except OSError as error:
-        raise DipError(f"Cannot clear the run folder {folder} ({error.strerror}): choose another --run-dir.") from error
-
-
-def _reference(path: Path, shape: tuple[int, int, int], span: tuple[float, float]) -> NDArray[np.float32]:
-    """The true picture, (C, H, W), of the size and channels of the one to restore."""
-    truth = images.read(path, span=span)[0].pixels
-    if truth.shape != shape:
-        have, want = (f"{w}x{h} with {c} channels" for c, h, w in (truth.shape, shape))
-        raise DipError(f"--reference {path} is {have}, the result will be {want}: give the matching picture.")
+def _truth(job: Job, case: Case) -> NDArray[np.float32] | None:
+    """The true picture, (C, H, W), of the size and channels of the one to restore, if there is one."""
+    if job.reference is None:
+        return case.truth
+    if case.truth is not None:
+        raise UsageError("--reference is not needed where the damage is simulated: the input is the true picture.")
+    truth = images.read(job.reference, span=case.picture.span)[0].pixels
+    if truth.shape != case.problem.shape:
+        have, want = (f"{w}x{h} with {c} channels" for c, h, w in (truth.shape, case.problem.shape))
+        raise DipError(f"--reference {job.reference} is {have}, the result will be {want}: give the matching picture.")
     return truth
 
 
-def _check_output(job: Job, output: Path, folder: Path | None) -> None:
-    """Find now what would go wrong when hours of work are to be written."""
-    if str(output) == "-":
-        return
-    if output.is_dir():
-        raise UsageError(f"-o {output} is a folder: name a file in it, as {output / job.source.name}.")
-    files.check_writable(output.parent)
-    itself = str(job.source) != "-" and output.exists() and output.samefile(job.source)
-    if itself and not job.record.overwrite:
-        raise UsageError(f"-o {output} is the input itself: choose another name, or say --overwrite.")
-    if folder and folder.resolve() == output.resolve():
-        raise UsageError(f"--run-dir {folder} is the output itself: choose another folder.")
+def _worries(case: Case, suffix: str) -> list[str]:
+    """What the format of the output would spoil."""
+    if case.known is not None and suffix.lower() in (".jpg", ".jpeg"):
+        return ["JPEG changes the known pixels a little: name the output .png to have them bit for bit."]
+    return []
+
+
+def _finite(measures: Mapping[str, float]) -> dict[str, float | None]:
+    """The same with None for infinite, which JSON cannot say."""
+    return {name: value if math.isfinite(value) else None for name, value in measures.items()}
 
 
 def _unless_it_fails(observer: Callable[..., None], display: Display) -> Callable[..., None]:
@@ -254,6 +239,7 @@ def _account(job: Job, output: Path, data: bytes, bench: Bench, result: Fit) -> 
         "iterations": result.steps,
         "kept": result.kept,
         "reason": result.reason,
+        "events": list(result.events),
         "seconds": round(result.seconds, 3),
         "peak_memory_bytes": machine.peak_memory(device),
     }

@@ -67,16 +67,19 @@ class Settings:
         str,
         Option(
             "The prior: skip (encoder-decoder), with skip:channels=16,32,64:skips=0,4,4:up=nearest for another "
-            "shape, or pixels (no network: the picture itself is the variable).",
+            "shape, unet, resnet, or pixels (no network: the picture itself is the variable).",
         ),
     ] = "skip"
     input: Annotated[
-        Literal["noise", "meshgrid", "fourier"],
-        Option("The network's fixed input: uniform noise, the pixel coordinates, or sines and cosines of them."),
+        Literal["noise", "meshgrid", "fourier", "guide"],
+        Option(
+            "The network's fixed input: uniform noise, the pixel coordinates, sines and cosines of them, or the guide "
+            "picture of dip flash."
+        ),
     ] = "noise"
     input_depth: Annotated[
         int | None,
-        Option("Channels of the network's input; 32 when not given, and always 2 for meshgrid.", least=1, most=4096),
+        Option("Channels of the network's input; 32 when not given, always 2 for meshgrid, those of the guide.", least=1, most=4096),
     ] = None
     pad: Annotated[Literal["reflection", "zero"], Option("How convolutions see beyond the border.")] = "reflection"
     optimize: Annotated[

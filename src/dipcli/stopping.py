@@ -149,16 +149,20 @@ class HoldOut:
             )
 
     def start(self, problem: Problem) -> tuple[_Unseen, Problem]:
-        """Choose among the pixels that count, the same in every channel, and take them out of the weight."""
+        """Choose among the pixels that count, the same in every channel, and take them out of the weight.
+
+        A measurement that is no picture, a list of numbers, is held back number by number.
+        """
         import torch
 
         measured = problem.measured
+        place = measured.shape[-2:] if measured.ndim > 2 else measured.shape  # noqa: PLR2004 - (C, H, W)
         weight = torch.ones_like(measured) if problem.weight is None else problem.weight.expand_as(measured)
-        counting = weight.reshape(-1, *measured.shape[-2:]).amax(dim=0).flatten().nonzero()[:, 0].cpu()
+        counting = weight.reshape(-1, *place).amax(dim=0).flatten().nonzero()[:, 0].cpu()
         order = torch.randperm(len(counting), generator=torch.Generator().manual_seed(self.seed))
-        unseen = torch.zeros(measured.shape[-2:]).flatten()
+        unseen = torch.zeros(place).flatten()
         unseen[counting[order[: max(1, round(self.fraction * len(counting)))]]] = 1
-        unseen = unseen.reshape(measured.shape[-2:]).to(measured)
+        unseen = unseen.reshape(place).to(measured)
         return _Unseen(problem, weight * unseen), replace(problem, weight=weight * (1 - unseen))
 
     def judge(self, step: Step, state: _Unseen) -> tuple[Verdict, _Unseen]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from dipcli.case import Case
+from dipcli.errors import UsageError
 from dipcli.problem import Problem
 from dipcli.registry import Presets, task
 
 if TYPE_CHECKING:
     from dipcli.picture import Picture
+
+LOUDEST = 1000  # of 255 grey levels: nothing is left of the picture
 
 # Narrow networks with no skip at full resolution, where most of the work would be. Measured on 256x256 pictures with
 # noise of sigma 25: docs/results.md.
@@ -53,7 +59,16 @@ PRESETS: Presets = {
 
 
 @task(presets=PRESETS, result="denoised")
-def denoise(image: Picture) -> Problem:
+def denoise(
+    image: Picture,
+    simulate_noise: Annotated[
+        float | None,
+        typer.Option(
+            help="The input is a clean picture: add Gaussian noise of this standard deviation (0-255) first, and "
+            "measure the result against the clean one."
+        ),
+    ] = None,
+) -> Problem | Case:
     """Remove noise of unknown strength.
 
     The network sees nothing but this one picture. It is stopped when it has
@@ -65,7 +80,23 @@ def denoise(image: Picture) -> Problem:
         dip denoise noisy.png -o clean.png --iters 1800
         dip denoise *.png -o restored/
         cat noisy.png | dip denoise - -o - > clean.png
+        dip denoise clean.png --simulate-noise 25 --snapshot-at 1,10,100,400,500
     """
     import torch  # here, not above: `dip --help` must not pay for it
 
-    return Problem(measured=torch.from_numpy(image.pixels), shape=image.pixels.shape)
+    if simulate_noise is None:
+        return Problem(measured=torch.from_numpy(image.pixels), shape=image.pixels.shape)
+    if not 0 < simulate_noise <= LOUDEST:
+        raise UsageError(f"--simulate-noise {simulate_noise} is out of range: use a number above 0, up to {LOUDEST}.")
+    import numpy as np
+
+    # Always the same noise, clipped and rounded as in a file: the run can be repeated from what is written.
+    noise = np.random.default_rng(0).normal(0, simulate_noise / 255, image.pixels.shape)
+    noisy = image.rounded((image.pixels + noise).astype(np.float32))
+    return Case(
+        problem=Problem(measured=torch.from_numpy(noisy), shape=noisy.shape),
+        picture=image,
+        truth=image.pixels,
+        damaged=noisy,
+        baselines={"noisy": noisy},
+    )

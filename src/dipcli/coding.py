@@ -1,0 +1,295 @@
+"""What a JPEG file says about its picture, and the encoder as an operator.
+
+A JPEG file holds its picture as rounded numbers: k = round(c / q), where c is a coefficient of the cosine transform of
+a block of 8x8 samples and q its step from the file's table. What the decoder shows is but one of the many pictures
+that round to the same numbers, and one with blocks and rings in it. Here is the set of them all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dipcli.errors import DipError
+
+if TYPE_CHECKING:
+    from dipcli.picture import Picture
+
+SIDE = 8  # samples on the side of a block
+WHITE = 255.0  # steps are in grey levels of 255
+GREY = 128 / WHITE  # is taken off the luma before it is transformed
+ORIENTATION = 0x0112  # the EXIF tag that says which way is up
+# From RGB to Y, Cb, Cr: JFIF 1.02, page 3, after ITU-R BT.601.
+JFIF = (
+    (0.299, 0.587, 0.114),
+    (-0.299 / 1.772, -0.587 / 1.772, 0.5),
+    (0.5, -0.587 / 1.402, -0.114 / 1.402),
+)
+# How far the decoded luma may be on average from what we make of the file, in grey levels. Rounding and smoother
+# chroma bring about one; a turned picture or other colours bring tens.
+ASTRAY = 8.0
+ROUNDS = 8  # of projection and clipping; what is left after them is told, not hidden
+SLACK = 0.1  # grey levels by which a coefficient may miss its interval and still be said to agree: a tenth of one step
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One of Y, Cb and Cr, as it stands in the file.
+
+    Attributes:
+        levels: k, whole numbers, shape (rows, columns, 8, 8), by blocks.
+        steps: q, in grey levels, shape (8, 8).
+        sampling: how many pixels of the picture share a sample, (down, across).
+    """
+
+    levels: NDArray[Any]
+    steps: NDArray[Any]
+    sampling: tuple[int, int]
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Pixels of the picture that its blocks cover, (down, across)."""
+        (rows, columns), (down, across) = self.levels.shape[:2], self.sampling
+        return rows * SIDE * down, columns * SIDE * across
+
+
+@dataclass(frozen=True)
+class Coding:
+    """What a JPEG file says.
+
+    Attributes:
+        height: of the picture as it is coded, in pixels.
+        width: likewise.
+        orientation: 1 to 8, how the coded picture has to be turned, as in EXIF.
+        planes: Y, or Y, Cb and Cr.
+    """
+
+    height: int
+    width: int
+    orientation: int
+    planes: tuple[Plane, ...]
+
+
+def read(data: bytes) -> Coding:
+    """Read a JPEG file's tables and its rounded coefficients; no pixel is computed.
+
+    Raises:
+        DipError: when this is not a JPEG file of a common kind; the sentence says why.
+    """
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            kind, orientation = image.format, image.getexif().get(ORIENTATION, 1)
+    except Exception as error:
+        raise DipError("The file is not a JPEG that can be read: convert it to one.") from error
+    if kind not in ("JPEG", "MPO"):  # MPO: a phone's JPEG with a preview in it
+        raise DipError(f"The file is a {kind}, not a JPEG: give the JPEG it came from.")
+    colours, extent, levels, steps, factors = _blocks(data)
+    if colours not in ("JCS_GRAYSCALE", "JCS_YCbCr"):
+        raise DipError(f"The JPEG is in {colours.removeprefix('JCS_')}, not in YCbCr or grey: convert it first.")
+    most = factors.max(axis=0)
+    if (most % factors).any():
+        raise DipError("The JPEG has chroma sampling that is not a whole fraction of the picture: convert it first.")
+    planes = tuple(
+        Plane(level, step, (int(down), int(across)))
+        for level, step, (down, across) in zip(levels, steps, most // factors, strict=True)
+    )
+    return Coding(*extent, orientation if orientation in TURNS else 1, planes)
+
+
+def _blocks(
+    data: bytes,
+) -> tuple[str, tuple[int, int], list[NDArray[Any]], list[NDArray[Any]], NDArray[Any]]:
+    """Colour space, (height, width), and for each component its levels, steps and sampling factors (down, across)."""
+    import jpeglib  # type: ignore[import-untyped] # noqa: PLC0415 - it is slow to load, and wanted for JPEGs alone
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # it prints when it fails
+        path = Path(folder) / "picture.jpg"
+        path.write_bytes(data)
+        try:
+            jpeg = jpeglib.read_dct(str(path))
+            levels = [each for each in (jpeg.Y, jpeg.Cb, jpeg.Cr) if each is not None]
+            steps = [jpeg.get_component_qt(number) for number in range(len(levels))]
+            factors = np.asarray(jpeg.samp_factor)[: len(levels)]
+            return jpeg.jpeg_color_space.name, (jpeg.height, jpeg.width), levels, steps, factors
+        except (OSError, ValueError, IndexError) as error:
+            raise DipError("The JPEG's coefficients cannot be read: save it again as a plain JPEG.") from error
+
+
+# From the coded picture to the upright one: whether rows and columns change places, then which axes are mirrored.
+TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
+    1: (False, ()),
+    2: (False, (-1,)),
+    3: (False, (-2, -1)),
+    4: (False, (-2,)),
+    5: (True, ()),
+    6: (True, (-1,)),
+    7: (True, (-2, -1)),
+    8: (True, (-2,)),
+}
+
+
+class Encoder(nn.Module):
+    """A JPEG encoder up to its rounding, for one file.
+
+        A(x) = DCT( mean over s x s ( YCbCr(x) - 128/255 ) )
+
+    The transform is orthonormal and the values are those of the pixels, so a squared error of coefficients is a
+    squared error of pixels. The coded picture is made of whole blocks and so is x: it may be larger than the picture,
+    and what lies beyond the border is left to the network. Encoders fill it in different ways.
+
+    Attributes:
+        shape: (C, H', W') of x, upright.
+        measured: k q, the middle of each coefficient's interval, shape (N,), in pixel values.
+        reach: q / 2, half the interval's width, shape (N,).
+
+    Args:
+        coding: the file's.
+    """
+
+    measured: Tensor
+    reach: Tensor
+    cosines: Tensor
+    colours: Tensor
+
+    def __init__(self, coding: Coding) -> None:
+        super().__init__()
+        self.coding = coding
+        self.extent = tuple(max(sides) for sides in zip(*(plane.extent for plane in coding.planes), strict=True))
+        self.turned, self.mirrored = TURNS[coding.orientation]
+        height, width = reversed(self.extent) if self.turned else self.extent
+        self.shape = (len(coding.planes), height, width)
+        steps = [np.broadcast_to(plane.steps, plane.levels.shape).ravel() / WHITE for plane in coding.planes]
+        middles = [plane.levels.ravel() * step for plane, step in zip(coding.planes, steps, strict=True)]
+        self.register_buffer("measured", torch.from_numpy(np.concatenate(middles)).float())
+        self.register_buffer("reach", torch.from_numpy(np.concatenate(steps)).float() / 2)
+        self.register_buffer("cosines", cosine_transform())
+        self.register_buffer("colours", torch.tensor(JFIF if len(coding.planes) > 1 else ((1.0,),)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From an upright picture, (C, H', W') or cut to the file's own size, 0..1, to coefficients, (N,)."""
+        x = self._coded(x)
+        beyond = [each - side for each, side in zip(self.extent, x.shape[-2:], strict=True)]
+        if any(beyond):
+            x = F.pad(x[None], (0, beyond[1], 0, beyond[0]), mode="replicate")[0]
+        x = torch.einsum("dc,chw->dhw", self.colours, x)
+        parts = []
+        for plane, samples in zip(self.coding.planes, x, strict=True):
+            height, width = plane.extent
+            level = GREY if plane is self.coding.planes[0] else 0.0
+            means = F.avg_pool2d(samples[None, :height, :width] - level, plane.sampling)[0]
+            rows, columns = plane.levels.shape[:2]
+            blocks = means.reshape(rows, SIDE, columns, SIDE).transpose(1, 2)
+            parts.append((self.cosines @ blocks @ self.cosines.T).flatten())
+        return torch.cat(parts)
+
+    def spread(self, coefficients: Tensor) -> Tensor:
+        """The smallest change of Y, Cb and Cr that changes A(x) by these coefficients, (N,): shape (C, H', W')."""
+        changes = coefficients.new_zeros(self.shape[0], *self.extent)
+        sizes = [plane.levels.size for plane in self.coding.planes]
+        for plane, part, change in zip(self.coding.planes, coefficients.split(sizes), changes, strict=True):
+            (rows, columns), (height, width) = plane.levels.shape[:2], plane.extent
+            blocks = self.cosines.T @ part.reshape(rows, columns, SIDE, SIDE) @ self.cosines
+            samples = blocks.transpose(1, 2).reshape(rows * SIDE, columns * SIDE)
+            down, across = plane.sampling
+            change[:height, :width] = samples.repeat_interleave(down, 0).repeat_interleave(across, 1)
+        return self._upright(torch.einsum("cd,dhw->chw", torch.linalg.inv(self.colours), changes))
+
+    def project(self, x: Tensor) -> Tensor:
+        """The picture nearest to x, in Y, Cb and Cr, whose coefficients all round to the file's numbers.
+
+            x + spread( clamp(A(x), (k - 1/2) q, (k + 1/2) q) - A(x) )
+
+        Args:
+            x: shape (C, H', W').
+        """
+        found = self(x)
+        return x + self.spread(found.clamp(self.measured - self.reach, self.measured + self.reach) - found)
+
+    def crop(self, x: Tensor) -> Tensor:
+        """From (C, H', W') to the file's own size: what lies beyond the border was there for the blocks' sake."""
+        return self._upright(self._coded(x)[..., : self.coding.height, : self.coding.width])
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Bring the restored picture, (C, H', W'), into agreement with the file, within 0..1, and cut it to size."""
+        x = x.clamp(0, 1)
+        for _ in range(ROUNDS):
+            x = self.project(x).clamp(0, 1)
+        return self.crop(x)
+
+    def decoded(self) -> Tensor:
+        """The picture that a plain decoder shows, chroma repeated, (C, H, W)."""
+        return self.crop(self.spread(self.measured) + GREY).clamp(0, 1)
+
+    def misfit(self, prediction: Tensor, measured: Tensor, weight: Tensor | None = None) -> Tensor:
+        """How far coefficients are from rounding to the file's numbers; 0 for every picture that fits the file.
+
+            E(p, y, w) = sum(w max(0, |p - y| - q/2)^2) / sum(w)
+
+        Args:
+            prediction: p = A(x), shape (N,).
+            measured: y = k q, shape (N,).
+            weight: w >= 0, which broadcasts to (N,); ones when it is left out.
+        """
+        error = F.relu((prediction - measured).abs() - self.reach) ** 2
+        if weight is None:
+            return error.mean()
+        weight = weight.expand_as(error)
+        return (weight * error).sum() / weight.sum()
+
+    def agreement(self, x: Tensor) -> float:
+        """The share of the coefficients, 0..1, that agree with the file, to a tenth of a grey level."""
+        return float(((self(x) - self.measured).abs() <= self.reach + SLACK / WHITE).double().mean())
+
+    def _upright(self, x: Tensor) -> Tensor:
+        return (x.transpose(-2, -1) if self.turned else x).flip(self.mirrored)
+
+    def _coded(self, x: Tensor) -> Tensor:
+        x = x.flip(self.mirrored)
+        return x.transpose(-2, -1) if self.turned else x
+
+
+def encoder(picture: Picture) -> Encoder:
+    """The encoder of the JPEG file that a picture was read from.
+
+    Raises:
+        DipError: when the picture is from no JPEG file, or from one that we do not understand as its decoder did.
+    """
+    if picture.file is None:
+        raise DipError("The picture is not from a file: give the JPEG it came from.")
+    made = Encoder(read(picture.file))
+    decoded, shown = made.decoded().numpy(), picture.pixels
+    if decoded.shape != shown.shape or _luma_apart(decoded, shown) > ASTRAY:
+        raise DipError("The JPEG's coefficients are not those of the picture it shows: save it again as a plain JPEG.")
+    return made
+
+
+def cosine_transform() -> Tensor:
+    """The orthonormal cosine transform (DCT-II) of 8 samples as a matrix, (8, 8): one row for each frequency.
+
+        D[u, i] = c_u cos(pi u (2 i + 1) / 16),   c_0 = sqrt(1/8), all others sqrt(2/8)
+
+    Source:
+        ITU-T T.81, A.3.3, where the blocks have both sides transformed.
+    """
+    frequency, sample = torch.arange(SIDE).double()[:, None], torch.arange(SIDE).double()[None]
+    waves = torch.cos(math.pi * frequency * (2 * sample + 1) / (2 * SIDE)) * math.sqrt(2 / SIDE)
+    waves[0] /= math.sqrt(2)
+    return waves.float()
+
+
+def _luma_apart(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Mean difference of the luma of two pictures, in grey levels."""
+    weights = np.array(JFIF[0] if len(one) > 1 else (1.0,))
+    return float(np.abs(np.tensordot(weights, one - other, axes=1)).mean() * WHITE)

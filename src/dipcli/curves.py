@@ -1,0 +1,175 @@
+"""Learning curves: how fast a network fits a picture, the picture with noise, its shuffled pixels, and noise."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from dipcli.engine import Step
+    from dipcli.stopping import Verdict
+
+INCHES = (8.0, 4.5)
+DPI = 200  # twice what a README shows: sharp on every screen
+GAP = 0.06  # of the chart's height, between two labels
+
+
+class Target(NamedTuple):
+    """One of the pictures that are fitted side by side.
+
+    Attributes:
+        name: its column.
+        label: what it is called in sentences and beside its curve.
+        colour: of the curve, from the palette of Okabe and Ito: told apart by the colour-blind too.
+        dashes: of the curve, so that it is told apart in grey as well.
+    """
+
+    name: str
+    label: str
+    colour: str
+    dashes: str
+
+
+TARGETS = (
+    Target("picture", "picture", "#0072B2", "-"),
+    Target("picture_noise", "picture + noise", "#D55E00", "--"),
+    Target("shuffled", "shuffled pixels", "#009E73", "-."),
+    Target("noise", "uniform noise", "#000000", ":"),
+)
+
+
+class Curves:
+    """Watch the error of each target and draw it: an observer.
+
+        e_k = mean( (x_k - y_k)^2 ),    x_k the output of the k-th network, not its running average
+
+    Nothing is read while the fit runs, so that no GPU has to wait.
+
+    Args:
+        targets: y, those of `TARGETS` one behind the other along the channels, shape (4C, H, W), values 0..1.
+        error: the mean squared error that tells a fitted target from one that is not, above 0.
+    """
+
+    def __init__(self, targets: Tensor, error: float) -> None:
+        self.targets, self.error = targets, error
+        self.iterations: list[int] = []
+        self.seen: list[Tensor] = []
+
+    def __call__(self, step: Step, verdict: Verdict) -> None:  # noqa: ARG002 - every iteration counts
+        """Note the errors of this iteration."""
+        self.targets = self.targets.to(step.image.device)
+        squares = (step.image - self.targets) ** 2
+        self.seen.append(squares.reshape(len(TARGETS), -1).mean(dim=1))
+        self.iterations.append(step.number)
+
+    def errors(self) -> NDArray[np.float32]:
+        """The mean squared errors so far, shape (iterations, targets)."""
+        errors: NDArray[np.float32] = torch.stack(self.seen).cpu().numpy()
+        return errors
+
+    def reached(self) -> dict[str, int | None]:
+        """The iteration at which each target first came down to the error, by its label; None if it never did."""
+        below = self.errors() <= self.error
+        first = [self.iterations[column.argmax()] if column.any() else None for column in below.T]
+        return dict(zip([target.label for target in TARGETS], first, strict=True))
+
+    def conclude(self) -> str:
+        """Who came down to the error, and when, as a sentence."""
+        reached = self.reached()
+        fitted = {label: number for label, number in reached.items() if number is not None}
+        never = [label for label in reached if label not in fitted]
+        error, last = f"a mean squared error of {self.error:g}", self.iterations[-1]
+        if not fitted:
+            return f"None of the four reached {error} by iteration {last}."
+        first, *others = sorted(fitted, key=lambda label: fitted[label])
+        parts = [f"The {first} reached {error} at iteration {fitted[first]}"]
+        parts += [f"{label} at {fitted[label]}" for label in others]
+        rest = f"; {_listed(never)} had not by iteration {last}." if never else "."
+        return ", ".join(parts) + rest
+
+    def render(self) -> dict[str, bytes]:
+        """The chart as PNG and SVG, and the numbers as CSV, by suffix. Same numbers, same bytes."""
+        from matplotlib import style  # noqa: PLC0415 - half a second
+
+        # The user's own style stays out of it, and what is random in an SVG is made from the salt instead.
+        with style.context(["default", {"svg.hashsalt": "dipcli", "svg.fonttype": "path"}]):
+            figure = self.draw()
+            return {
+                ".png": _saved(figure, "png", {"Software": None}),
+                ".svg": _saved(figure, "svg", {"Date": None, "Creator": None}),
+                ".csv": self.table().encode(),
+            }
+
+    def table(self) -> str:
+        """The numbers as CSV: the iteration, and the error of each target to six significant digits."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["iteration", *(target.name for target in TARGETS)])
+        for number, row in zip(self.iterations, self.errors(), strict=True):
+            writer.writerow([number, *(f"{value:.6g}" for value in row)])
+        return text.getvalue()
+
+    def draw(self) -> Figure:
+        """The curves over the iterations, which run on a logarithmic scale as in the published figure."""
+        from matplotlib.figure import Figure  # noqa: PLC0415 - half a second
+
+        errors = np.where(np.isfinite(self.errors()), self.errors(), np.nan).astype(np.float64)
+        top = 1.05 * float(np.nan_to_num(errors).max(initial=self.error))
+        figure = Figure(figsize=INCHES, dpi=DPI, layout="constrained")
+        axes = figure.add_subplot()
+        axes.set(
+            title="How fast the network fits each target",
+            xlabel="iteration",
+            ylabel="mean squared error",
+            xscale="log",
+            xlim=(1, max(2, self.iterations[-1])),
+            ylim=(0, top),
+        )
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.grid(color="#e4e4e4", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.axhline(self.error, color="#8c8c8c", linewidth=0.8)
+        heights = _apart(np.nan_to_num(errors[-1]).tolist(), GAP * top)
+        for target, values, height in zip(TARGETS, errors.T, heights, strict=True):
+            axes.plot(self.iterations, values, color=target.colour, linestyle=target.dashes, linewidth=1.8)
+            axes.annotate(
+                target.label,
+                (1, height),
+                (6, 0),
+                xycoords=axes.get_yaxis_transform(),
+                textcoords="offset points",
+                verticalalignment="center",
+                color=target.colour,
+                annotation_clip=False,
+            )
+        return figure
+
+
+def _saved(figure: Figure, kind: str, metadata: dict[str, str | None]) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format=kind, metadata=metadata)
+    return file.getvalue()
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """The heights of labels, in the same order, moved up until none is nearer to the next than the gap."""
+    moved = list(heights)
+    lowest = -np.inf
+    for place in np.argsort(heights, kind="stable"):
+        moved[place] = lowest = max(heights[place], lowest + gap)
+    return moved
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """A, b and c."""
+    *others, last = labels
+    return f"{', '.join(others)} and {last}" if others else last
