@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 INCHES = (8.0, 4.5)
 DPI = 200  # twice what a README shows: sharp on every screen
 GAP = 0.06  # of the chart's height, between two labels
+BIN = 0.05  # of a decade of iterations, whose median is drawn: dashes are not lost in the jitter of the last thousands
 
 
 class Target(NamedTuple):
@@ -119,7 +120,10 @@ class Curves:
         return text.getvalue()
 
     def draw(self) -> Figure:
-        """The curves over the iterations, which run on a logarithmic scale as in the published figure."""
+        """The curves over the iterations, which run on a logarithmic scale as in the published figure.
+
+        The pale line is every iteration, the strong one the median of neighbouring ones.
+        """
         from matplotlib.figure import Figure  # noqa: PLC0415 - half a second
 
         errors = np.where(np.isfinite(self.errors()), self.errors(), np.nan).astype(np.float64)
@@ -138,19 +142,15 @@ class Curves:
         axes.grid(color="#e4e4e4", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.axhline(self.error, color="#8c8c8c", linewidth=0.8)
-        heights = _apart(np.nan_to_num(errors[-1]).tolist(), GAP * top)
-        for target, values, height in zip(TARGETS, errors.T, heights, strict=True):
-            axes.plot(self.iterations, values, color=target.colour, linestyle=target.dashes, linewidth=1.8)
-            axes.annotate(
-                target.label,
-                (1, height),
-                (6, 0),
-                xycoords=axes.get_yaxis_transform(),
-                textcoords="offset points",
-                verticalalignment="center",
-                color=target.colour,
-                annotation_clip=False,
-            )
+        beside = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
+        axes.annotate(f"{self.error:g}", (0, self.error), (4, 3), color="#6c6c6c", fontsize="small", **beside)
+        numbers, medians = _medians(np.array(self.iterations), errors)
+        heights = _apart(np.nan_to_num(medians[-1]).tolist(), GAP * top)
+        for target, every, median, height in zip(TARGETS, errors.T, medians.T, heights, strict=True):
+            colour = target.colour
+            axes.plot(self.iterations, every, color=colour, linewidth=0.6, alpha=0.4)
+            axes.plot(numbers, median, color=colour, linewidth=1.8, linestyle=target.dashes)
+            axes.annotate(target.label, (1, height), (6, 0), color=colour, verticalalignment="center", **beside)
         return figure
 
 
@@ -158,6 +158,18 @@ def _saved(figure: Figure, kind: str, metadata: dict[str, str | None]) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format=kind, metadata=metadata)
     return file.getvalue()
+
+
+def _medians(
+    iterations: NDArray[np.int_], errors: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The median iteration and errors of each bin of the logarithmic scale."""
+    bins = np.log10(iterations) // BIN
+    each = [bins == place for place in np.unique(bins)]
+    return (
+        np.array([np.median(iterations[here]) for here in each]),
+        np.array([np.median(errors[here], axis=0) for here in each]),
+    )
 
 
 def _apart(heights: Sequence[float], gap: float) -> list[float]:

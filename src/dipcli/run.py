@@ -61,7 +61,7 @@ def prepare(problem: Problem, settings: Settings) -> Bench:
     settings = replace(settings, device=str(device), precision=precision)
     machine.forget_peak_memory(device)
     with machine.enough_memory(problem.shape):
-        prior = networks.build(settings, problem.shape)
+        prior = networks.build(settings, problem.shape, problem.guide, problem.members)
         return Bench(problem.to(device), prior.to(device), settings)
 
 

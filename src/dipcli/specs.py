@@ -15,7 +15,8 @@ def parse(text: str, choices: Iterable[type[T]], what: str) -> T:
     """Turn `name:key=value:...` into a value of the class of that name.
 
     Each class is a dataclass with a class attribute `name`; its fields are the keys and their defaults
-    say the type: a number, a word, or a tuple of whole numbers written with commas (`128x5` for five of them).
+    say the type: a number, a word, yes or no, or a tuple of words or whole numbers written with commas (`128x5` for
+    five of them).
 
     Args:
         text: what the user wrote.
@@ -48,10 +49,16 @@ def parse(text: str, choices: Iterable[type[T]], what: str) -> T:
 
 def write(value: object) -> str:
     """Write one value the way `parse` reads it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _read(text: str, default: object) -> object:
+    if isinstance(default, bool):
+        return ("no", "yes").index(text) == 1
+    if isinstance(default, tuple) and isinstance(default[0], str):
+        return tuple(text.split(","))
     if isinstance(default, tuple):
         numbers: list[int] = []
         for part in text.split(","):

@@ -93,11 +93,16 @@ def impedance(
     stacked = targets(pixels, noise / 255, seed)
     measured = torch.from_numpy(stacked)
     curves = Curves(measured, error)
-    remarks = (f"working on a copy of {pixels.shape[2]}x{pixels.shape[1]}",) if pixels is not image.pixels else ()
+    remarks = []
+    if pixels is not image.pixels:
+        remarks.append(f"working on a copy of {pixels.shape[2]}x{pixels.shape[1]}")
+    flat = float(pixels.var(axis=(1, 2)).mean())
+    if flat <= error:
+        remarks.append(f"a single colour comes to a mean squared error of {flat:.2g} already: try a smaller --error")
     return Case(
         problem=Problem(measured=measured, shape=stacked.shape, members=len(TARGETS), finish=side_by_side),
         picture=image.to_8_bits(pixels),
-        remarks=remarks,
+        remarks=tuple(remarks),
         observers=(curves,),
         conclude=lambda _: curves.conclude(),
         render=curves.render,

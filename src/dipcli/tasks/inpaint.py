@@ -1,0 +1,205 @@
+"""`dip inpaint`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from dipcli.case import Case
+from dipcli.errors import DipError, UsageError
+from dipcli.problem import Problem
+from dipcli.registry import Presets, task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dipcli.picture import Picture
+
+Damage = Literal["auto", "text", "hole", "region", "scattered"]
+
+# Ulyanov et al., CVPR 2018, and the settings published with it, by what is missing.
+PUBLISHED: Presets = {
+    "text": {
+        "network": "skip:channels=128x5:skips=128x5:up=nearest",
+        "iterations": 6000,
+    },
+    "hole": {
+        "network": "skip:channels=16,32,64,128,128,128:skips=0x6:kernel_down=5:up=nearest:pointwise=no",
+        "input_depth": 1,
+        "reg_noise": 0.0,
+        "iterations": 3000,
+    },
+    "region": {
+        "network": "skip:channels=128x5:skips=0x5:up=nearest",
+        "input": "meshgrid",
+        "input_depth": 2,
+        "iterations": 5000,
+    },
+    "scattered": {
+        "network": "skip:channels=128x5:skips=4x5",
+        "rate": 0.001,
+        "iterations": 11000,
+    },
+}
+PRESETS: Presets = {
+    "fast": {
+        "network": "skip:channels=16,32,64,128,128:skips=0,4,4,4,4",
+        "pad": "zero",
+        "rate": 0.02,
+        "beta2": 0.99,
+        "reg_noise": 0.03,
+        "iterations": 600,
+    },
+    "balanced": {
+        "network": "skip:channels=32,64,128,128,128:skips=4x5",
+        "pad": "zero",
+        "beta2": 0.99,
+        "reg_noise": 0.03,
+        "iterations": 1500,
+    },
+    "best": {"network": "skip:channels=128x5:skips=4x5", "reg_noise": 0.03, "iterations": 3000},
+    "paper": {
+        "pad": "reflection",
+        "input": "noise",
+        "input_depth": 32,
+        "optimize": "net",
+        "optimizer": "adam",
+        "rate": 0.01,
+        "beta2": 0.999,
+        "reg_noise": 0.03,
+        "ema": 0.99,
+        "tv": 0.0,
+        "stop": "none",
+        **PUBLISHED["text"],
+    },
+}
+MUCH = 0.6  # share of the picture: so much is seldom meant to be filled
+
+
+@task(presets=PRESETS, result="inpainted")
+def inpaint(
+    image: Picture,
+    mask: Annotated[
+        str,
+        typer.Option(
+            metavar="MASK",
+            help="What to fill: a picture of the same size in which white is to be filled; alpha for the transparent "
+            "pixels of the picture itself.",
+        ),
+    ],
+    mask_invert: Annotated[bool, typer.Option("--mask-invert", help="Fill what is black in the mask.")] = False,
+    damage: Annotated[
+        Damage,
+        typer.Option(
+            help="What is missing: text (thin strokes), scattered (single pixels), hole or region (a large area); auto "
+            "looks at the mask. Each has published settings of its own."
+        ),
+    ] = "auto",
+) -> Case:
+    """Fill holes, text and scattered missing pixels.
+
+    The network is fitted to the pixels that are known, and what it draws
+    elsewhere fills the rest. Known pixels come back bit for bit.
+
+    Examples:
+
+        dip inpaint img.png --mask mask.png
+        dip inpaint img.png --mask keep.png --mask-invert
+        dip inpaint cutout.png --mask alpha
+        dip inpaint img.png --mask mask.png --preset paper --damage hole
+        dip inpaint img.png --mask mask.png --network unet --input-depth 1
+    """
+    import torch  # here, not above: `dip --help` must not pay for it
+
+    own = isinstance(mask, str) and mask == "alpha"
+    marked, remarks = _transparent(image, mask_invert) if own else _marked(image, mask, mask_invert)
+    share = float(marked.mean())
+    if not 0 < share < 1:
+        what = "everything" if share else "nothing"
+        raise DipError(f"The mask marks {what} to be filled: white is what to fill, --mask-invert turns it round.")
+    remarks.append(f"filling {100 * share:.1f} % of the picture")
+    if share > MUCH:
+        remarks[-1] += ", which is much: if white is what to keep, say --mask-invert"
+    kind = judged(marked) if damage == "auto" else damage
+    if kind not in PUBLISHED:
+        raise UsageError(f"--damage {kind} is unknown: choose auto, {', '.join(PUBLISHED)}.")
+    if damage == "auto":
+        remarks.append(f"taking it for {kind} (--damage)")
+
+    measured = torch.from_numpy(image.pixels)
+    known = torch.from_numpy(~marked)[None]
+    opaque = replace(image, alpha=_filled(image, marked)) if own else image
+    return Case(
+        problem=Problem(
+            measured=measured,
+            shape=image.pixels.shape,
+            weight=known.float(),
+            finish=lambda x: torch.where(known.to(x.device), measured.to(x), x),
+        ),
+        picture=opaque,
+        known=~marked,
+        remarks=tuple(remarks),
+        presets={"paper": PUBLISHED[kind]},
+    )
+
+
+def judged(marked: NDArray[np.bool_]) -> str:
+    """Text, scattered or hole, by the shape of what is to be filled, (H, W).
+
+    Single pixels have known pixels all around them that touch them; strokes are thin; what is left is a hole.
+    """
+    import numpy as np
+    from scipy.ndimage import binary_dilation, distance_transform_edt
+
+    touching = binary_dilation(marked) & ~marked
+    if touching.sum() > (~marked).sum() / 2:
+        return "scattered"
+    padded = np.pad(marked, 1, mode="edge")  # a hole at the border goes on beyond it
+    return "text" if distance_transform_edt(padded).max() <= max(8, min(marked.shape) / 40) else "hole"
+
+
+def _marked(image: Picture, mask: Any, invert: bool) -> tuple[NDArray[np.bool_], list[str]]:
+    """Which pixels a mask marks, (H, W), and what there is to say of it."""
+    from dipcli import images
+
+    given = images.obtain(mask)
+    levels = given.pixels.mean(axis=0)
+    if given.alpha is not None:  # what was left transparent was not painted
+        levels = levels * given.alpha / _full(given.alpha)
+    if levels.shape != image.pixels.shape[1:]:
+        (height, width), (tall, wide) = levels.shape, image.pixels.shape[1:]
+        raise DipError(f"The mask is {width}x{height}, the picture {wide}x{tall}: give a --mask of the same size.")
+    return _halved(1 - levels if invert else levels, "the mask")
+
+
+def _transparent(image: Picture, invert: bool) -> tuple[NDArray[np.bool_], list[str]]:
+    """Which pixels are transparent, (H, W)."""
+    if image.alpha is None:
+        raise DipError("--mask alpha needs a picture with transparency, this one has none: name a mask file.")
+    levels = image.alpha / _full(image.alpha)
+    return _halved(levels if invert else 1 - levels, "the transparency")
+
+
+def _halved(levels: NDArray[Any], what: str) -> tuple[NDArray[np.bool_], list[str]]:
+    """Levels of 0..1 as yes or no."""
+    between = float(((levels > 1 / 64) & (levels < 63 / 64)).mean())
+    told = f"{what} has levels in between ({100 * between:.1f} % of it): from one half up they are filled"
+    return levels >= 1 / 2, [told] if between else []
+
+
+def _filled(image: Picture, marked: NDArray[np.bool_]) -> NDArray[Any] | None:
+    """The transparency with what is filled made opaque: else nobody would see it."""
+    import numpy as np
+
+    alpha = image.alpha
+    return None if alpha is None else np.where(marked, alpha.dtype.type(_full(alpha)), alpha)
+
+
+def _full(alpha: NDArray[Any]) -> int:
+    """What opaque is in samples of this type."""
+    import numpy as np
+
+    return 1 if alpha.dtype.kind == "f" else int(np.iinfo(alpha.dtype).max)
