@@ -99,14 +99,36 @@ def test_an_earlier_run_in_the_same_place_leaves_no_traces(dip: Dip, noisy_png: 
     assert len(rows(tmp_path / "a.dip/log.csv")) == 1
 
 
+OWN: dict[str, list[object]] = {
+    "inpaint": ["--mask", "mask.png"],
+    "superres": ["--scale", 2],
+    "flash": ["--guide", "truth.png"],
+    "invert": ["--weights", "random", "--layer", "conv1", "--size", 32],
+    "impedance": ["--size", 32],
+}
+SHAPES = {"superres": (74, 106, 3), "invert": (32, 32, 3)}
+
+
 @pytest.mark.parametrize("name", sorted(tasks()))
-def test_every_task_runs_from_the_command_line(dip: Dip, noisy_png: Path, name: str) -> None:
-    result = dip(name, noisy_png, "--iters", 2, "--preset", "fast", "-q")
+def test_every_task_runs_from_the_command_line(
+    dip: Dip, noisy_png: Path, clean_png: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(clean_png.parent)
+    mask = np.zeros((37, 53), np.uint8)
+    mask[10:15, 10:30] = 255
+    iio.imwrite("mask.png", mask)
+    result = dip(name, noisy_png, *OWN.get(name, []), "--iters", 2, "--preset", "fast", "-q", "--snapshot-at", 1)
     assert result.exit_code == 0, result.output
     output = noisy_png.with_name(f"noisy.{tasks()[name].result}.png")
     assert result.stdout == f"{output}\n"
     assert result.stderr == ""
-    assert iio.imread(output).shape == (37, 53, 3)
+    record = json.loads((output.with_suffix(".dip") / "run.json").read_text())
+    assert (record["task"], record["iterations"]) == (name, 2)
+    assert (output.with_suffix(".dip") / "snapshots/000001.png").exists()
+    if name == "impedance":
+        assert {each.suffix for each in noisy_png.parent.glob("noisy.impedance.*")} == {".png", ".svg", ".csv", ".dip"}
+    else:
+        assert iio.imread(output).shape == SHAPES.get(name, (37, 53, 3))
 
 
 @pytest.mark.parametrize("preset", ["fast", "balanced", "best", "paper"])
@@ -553,3 +575,73 @@ def test_help_and_completion_import_nothing_heavy(arguments: list[str], environm
     assert result.stderr.splitlines()[-1] == "[]"
     if environment:
         assert "denoise" in result.stdout or "--preset" in result.stdout
+
+
+def test_simulated_noise_is_measured_and_written(dip: Dip, clean_png: Path, tmp_path: Path) -> None:
+    result = dip.quick("denoise", clean_png, "--simulate-noise", 25, "-o", tmp_path / "a.png", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    damaged = iio.imread(tmp_path / "a.dip/damaged.png").astype(float)
+    error = ((damaged - iio.imread(clean_png)) ** 2).mean() / 255**2
+    assert told["baselines"]["noisy"]["psnr"] == pytest.approx(-10 * np.log10(error), abs=1e-4)
+    assert 20 < told["baselines"]["noisy"]["psnr"] < 21
+    assert f"noisy {told['baselines']['noisy']['psnr']:.2f} dB" in result.stderr
+    assert f"restored {told['psnr_ref']:.2f} dB" in result.stderr
+    # What is written there is what was fitted: the same run again, to the last bit.
+    dip.quick("denoise", tmp_path / "a.dip/damaged.png", "-o", tmp_path / "b.png")
+    assert np.array_equal(iio.imread(tmp_path / "a.png"), iio.imread(tmp_path / "b.png"))
+
+
+@pytest.mark.parametrize("level", ["0", "-3", "nan", "1001"])
+def test_simulated_noise_has_a_range(dip: Dip, clean_png: Path, level: str) -> None:
+    result = dip.quick("denoise", clean_png, f"--simulate-noise={level}")
+    assert result.exit_code == 2
+    assert "--simulate-noise" in result.stderr
+
+
+def test_a_reference_beside_a_simulation_is_one_too_many(dip: Dip, clean_png: Path) -> None:
+    result = dip.quick("denoise", clean_png, "--simulate-noise", 25, "--reference", clean_png)
+    assert result.exit_code == 2
+    assert "--reference" in result.stderr
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_more_channels_than_colours_go_through_tiff(dip: Dip, tmp_path: Path, dtype: str) -> None:
+    array = np.random.default_rng(0).random((20, 24, 7))
+    array = (array if dtype == "float32" else array * np.iinfo(dtype).max).astype(dtype)
+    source = tmp_path / "bands.tif"
+    iio.imwrite(source, array, photometric="minisblack", planarconfig="contig")
+    result = dip.quick("denoise", source, "--snapshot-at", "1")
+    assert result.exit_code == 0, result.output
+    restored = iio.imread(tmp_path / "bands.denoised.tif")
+    assert (restored.shape, restored.dtype) == ((20, 24, 7), array.dtype)
+    assert iio.imread(tmp_path / "bands.denoised.dip/snapshots/000001.png").shape == (20, 24, 3)
+    refused = dip.quick("denoise", source, "-o", tmp_path / "bands.png")
+    assert refused.exit_code == 1
+    assert "cannot hold 7 channels" in refused.stderr
+
+
+def test_the_log_and_the_record_tell_of_a_collapse(dip: Dip, noisy_png: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    class Spiking(torch.optim.Adam):
+        calls = 0
+
+        def step(self, closure: object = None) -> object:
+            self.calls += 1
+            group = self.param_groups[0]
+            rate, group["lr"] = group["lr"], 30.0 if self.calls == 93 else group["lr"]
+            loss = super().step(closure)
+            group["lr"] = rate
+            return loss
+
+    monkeypatch.setattr(torch.optim, "Adam", Spiking)
+    result = dip.quick("denoise", noisy_png, "--log-every", 25, iterations=110)
+    assert result.exit_code == 0, result.output
+    folder = noisy_png.with_name("noisy.denoised.dip")
+    log = rows(folder / "log.csv")
+    assert [row["iteration"] for row in log] == ["25", "50", "75", "100", "110"]
+    assert [row["event"] for row in log] == [*3 * [""], "the fit collapsed: back to iteration 90, half the step", ""]
+    assert [float(row["lr"]) for row in log] == [0.02, 0.02, 0.02, 0.02, 0.01]
+    assert json.loads((folder / "run.json").read_text())["events"] == [f"iteration 100: {log[3]['event']}"]
+    assert "the fit collapsed" in result.stderr

@@ -82,10 +82,38 @@ def test_a_rule_of_ones_own_stops_the_run(tmp_path: Path) -> None:
     assert 100 <= int(told.split()[2]) < 1500
 
 
-def test_the_shell_example(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("script", "options", "told"),
+    [
+        ("denoise.sh", [], "{}/cat.png\niteration,seconds,loss"),
+        ("inpaint.sh", [], "{0}/cat.hole.png\n{0}/cat.half.png\n"),
+        ("superres.sh", [], "{}/"),
+        ("dejpeg.sh", [], "{}/"),
+        ("flash.sh", [], "{}/cat.relit.png\n"),
+        ("invert.sh", [], "{}/"),
+        ("impedance.sh", ["--size", 32], "{}/"),
+    ],
+)
+def test_the_shell_examples(tmp_path: Path, script: str, options: list[object], told: str) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    told = run("bash", EXAMPLES / "denoise.sh", "--iters", 3, "-q", TMPDIR=str(tmp_path), PATH=path)
-    assert told.startswith(f"{tmp_path}/cat.png\niteration,seconds,loss")
+    shown = run("bash", EXAMPLES / script, "--iters", 3, "-q", *options, TMPDIR=str(tmp_path), PATH=path)
+    assert shown.startswith(told.format(tmp_path))
+
+
+def test_the_ablation_draws_a_sheet(tmp_path: Path) -> None:
+    clean = scene(64, 96)
+    mask = np.zeros((64, 96), np.uint8)
+    mask[20:40, 20:50] = 255
+    for name, array in (("in.png", clean), ("mask.png", mask)):
+        iio.imwrite(tmp_path / name, array)
+    told = run(
+        sys.executable, EXAMPLES / "ablation.py", tmp_path / "in.png", tmp_path / "mask.png",
+        "--iters", 2, "-o", tmp_path / "sheet.png",
+    )  # fmt: skip
+    assert [line.partition(":")[0] for line in told.splitlines()[:5]] == [
+        "depth 2", "depth 4", "depth 6", "U-Net", "ResNet",
+    ]  # fmt: skip
+    assert iio.imread(tmp_path / "sheet.png").shape[1] == 1800
 
 
 def test_the_cat_is_the_one_that_make_cat_makes(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_the_guide_is_the_networks_input() -> None:
     assert torch.equal(case.problem.guide, torch.from_numpy(from_array(lit).pixels))
     prior = build(settings, case.problem.shape, case.problem.guide)
     top, left = ((have - side) // 2 for have, side in zip(prior.code.shape[2:], (37, 53), strict=True))
-    assert torch.equal(prior.code[0, :, top : top + 37, left : left + 53], case.problem.guide), "it lies over the result"
+    assert torch.equal(prior.code[0, :, top : top + 37, left : left + 53], case.problem.guide), "over the result"
 
 
 def test_the_paper_preset_is_the_published_method() -> None:
@@ -75,9 +75,9 @@ def test_the_guide_may_be_grey_or_deep() -> None:
 
 
 def test_only_flash_has_a_guide(noisy_png: Path) -> None:
-    with pytest.raises(UsageError, match="--input guide"):
-        from dipcli import denoise
+    from dipcli import denoise
 
+    with pytest.raises(UsageError, match="--input guide"):
         denoise(str(noisy_png), input="guide", iterations=1, progress=False)
 
 

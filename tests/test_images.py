@@ -135,7 +135,7 @@ def test_what_is_written_is_rounded_to_the_file() -> None:
     ("array", "way_out"),
     [
         (np.zeros((4, 40), np.uint8), "16x16"),
-        (np.zeros((20, 20, 7), np.uint8), "1 to 4"),
+        (np.zeros((20, 20, 700), np.uint8), "1 to 256"),
         (np.zeros(20, np.uint8), "H, W"),
         (np.zeros((20, 20), np.int64), "8 or 16 bits"),
         (np.full((20, 20), np.nan), "finite"),

@@ -142,6 +142,16 @@ def test_a_picture_that_is_no_larger_is_taken_as_it_is() -> None:
     assert case(picture, size=32).remarks == ("working on a copy of 32x24",)
 
 
+def test_a_picture_that_a_single_colour_fits_is_told() -> None:
+    flat = from_array(np.full((16, 20), 0.5, dtype=np.float32))
+    (told,) = case(flat).remarks
+    assert told == "a single colour comes to a mean squared error of 0 already: try a smaller --error"
+    halves = np.repeat([[0.0, 1.0]], 8, axis=1).repeat(16, axis=0).astype(np.float32)  # its variance is a quarter
+    assert case(from_array(halves), error=0.24).remarks == ()
+    (told,) = case(from_array(halves), error=0.26).remarks
+    assert "of 0.25 already" in told
+
+
 # The case
 
 
@@ -241,18 +251,33 @@ def test_whatever_was_seen_can_be_drawn(table: list[list[float]]) -> None:
     ET.fromstring(rendered[".svg"])  # noqa: S314 - our own
 
 
-def test_each_curve_is_drawn_and_named_once() -> None:
-    axes = curves([[0.08, 0.09, 0.08, 0.1], [0.01, 0.01, 0.01, 0.01]]).draw().axes[0]
-    drawn = [line for line in axes.lines if len(line.get_ydata()) == 2 and line.get_ydata()[0] != 0.01]
-    assert [list(line.get_ydata()) for line in drawn] == [
-        pytest.approx([first, 0.01]) for first in (0.08, 0.09, 0.08, 0.1)
-    ]
-    assert [text.get_text() for text in axes.texts] == LABELS
+def test_each_curve_is_drawn_and_named() -> None:
+    axes = curves([[0.08, 0.09, 0.07, 0.1], [0.05, 0.05, 0.05, 0.05]]).draw().axes[0]
+    _, *drawn = axes.lines  # the first is the error asked for
+    pale, strong = drawn[::2], drawn[1::2]
+    for lines in (pale, strong):
+        for line, first in zip(lines, (0.08, 0.09, 0.07, 0.1), strict=True):
+            assert list(line.get_xdata()) == [1, 2]
+            assert list(line.get_ydata()) == pytest.approx([first, 0.05])
     for look in ("get_color", "get_linestyle"):
-        assert len({getattr(line, look)() for line in drawn}) == 4
+        assert len({getattr(line, look)() for line in strong}) == 4
+    _, *names = axes.texts
+    assert [name.get_text() for name in names] == LABELS
+    assert [name.get_color() for name in names] == [line.get_color() for line in strong]
     # All four end at one point: their names must not lie on each other.
-    heights = sorted(text.xy[1] for text in axes.texts)
-    assert np.diff(heights).min() > 0.05 * axes.get_ylim()[1]
+    assert np.diff(sorted(name.xy[1] for name in names)).min() > 0.05 * axes.get_ylim()[1]
+
+
+def test_the_strong_line_is_the_median_of_neighbouring_iterations() -> None:
+    """The bin from 10^1.65 to 10^1.7 has the iterations 45 to 50."""
+    table = [[0.5 if number == 47 else number / 1000] * 4 for number in range(1, 60)]
+    strong = curves(table).draw().axes[0].lines[2]
+    numbers, values = list(strong.get_xdata()), list(strong.get_ydata())
+    assert numbers[:4] == [1, 2, 3, 4]
+    assert len(numbers) < 30
+    place = numbers.index(47.5)
+    assert values[place] == pytest.approx(0.0485)
+    assert max(values) == values[-1] < 0.06
 
 
 def test_same_numbers_same_bytes_whatever_the_style_and_the_process() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -142,7 +142,7 @@ class Curves:
         axes.grid(color="#e4e4e4", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.axhline(self.error, color="#8c8c8c", linewidth=0.8)
-        beside = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
+        beside: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
         axes.annotate(f"{self.error:g}", (0, self.error), (4, 3), color="#6c6c6c", fontsize="small", **beside)
         numbers, medians = _medians(np.array(self.iterations), errors)
         heights = _apart(np.nan_to_num(medians[-1]).tolist(), GAP * top)

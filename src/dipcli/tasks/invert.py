@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -188,7 +189,8 @@ def _own(model: str, weights: str | None, seed: int) -> nn.Module:
     folder = str(Path.cwd())
     sys.path.insert(0, folder)  # as `python -m` does: an installed command does not look there by itself
     try:
-        with torch.random.fork_rng(devices=[]):
+        # What it prints must not get into a picture on standard output.
+        with redirect_stdout(sys.stderr), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network: Any = getattr(import_module(module), function)()
     except Exception as error:

@@ -105,7 +105,7 @@ def superres(
         dip superres small.png
         dip superres small.png --scale 2.5 --kernel bicubic -o large.png
         dip superres large.png --simulate
-        dip superres large.png --simulate --network pixels --tv 0.001
+        dip superres large.png --simulate --network pixels --tv 0.01
     """
     import torch  # here, not above: `dip --help` must not pay for it
 
