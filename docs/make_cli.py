@@ -47,6 +47,10 @@ def presets(name: str) -> str:
     task = tasks()[name]
     chosen = {preset: task.settings(preset) for preset in task.presets}
     table = [f"| | {' | '.join(chosen)} |", "|---" * (len(chosen) + 1) + "|"]
+    for own in task.arguments():
+        if any(own.name in values for values in task.presets.values()):
+            values = [values.get(own.name, own.default) for values in task.presets.values()]
+            table.append(f"| `--{own.name.replace('_', '-')}` | {' | '.join(map(short, values))} |")
     for knob in knobs(Settings):
         values = [getattr(settings, knob.name) for settings in chosen.values()]
         if any(value != values[0] for value in values):
@@ -58,6 +62,8 @@ def short(value: object) -> str:
     """A setting as it stands in a table."""
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else f"{value}"
 
 

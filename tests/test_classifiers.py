@@ -127,6 +127,15 @@ def test_the_features_of_a_small_network_by_hand() -> None:
     assert torch.allclose(flat(PICTURE), plain.flatten() / plain.max(), atol=1e-5)
 
 
+def test_it_is_the_picture_as_shown_that_is_looked_at() -> None:
+    features = Features(nn.Sequential(nn.Identity()), "0", PICTURE, normalised=False)
+    x = (3 * PICTURE - 1).requires_grad_()
+    answer = features(x)
+    assert torch.allclose(answer, (3 * PICTURE - 1).clamp(0, 1) / PICTURE.max())
+    answer.sum().backward()
+    assert torch.allclose(x.grad, torch.full_like(PICTURE, float(1 / PICTURE.max()))), "also where it is clipped"
+
+
 def test_features_have_a_slope_and_the_network_is_fixed() -> None:
     network, path = built_in("alexnet", "relu2", "random", seed=0)
     features = Features(network, path, PICTURE, normalised=True)
@@ -229,7 +238,7 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("layer", "sentence"),
     [
-        ("recurrent", "answers with no tensor"),
+        ("recurrent", "has no tensor of shape"),
         ("fixed", r"fails on a picture of 16x16 \(RuntimeError: mat1 and mat2.*\): try another --size"),
     ],
 )
@@ -241,7 +250,7 @@ def test_a_layer_that_cannot_be_matched_is_refused(layer: str, sentence: str) ->
 def test_a_layer_that_never_computes_is_refused() -> None:
     several = nn.Sequential(nn.ModuleList([nn.Identity()]), nn.Identity())
     several.forward = several[1].forward
-    with pytest.raises(DipError, match=r"--layer 0 takes no part"):
+    with pytest.raises(DipError, match=r"--layer 0 has no tensor"):
         Features(several, "0", GREY, normalised=False)
 
 

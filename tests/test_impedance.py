@@ -24,7 +24,7 @@ from dipcli.engine import Step
 from dipcli.errors import UsageError
 from dipcli.picture import Picture, from_array
 from dipcli.stopping import Verdict
-from dipcli.tasks.impedance import impedance, reduced, side_by_side, targets
+from dipcli.tasks.impedance import between, impedance, reduced, side_by_side, targets
 
 SIZE = (2, 3)
 LABELS = [target.label for target in TARGETS]
@@ -143,13 +143,26 @@ def test_a_picture_that_is_no_larger_is_taken_as_it_is() -> None:
 
 
 def test_a_picture_that_a_single_colour_fits_is_told() -> None:
-    flat = from_array(np.full((16, 20), 0.5, dtype=np.float32))
-    (told,) = case(flat).remarks
+    flat = case(from_array(np.full((16, 20), 0.5, dtype=np.float32)))
+    assert flat.observers[0].error == 1e-4
+    (told,) = flat.remarks
     assert told == "a single colour comes to a mean squared error of 0 already: try a smaller --error"
     halves = np.repeat([[0.0, 1.0]], 8, axis=1).repeat(16, axis=0).astype(np.float32)  # its variance is a quarter
     assert case(from_array(halves), error=0.24).remarks == ()
     (told,) = case(from_array(halves), error=0.26).remarks
     assert "of 0.25 already" in told
+
+
+def test_the_error_is_halfway_between_the_noise_and_the_picture() -> None:
+    """Of 0.01 and 0.04 that is 0.02."""
+    picture, noisy = np.full((2, 8, 8), 0.3), np.full((2, 8, 8), 0.4)
+    picture[:, :4] += 0.4
+    noisy[:, :4] += 0.4
+    assert between(np.concatenate([picture, noisy, picture, picture])) == 0.02
+    pixels = photo().pixels
+    less, more = (case(photo(), noise=sigma).observers[0].error for sigma in (10.0, 20.0))
+    assert less < more < pixels.var()
+    assert case(photo(), error=0.03).observers[0].error == 0.03
 
 
 # The case

@@ -91,10 +91,11 @@ BUILT_IN: dict[str, tuple[Callable[[], Classifier], str]] = {
 class Features(nn.Module):
     """What a layer of a network makes of a picture, differentiable.
 
-        A(x) = layer((x - mean) / deviation) / scale
+        A(x) = layer((clip(x) - mean) / deviation) / scale
 
-    The scale is the largest absolute value at one picture, so that peak and loss mean the same for every layer.
-    Nothing behind the layer is computed, and the network's own weights are fixed.
+    The scale is the largest absolute value at one picture, so that peak and loss mean the same for every layer. It is
+    the picture as it can be shown, clipped to 0..1, that is looked at; the slope passes through the clip, so that
+    free pixels come back. Nothing behind the layer is computed, and the network's own weights are fixed.
 
     Args:
         network: sees (1, 3, H, W). It is put into evaluation mode and its weights are frozen, in place.
@@ -122,7 +123,8 @@ class Features(nn.Module):
 
     def forward(self, picture: Tensor) -> Tensor:
         """From (3, H, W) to the layer's answer without its first dimension: (C, h, w), or (C,) where it is flat."""
-        features: Tensor = self._answer(picture)[0] / self.scale
+        shown = picture + (picture.clamp(0, 1) - picture).detach()
+        features: Tensor = self._answer(shown)[0] / self.scale
         return features
 
     def _answer(self, picture: Tensor) -> Any:
@@ -134,19 +136,17 @@ class Features(nn.Module):
             return reached.args[0]
         finally:
             hook.remove()
-        raise DipError(f"--layer {self.layer} takes no part when the network computes: choose another layer.")
+        return None
 
     def _largest(self, picture: Tensor) -> Tensor:
         try:
             with torch.no_grad():
                 answer = self._answer(picture)
-        except DipError:
-            raise
         except Exception as error:  # whatever goes wrong in there: it may be the user's own code
             size = f"{picture.shape[2]}x{picture.shape[1]}"
             raise DipError(f"The network fails on a picture of {size} ({told(error)}): try another --size.") from error
         if not isinstance(answer, Tensor) or not answer.is_floating_point() or answer.shape[:1] != (1,):
-            raise DipError(f"--layer {self.layer} answers with no tensor of shape (1, ...): choose another layer.")
+            raise DipError(f"--layer {self.layer} has no tensor of shape (1, ...) for an answer: choose another layer.")
         largest = answer.abs().max()
         if not largest.isfinite() or not largest:
             raise DipError(f"The largest feature at --layer {self.layer} is {largest}: choose other --weights.")

@@ -135,10 +135,11 @@ class Curves:
             xlabel="iteration",
             ylabel="mean squared error",
             xscale="log",
-            xlim=(1, max(2, self.iterations[-1])),
+            xlim=(1, max(10, self.iterations[-1])),
             ylim=(0, top),
         )
         axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.xaxis.set_minor_formatter("")
         axes.grid(color="#e4e4e4", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.axhline(self.error, color="#8c8c8c", linewidth=0.8)

@@ -108,11 +108,12 @@ def restore(
     suffix = ".png" if str(output) == "-" else output.suffix
     folder = run_folder(job.record, output)
     check_output(job, output, folder)
+    blank = pixels(problem.finish(torch.zeros(problem.shape)))
     if case.render is None:
-        images.encode(carrier.showing(np.zeros(problem.shape, dtype=np.float32)), suffix)
+        images.encode(carrier.showing(blank), suffix)
     elif suffix != ".png":
         raise UsageError(f"-o {output} is to be a figure: name it .png; other formats are written beside it.")
-    truth = _truth(job, case)
+    truth = _truth(job, case, blank.shape)
     bench = prepare(problem, settings)
     for remark in (*case.remarks, *_worries(case, suffix)):
         display.note(f"{job.source}: {remark}")
@@ -173,15 +174,15 @@ def _deliver(
     return _finite(measures) | told | {"conclusion": conclusion}
 
 
-def _truth(job: Job, case: Case) -> NDArray[np.float32] | None:
+def _truth(job: Job, case: Case, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
     """The true picture, (C, H, W), of the size and channels of the one to restore, if there is one."""
     if job.reference is None:
         return case.truth
     if case.truth is not None:
         raise UsageError("--reference is not needed where the damage is simulated: the input is the true picture.")
     truth = images.read(job.reference, span=case.picture.span)[0].pixels
-    if truth.shape != case.problem.shape:
-        have, want = (f"{w}x{h} with {c} channels" for c, h, w in (truth.shape, case.problem.shape))
+    if truth.shape != shape:
+        have, want = (f"{w}x{h} with {c} channels" for c, h, w in (truth.shape, shape))
         raise DipError(f"--reference {job.reference} is {have}, the result will be {want}: give the matching picture.")
     return truth
 

@@ -59,12 +59,12 @@ def impedance(
         float, typer.Option(help="Standard deviation (0-255) of the noise in picture + noise, which is clipped.")
     ] = 25.0,
     error: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="The mean squared error (values 0-1) at which a target is said to be fitted: for the last sentence, "
-            "and a line in the chart."
+            help="The mean squared error (values 0-1) at which a target counts as fitted, for the last sentence and "
+            "a line in the chart. When not given, the geometric mean of the noise's variance and the picture's."
         ),
-    ] = 0.015,  # above the variance of the noise, 0.0096, and below that of most pictures, 0.02 to 0.08
+    ] = None,
     *,
     seed: int,
 ) -> Case:
@@ -87,11 +87,12 @@ def impedance(
 
     if not 0 < noise <= LOUDEST:
         raise UsageError(f"--noise {noise:g} is out of range: use a number above 0, up to {LOUDEST}.")
-    if not 0 < error < 1:
+    if error is not None and not 0 < error < 1:
         raise UsageError(f"--error {error:g} is out of range: use a number above 0 and below 1.")
     pixels = image.pixels if size is None else reduced(image.pixels, size)
     stacked = targets(pixels, noise / 255, seed)
     measured = torch.from_numpy(stacked)
+    error = between(stacked) if error is None else error
     curves = Curves(measured, error)
     remarks = []
     if pixels is not image.pixels:
@@ -162,6 +163,26 @@ def targets(pixels: NDArray[np.float32], sigma: float, seed: int) -> NDArray[np.
     shuffled = pixels.reshape(channels, -1)[:, places].reshape(pixels.shape)
     uniform = generator.random(pixels.shape)
     return np.concatenate([pixels, noisy, shuffled, uniform]).astype(np.float32)
+
+
+def between(measured: NDArray[np.float32]) -> float:
+    """An error by which to tell the targets that are fitted from those that are not.
+
+        sqrt( mean(n^2) var(x) ),    n = y_2 - x
+
+    A network that finds the picture and leaves the noise is as far from picture + noise as the first factor; one that
+    finds no more than the mean colour is as far from the shuffled pixels as the second. Where the noise varies more
+    than the picture, no error tells them apart.
+
+    Args:
+        measured: the targets, shape (4C, H, W).
+
+    Returns:
+        Rounded to two digits; 0.0001 (40 dB) at least.
+    """
+    picture, noisy, *_ = measured.reshape(4, -1, measured.shape[1] * measured.shape[2]).astype(float)
+    product = ((noisy - picture) ** 2).mean() * picture.var(axis=1).mean()
+    return max(float(f"{product**0.5:.2g}"), 1e-4)
 
 
 def side_by_side(image: Tensor) -> Tensor:

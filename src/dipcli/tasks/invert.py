@@ -25,10 +25,25 @@ if TYPE_CHECKING:
 
 SMALLEST, LARGEST = 16, 2048  # pixels on a side
 
+# The published shape with 3x3 kernels and strided convolutions, at half the time for an iteration. There is no noise in
+# the features that could be learned, so nothing is held back and the number of iterations is a matter of patience.
+# Measured at 128x128 on the eighth block of an EfficientNet-Lite0 trained on ImageNet: after 500 iterations the features
+# are within 10 % at this rate and within 22 % at the published one of 0.001. Narrower networks were slower to come near.
+NETWORK = "skip:channels=16,32,64,128,128,128:skips=4x6:up=nearest"
+MEASURED = {
+    "network": NETWORK,
+    "pad": "zero",
+    "input_depth": 32,
+    "rate": 0.005,
+    "beta2": 0.99,
+    "reg_noise": 0.0,
+    "ema": 0.95,
+    "stop": "none",
+}
 PRESETS: Presets = {
-    "fast": {},
-    "balanced": {},
-    "best": {},
+    "fast": MEASURED | {"iterations": 300, "ema": 0.9},
+    "balanced": MEASURED | {"iterations": 1000},
+    "best": MEASURED | {"iterations": 3000, "rate": 0.003, "ema": 0.98},
     # Ulyanov et al., CVPR 2018, and the settings published with it: 2,606,763 parameters. What was published is a
     # single output; here it is the average of the last ones.
     "paper": {
