@@ -43,42 +43,47 @@ EXPERIMENTS = {
     "text": Experiment(
         ("inpaint", "inpaint/kate.png"),
         {"--mask": "inpaint/kate_mask.png"},
-        ("--mask-invert", "--damage", "text", "--iters", "1000"),
+        ("--mask-invert", "--damage", "text", "--iters", "600"),
         middle=(256, 256),
     ),
     "hole": Experiment(
         ("inpaint", "inpaint/library.png"),
         {"--mask": "inpaint/library_mask.png"},
-        ("--mask-invert", "--damage", "hole", "--iters", "3000"),
+        ("--mask-invert", "--damage", "hole"),
         shrink=2,
     ),
     "region": Experiment(
         ("inpaint", "inpaint/vase.png"),
         {"--mask": "inpaint/vase_mask.png"},
-        ("--mask-invert", "--damage", "region", "--iters", "2000"),
+        ("--mask-invert", "--damage", "region", "--iters", "1000"),
         shrink=2,
     ),
     "scattered": Experiment(
         ("inpaint", "inpaint/half/house_clean.png"),
         {"--mask": "inpaint/half/house_missing.png", "--reference": "inpaint/half/house_clean.png"},
-        ("--damage", "scattered", "--iters", "2000"),
+        ("--damage", "scattered", "--iters", "1000"),
     ),
     "zebra": Experiment(
         ("superres", "superres/zebra_GT.png"),
         {},
-        ("--scale", "4", "--simulate", "--iters", "600"),
+        ("--scale", "4", "--simulate", "--iters", "300"),
     ),
-    "butterfly": Experiment(("superres", "superres/butterfly_GT.png"), {}, ("--scale", "4", "--simulate")),
+    "butterfly": Experiment(
+        ("superres", "superres/butterfly_GT.png"), {}, ("--scale", "4", "--simulate", "--iters", "500")
+    ),
     "snail": Experiment(("dejpeg", "dejpeg/snail.jpg"), {}, ()),
     "cave": Experiment(
         ("flash", "flash/cave01_01_noflash.jpg"), {"--guide": "flash/cave01_00_flash.jpg"}, (), shrink=2
     ),
-    "monkey": Experiment(("invert", "invert/monkey.jpg"), {}, ("--weights", "random", "--layer", "conv3")),
-    "impedance": Experiment(("impedance", "denoise/f16_clean.png"), {}, ("--size", "256")),
+    "monkey": Experiment(
+        ("invert", "invert/monkey.jpg"), {}, ("--weights", "random", "--layer", "conv3", "--iters", "1000")
+    ),
+    "impedance": Experiment(("impedance", "denoise/f16_clean.png"), {}, ("--size", "128")),
     "kodim01": Experiment(
         ("denoise", "denoise/kodim01_clean.png"),
         {},
         ("--simulate-noise", "25", "--iters", "500", "--snapshot-at", "1,10,100,400,500"),
+        middle=(384, 256),
     ),
 }
 

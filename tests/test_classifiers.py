@@ -139,7 +139,7 @@ def test_it_is_the_picture_as_shown_that_is_looked_at() -> None:
 def test_features_have_a_slope_and_the_network_is_fixed() -> None:
     network, path = built_in("alexnet", "relu2", "random", seed=0)
     features = Features(network, path, PICTURE, normalised=True)
-    x, direction = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    x, direction = 0.1 + 0.8 * torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     x.requires_grad_()
     features(x).square().sum().backward()
     assert x.grad is not None

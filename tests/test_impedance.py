@@ -359,3 +359,17 @@ def test_what_the_case_says_is_what_its_curves_saw() -> None:
     watching(Step(1, torch.tensor(0.0), image, image, 0.01, 0.0), Verdict())
     assert made.conclude(side_by_side(image).numpy()).startswith("The picture reached a mean squared error of 0.5 at")
     assert made.render()[".csv"].decode().splitlines()[1].split(",")[1] == "0.01"
+
+
+def test_each_network_fits_as_if_it_were_alone() -> None:
+    """The gradient of a member's weights is that of its own mean squared error."""
+    from dipcli.losses import squared_error
+    from dipcli.tasks.impedance import summed_squared_error
+
+    prediction = torch.rand(12, 5, 6, requires_grad=True)
+    measured = torch.rand(12, 5, 6)
+    (slope,) = torch.autograd.grad(summed_squared_error(prediction, measured), prediction)
+    for member in range(4):
+        own = slice(3 * member, 3 * member + 3)
+        (alone,) = torch.autograd.grad(squared_error(prediction[own], measured[own]), prediction)
+        assert torch.allclose(slope[own], alone[own])

@@ -39,6 +39,9 @@ def build():
 def broken():
     raise ValueError("no such\\nplan")
 
+def leaving():
+    raise SystemExit(2)
+
 number = 3
 three = lambda: 3
 """
@@ -229,6 +232,7 @@ def test_weights_go_into_a_network_of_ones_own(own: str, tmp_path: Path) -> None
         ({"model": ":build", "weights": None}, DipError, r"does not work \(ValueError"),
         ({"model": "mynet:number", "weights": None}, DipError, r"does not work \(TypeError: .*not callable"),
         ({"model": "mynet:broken", "weights": None}, DipError, r"does not work \(ValueError: no such\)"),
+        ({"model": "mynet:leaving", "weights": None}, DipError, r"does not work \(SystemExit: 2\)"),
         ({"model": "mynet:three", "weights": None}, DipError, r"returns a int: let it return a torch\.nn\.Module"),
         ({"model": "mynet:build", "weights": None, "layer": "fc6"}, UsageError, r"no --layer fc6 .*from 0, 0\.0, 0\.1"),
     ],

@@ -252,7 +252,7 @@ def load(network: nn.Module, path: Path, spare: Collection[str] = ()) -> None:
         raise DipError(f"--weights {path} does not fit the model: {detail}") from error
 
 
-def told(error: Exception) -> str:
+def told(error: BaseException) -> str:
     """An exception in a few words."""
     text = shorten(str(error).strip().partition("\n")[0], 120, placeholder=" ...").rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -35,7 +35,7 @@ class Problem:
         loss: E(prediction, measured, weight), a scalar.
         weight: which of y's pixels count, broadcastable to y; all of them when None.
         guide: a picture that shows what x shows, shape (any C, H, W), values 0..1, for `--input guide`.
-        members: how many pictures x is made of, one behind the other along the channels, each with a network of its own.
+        members: how many pictures x is made of, one behind the other along the channels, each with its own network.
         finish: a last touch on the restored picture, before it is looked at or written.
     """
 

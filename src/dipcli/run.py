@@ -102,7 +102,8 @@ def restore(
     """
     display = display or Silent()
     picture, data = images.read(job.source)
-    case, settings = job.task.case(picture, job.preset, job.arguments, job.given)
+    with machine.enough_memory(picture.pixels.shape):
+        case, settings = job.task.case(picture, job.preset, job.arguments, job.given)
     problem, carrier = case.problem, case.picture
     output = job.output or default_output(job, carrier)
     suffix = ".png" if str(output) == "-" else output.suffix

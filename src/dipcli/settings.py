@@ -79,7 +79,11 @@ class Settings:
     ] = "noise"
     input_depth: Annotated[
         int | None,
-        Option("Channels of the network's input; 32 when not given, always 2 for meshgrid, those of the guide.", least=1, most=4096),
+        Option(
+            "Channels of the network's input; 32 when not given, always 2 for meshgrid, those of the guide.",
+            least=1,
+            most=4096,
+        ),
     ] = None
     pad: Annotated[Literal["reflection", "zero"], Option("How convolutions see beyond the border.")] = "reflection"
     optimize: Annotated[

@@ -101,7 +101,13 @@ def impedance(
     if flat <= error:
         remarks.append(f"a single colour comes to a mean squared error of {flat:.2g} already: try a smaller --error")
     return Case(
-        problem=Problem(measured=measured, shape=stacked.shape, members=len(TARGETS), finish=side_by_side),
+        problem=Problem(
+            measured=measured,
+            shape=stacked.shape,
+            loss=summed_squared_error,
+            members=len(TARGETS),
+            finish=side_by_side,
+        ),
         picture=image.to_8_bits(pixels),
         remarks=tuple(remarks),
         observers=(curves,),
@@ -183,6 +189,19 @@ def between(measured: NDArray[np.float32]) -> float:
     picture, noisy, *_ = measured.reshape(4, -1, measured.shape[1] * measured.shape[2]).astype(float)
     product = ((noisy - picture) ** 2).mean() * picture.var(axis=1).mean()
     return max(float(f"{product**0.5:.2g}"), 1e-4)
+
+
+def summed_squared_error(prediction: Tensor, measured: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The four mean squared errors added up: each network's slope is what it would be by itself.
+
+    Args:
+        prediction: shape (4C, H, W).
+        measured: the same shape.
+        weight: as for `losses.squared_error`.
+    """
+    from dipcli.losses import squared_error
+
+    return 4 * squared_error(prediction, measured, weight)
 
 
 def side_by_side(image: Tensor) -> Tensor:
