@@ -8,6 +8,7 @@ import typer
 
 from dipcli.case import Case
 from dipcli.errors import UsageError
+from dipcli.losses import squared_error
 from dipcli.problem import Problem
 from dipcli.registry import Presets, task
 
@@ -199,8 +200,6 @@ def summed_squared_error(prediction: Tensor, measured: Tensor, weight: Tensor | 
         measured: the same shape.
         weight: as for `losses.squared_error`.
     """
-    from dipcli.losses import squared_error
-
     return 4 * squared_error(prediction, measured, weight)
 
 
