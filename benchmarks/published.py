@@ -43,7 +43,7 @@ EXPERIMENTS = {
     "text": Experiment(
         ("inpaint", "inpaint/kate.png"),
         {"--mask": "inpaint/kate_mask.png"},
-        ("--mask-invert", "--damage", "text", "--iters", "600"),
+        ("--mask-invert", "--damage", "text", "--iters", "300"),
         middle=(256, 256),
     ),
     "hole": Experiment(
@@ -55,25 +55,25 @@ EXPERIMENTS = {
     "region": Experiment(
         ("inpaint", "inpaint/vase.png"),
         {"--mask": "inpaint/vase_mask.png"},
-        ("--mask-invert", "--damage", "region", "--iters", "1000"),
+        ("--mask-invert", "--damage", "region", "--iters", "600"),
         shrink=2,
     ),
     "scattered": Experiment(
         ("inpaint", "inpaint/half/house_clean.png"),
         {"--mask": "inpaint/half/house_missing.png", "--reference": "inpaint/half/house_clean.png"},
-        ("--damage", "scattered", "--iters", "1000"),
+        ("--damage", "scattered", "--iters", "500"),
     ),
     "zebra": Experiment(
         ("superres", "superres/zebra_GT.png"),
         {},
-        ("--scale", "4", "--simulate", "--iters", "300"),
+        ("--scale", "4", "--simulate", "--iters", "150"),
     ),
     "butterfly": Experiment(
-        ("superres", "superres/butterfly_GT.png"), {}, ("--scale", "4", "--simulate", "--iters", "500")
+        ("superres", "superres/butterfly_GT.png"), {}, ("--scale", "4", "--simulate", "--iters", "300")
     ),
     "snail": Experiment(("dejpeg", "dejpeg/snail.jpg"), {}, ()),
     "cave": Experiment(
-        ("flash", "flash/cave01_01_noflash.jpg"), {"--guide": "flash/cave01_00_flash.jpg"}, (), shrink=2
+        ("flash", "flash/cave01_01_noflash.jpg"), {"--guide": "flash/cave01_00_flash.jpg"}, (), shrink=4
     ),
     "monkey": Experiment(
         ("invert", "invert/monkey.jpg"), {}, ("--weights", "random", "--layer", "conv3", "--iters", "1000")
