@@ -42,7 +42,7 @@ class Experiment:
 EXPERIMENTS = {
     "text": Experiment(
         ("inpaint", "inpaint/kate.png"),
-        {"--mask": "inpaint/kate_mask.png"},
+        {"--mask": "inpaint/kate_mask.png", "--reference": "inpaint/kate.png"},
         ("--mask-invert", "--damage", "text", "--iters", "300"),
         middle=(256, 256),
     ),

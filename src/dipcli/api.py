@@ -30,7 +30,7 @@ From Python:
     observers: called after each iteration with the step and the rule's verdict.
     progress: show tqdm's bar.
     Interrupting (Ctrl-C, or a notebook's stop button) ends the fit and returns the best picture so far.
-    Settings, by keyword:
+    Files that an option names may be arrays too. Options and settings, by keyword:
 """
 EVERY = 10  # iterations between the bar's numbers
 
@@ -97,9 +97,9 @@ def restorer(task: Task) -> Callable[..., Restored]:
 
     restore.__module__ = "dipcli"  # where it is found by name: it can be pickled
     restore.__name__ = restore.__qualname__ = task.name
-    restore.__doc__ = (
-        task.help + ARGUMENTS + "\n".join(f"        {each.name}: {each.option.help}" for each in knobs(Settings))
-    )
+    own = [(each.name, each.annotation.__metadata__[0].help) for each in task.arguments()]
+    settings = [(knob.name, knob.option.help) for knob in knobs(Settings)]
+    restore.__doc__ = task.help + ARGUMENTS + "\n".join(f"        {name}: {help_}" for name, help_ in own + settings)
     restore.__signature__ = _signature(task, inspect.signature(restore, eval_str=True))  # type: ignore[attr-defined]
     return restore
 
@@ -121,5 +121,5 @@ def _signature(task: Task, plain: inspect.Signature) -> inspect.Signature:
         for knob in knobs(Settings)
         if knob.name not in plain.parameters
     ]
-    own = [each.replace(kind=kind) for each in task.arguments()]
+    own = [each.replace(kind=kind, annotation=each.annotation.__origin__) for each in task.arguments()]
     return plain.replace(parameters=[*named, *own, *settings])

@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 SIDE = 8  # samples on the side of a block
 WHITE = 255.0  # steps are in grey levels of 255
 GREY = 128 / WHITE  # is taken off the luma before it is transformed
-SIGNATURE = b"\xff\xd8\xff"
 ORIENTATION = 0x0112  # the EXIF tag that says which way is up
+# From the coded picture to the upright one: whether rows and columns change places, then which axes are mirrored.
+TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
+    1: (False, ()), 2: (False, (-1,)), 3: (False, (-2, -1)), 4: (False, (-2,)),
+    5: (True, ()), 6: (True, (-1,)), 7: (True, (-2, -1)), 8: (True, (-2,)),
+}  # fmt: skip
 # From RGB to Y, Cb, Cr: JFIF 1.02, page 3, after ITU-R BT.601.
 JFIF = (
     (0.299, 0.587, 0.114),
@@ -42,6 +46,9 @@ JFIF = (
 # on photographs of any quality and sampling, 0.7 on coloured noise. A wrong turn or other colours bring tens.
 ASTRAY = 4.0
 ROUNDS = 8  # of projection and clipping; what is left after them is told, not hidden
+# Weight of the plain squared error beside that of what is outside its interval. Measured on a picture of 256x256 at
+# quality 10: without it 27.5 dB, with it alone 27.5, with a tenth of it 28.0.
+PULL = 0.1
 SLACK = 0.1  # grey levels by which a coefficient may miss its interval and still be said to agree
 
 
@@ -96,7 +103,7 @@ def read(data: bytes) -> Coding:
     Raises:
         DipError: when this is not a JPEG file of a common kind; the sentence says why.
     """
-    if not data.startswith(SIGNATURE):
+    if not data.startswith(b"\xff\xd8\xff"):
         raise DipError("The file is no JPEG: give the JPEG it came from.")
     jpeg = _coefficients(data)
     colours = jpeg.jpeg_color_space.name
@@ -135,19 +142,6 @@ def _coefficients(data: bytes) -> Any:
     return jpeg
 
 
-# From the coded picture to the upright one: whether rows and columns change places, then which axes are mirrored.
-TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
-    1: (False, ()),
-    2: (False, (-1,)),
-    3: (False, (-2, -1)),
-    4: (False, (-2,)),
-    5: (True, ()),
-    6: (True, (-1,)),
-    7: (True, (-2, -1)),
-    8: (True, (-2,)),
-}
-
-
 class Encoder(nn.Module):
     """A JPEG encoder up to its rounding, for one file.
 
@@ -162,6 +156,8 @@ class Encoder(nn.Module):
         measured: k q, the middle of each coefficient's interval, shape (N,), in pixel values.
         reach: q / 2, half the interval's width, shape (N,).
         whole: whether a coefficient's block lies within the picture, shape (N,).
+        weight: by how much a squared error of a coefficient changes that of R, G and B, shape (N,): so many pixels
+            share its sample, and so far Y, Cb or Cr moves each of them.
 
     Args:
         coding: the file's.
@@ -170,6 +166,7 @@ class Encoder(nn.Module):
     measured: Tensor
     reach: Tensor
     whole: Tensor
+    weight: Tensor
     cosines: Tensor
     colours: Tensor
 
@@ -180,16 +177,19 @@ class Encoder(nn.Module):
         self.turned, self.mirrored = TURNS[coding.orientation]
         height, width = reversed(self.extent) if self.turned else self.extent
         self.shape = (len(coding.planes), height, width)
-        steps = [np.broadcast_to(np.float32(plane.steps / WHITE), plane.levels.shape) for plane in coding.planes]
-        values: dict[str, list[NDArray[Any]]] = {
-            "measured": [plane.levels * step for plane, step in zip(coding.planes, steps, strict=True)],
-            "reach": [step / 2 for step in steps],
-            "whole": [plane.within(coding.height, coding.width) for plane in coding.planes],
-        }
+        colours = torch.tensor(JFIF if len(coding.planes) > 1 else ((1.0,),))
+        moved = (torch.linalg.inv(colours) ** 2).mean(dim=0)
+        values: dict[str, list[NDArray[Any]]] = {"measured": [], "reach": [], "whole": [], "weight": []}
+        for plane, move in zip(coding.planes, moved, strict=True):
+            steps = np.broadcast_to(np.float32(plane.steps / WHITE), plane.levels.shape)
+            values["measured"].append(plane.levels * steps)
+            values["reach"].append(steps / 2)
+            values["whole"].append(plane.within(coding.height, coding.width))
+            values["weight"].append(np.full_like(steps, float(move) * math.prod(plane.sampling)))
         for name, parts in values.items():
             self.register_buffer(name, torch.from_numpy(np.concatenate([each.ravel() for each in parts])))
+        self.register_buffer("colours", colours)
         self.register_buffer("cosines", cosine_transform())
-        self.register_buffer("colours", torch.tensor(JFIF if len(coding.planes) > 1 else ((1.0,),)))
 
     def forward(self, x: Tensor) -> Tensor:
         """From an upright picture, (C, H', W') or cut to the file's own size, 0..1, to coefficients, (N,)."""
@@ -247,16 +247,17 @@ class Encoder(nn.Module):
         return self.crop(self.spread(self.measured) + GREY).clamp(0, 1)
 
     def misfit(self, prediction: Tensor, measured: Tensor, weight: Tensor | None = None) -> Tensor:
-        """How far coefficients are from rounding to the file's numbers; 0 for every picture that fits the file.
+        """How far coefficients are from rounding to the file's numbers, with a pull to the middle of what does.
 
-            E(p, y, w) = sum(w max(0, |p - y| - q/2)^2) / sum(w)
+            E(p, y, w) = sum(w (max(0, |p - y| - q/2)^2 + r (p - y)^2)) / sum(w),   r = 0.1
 
         Args:
             prediction: p = A(x), shape (N,).
             measured: y = k q, shape (N,).
             weight: w >= 0, which broadcasts to (N,); ones when it is left out.
         """
-        error = F.relu((prediction - measured).abs() - self.reach) ** 2
+        apart = (prediction - measured).abs()
+        error = F.relu(apart - self.reach) ** 2 + PULL * apart**2
         weight = torch.ones_like(error) if weight is None else weight.expand_as(error)
         return (weight * error).sum() / weight.sum()
 
