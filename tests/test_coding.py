@@ -190,16 +190,39 @@ def test_blocks_beyond_the_border_do_not_count_as_disagreeing() -> None:
     assert encoder.agreement(encoder.crop(inner)) == 1
 
 
-def test_the_misfit_is_nothing_inside_the_interval_and_grows_with_the_square_outside() -> None:
+def test_the_misfit_pulls_a_little_inside_the_interval_and_grows_with_the_square_outside() -> None:
     encoder = understood(jpeg(ODD))
     y, reach = encoder.measured, encoder.reach
-    assert encoder.misfit(y + 0.99 * reach, y) == 0
-    assert encoder.misfit(y - reach - 0.1, y) == pytest.approx(0.01, rel=1e-4)
-    weight = torch.zeros_like(y)
-    weight[:10] = 2
-    away = torch.zeros_like(y)
-    away[:5] = 0.2
-    assert encoder.misfit(y + (reach + away), y, weight) == pytest.approx(0.02, rel=1e-4)
+    assert encoder.misfit(y, y) == 0
+    inside = coding.PULL * float((reach**2).mean())
+    assert encoder.misfit(y + 0.5 * reach, y) == pytest.approx(inside / 4, rel=1e-4)
+    assert encoder.misfit(y - reach, y) == pytest.approx(inside, rel=1e-4)
+    beyond = 0.01 + coding.PULL * float(((reach + 0.1) ** 2).mean())
+    assert encoder.misfit(y - reach - 0.1, y) == pytest.approx(beyond, rel=1e-4)
+
+
+def test_the_misfit_counts_by_weight() -> None:
+    encoder = understood(jpeg(ODD))
+    p = encoder(torch.rand(encoder.shape))
+    y, n = encoder.measured, len(encoder.measured)
+    first, second = (torch.zeros(n).index_fill(0, torch.arange(5 * i, 5 * i + 5), 1.0) for i in range(2))
+    one, other = encoder.misfit(p, y, first), encoder.misfit(p, y, second)
+    assert one != other
+    assert torch.allclose(encoder.misfit(p, y, first + 3 * second), (one + 3 * other) / 4)
+    assert torch.allclose(encoder.misfit(p, y), encoder.misfit(p, y, torch.full((n,), 7.0)))
+
+
+def test_the_weight_makes_errors_of_coefficients_errors_of_colour() -> None:
+    """Exactly for a change of one of Y, Cb and Cr alone that is the same for all pixels of a sample."""
+    encoder = understood(jpeg(NATURAL))
+    x = torch.rand(encoder.shape)
+    sizes = [plane.levels.size for plane in encoder.coding.planes]
+    for number in range(3):
+        parts = [torch.randn(size) * (each == number) for each, size in enumerate(sizes)]
+        change = torch.cat(parts)
+        moved = encoder.spread(change)
+        found = encoder(x + moved) - encoder(x)
+        assert torch.allclose((encoder.weight * found**2).sum(), (moved**2).mean(dim=0).sum(), rtol=1e-3)
 
 
 def test_tables_move_with_the_module() -> None:
@@ -228,8 +251,8 @@ def two_thirds(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (saved(ODD, "PNG"), "is no JPEG"),
-        (b"", "is no JPEG"),
+        (saved(ODD, "PNG"), "not from a JPEG"),
+        (b"", "not from a JPEG"),
         (saved(ODD, "JPEG", "CMYK"), "is in CMYK"),
         (saved(ODD, "JPEG", keep_rgb=True), "is in RGB"),
         (arithmetic(jpeg(ODD)), "cannot be read"),
@@ -245,7 +268,7 @@ def test_what_is_not_understood_is_said(data: bytes, why: str, capfd: pytest.Cap
 
 
 def test_a_picture_from_no_file_has_no_coding() -> None:
-    with pytest.raises(DipError, match="not from a file"):
+    with pytest.raises(DipError, match="not from a JPEG file"):
         coding.encoder(replace(images.decode(jpeg(ODD)), file=None))
 
 

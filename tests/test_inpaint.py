@@ -132,6 +132,8 @@ def test_each_kind_has_its_published_settings() -> None:
     assert (paper("region").input, paper("region").iterations) == ("meshgrid", 5000)
     assert (paper("scattered").rate, paper("scattered").iterations) == (0.001, 11000)
     assert paper("auto") == paper("text"), "as the mask looks"
+    other = task.case(from_array(scene(32, 40)), "balanced", {"mask": holed(), "damage": "hole"}, {})[1]
+    assert "skips=0x6" in other.network, "the other presets know of holes too"
     assert paper("hole", iterations=5).iterations == 5, "what is given goes before it"
 
 

@@ -74,9 +74,8 @@ class Plane:
 
     def within(self, height: int, width: int) -> NDArray[np.bool_]:
         """Whether a coefficient's block lies within a picture of this size, of the shape of `levels`."""
-        down, across = self.sampling
         inside = np.zeros(self.levels.shape, np.bool_)
-        inside[: height // (SIDE * down), : width // (SIDE * across)] = True
+        inside[: height // (SIDE * self.sampling[0]), : width // (SIDE * self.sampling[1])] = True
         return inside
 
 
@@ -104,27 +103,26 @@ def read(data: bytes) -> Coding:
         DipError: when this is not a JPEG file of a common kind; the sentence says why.
     """
     if not data.startswith(b"\xff\xd8\xff"):
-        raise DipError("The file is no JPEG: give the JPEG it came from.")
+        raise DipError("The picture is not from a JPEG file: give the JPEG it came from.")
     jpeg = _coefficients(data)
     colours = jpeg.jpeg_color_space.name
     if colours not in ("JCS_GRAYSCALE", "JCS_YCbCr"):
         raise DipError(f"The JPEG is in {colours.removeprefix('JCS_')}, not in YCbCr or grey: convert it first.")
-    factors = jpeg.samp_factor.max(axis=0) // jpeg.samp_factor  # fractions jpeglib has refused
+    pixels_a_sample = (jpeg.samp_factor.max(axis=0) // jpeg.samp_factor).tolist()  # fractions jpeglib has refused
     levels = [each for each in (jpeg.Y, jpeg.Cb, jpeg.Cr) if each is not None]
     planes = tuple(
-        Plane(level, jpeg.get_component_qt(number), (int(down), int(across)))
-        for number, (level, (down, across)) in enumerate(zip(levels, factors, strict=True))
+        Plane(level, jpeg.get_component_qt(number), tuple(pixels_a_sample[number]))
+        for number, level in enumerate(levels)
     )
     return Coding(jpeg.height, jpeg.width, _orientation(data), planes)
 
 
 def _orientation(data: bytes) -> int:
     """Which way is up; 1, as it is coded, where the file does not say or says nonsense."""
+    orientation = 1
     with contextlib.suppress(Exception), PIL.Image.open(io.BytesIO(data)) as image:
         orientation = image.getexif().get(ORIENTATION, 1)
-        if orientation in TURNS:
-            return int(orientation)
-    return 1
+    return orientation if orientation in TURNS else 1
 
 
 def _coefficients(data: bytes) -> Any:
@@ -158,9 +156,6 @@ class Encoder(nn.Module):
         whole: whether a coefficient's block lies within the picture, shape (N,).
         weight: by how much a squared error of a coefficient changes that of R, G and B, shape (N,): so many pixels
             share its sample, and so far Y, Cb or Cr moves each of them.
-
-    Args:
-        coding: the file's.
     """
 
     measured: Tensor
@@ -169,6 +164,7 @@ class Encoder(nn.Module):
     weight: Tensor
     cosines: Tensor
     colours: Tensor
+    back: Tensor
 
     def __init__(self, coding: Coding) -> None:
         super().__init__()
@@ -178,17 +174,18 @@ class Encoder(nn.Module):
         height, width = reversed(self.extent) if self.turned else self.extent
         self.shape = (len(coding.planes), height, width)
         colours = torch.tensor(JFIF if len(coding.planes) > 1 else ((1.0,),))
-        moved = (torch.linalg.inv(colours) ** 2).mean(dim=0)
+        back = torch.linalg.inv(colours)
         values: dict[str, list[NDArray[Any]]] = {"measured": [], "reach": [], "whole": [], "weight": []}
-        for plane, move in zip(coding.planes, moved, strict=True):
+        for plane, moved in zip(coding.planes, (back**2).mean(dim=0), strict=True):
             steps = np.broadcast_to(np.float32(plane.steps / WHITE), plane.levels.shape)
             values["measured"].append(plane.levels * steps)
             values["reach"].append(steps / 2)
             values["whole"].append(plane.within(coding.height, coding.width))
-            values["weight"].append(np.full_like(steps, float(move) * math.prod(plane.sampling)))
+            values["weight"].append(np.full_like(steps, float(moved) * math.prod(plane.sampling)))
         for name, parts in values.items():
             self.register_buffer(name, torch.from_numpy(np.concatenate([each.ravel() for each in parts])))
         self.register_buffer("colours", colours)
+        self.register_buffer("back", back)
         self.register_buffer("cosines", cosine_transform())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -216,17 +213,15 @@ class Encoder(nn.Module):
             (rows, columns), (height, width) = plane.levels.shape[:2], plane.extent
             blocks = self.cosines.T @ part.reshape(rows, columns, SIDE, SIDE) @ self.cosines
             samples = blocks.transpose(1, 2).reshape(rows * SIDE, columns * SIDE)
-            down, across = plane.sampling
-            change[:height, :width] = samples.repeat_interleave(down, 0).repeat_interleave(across, 1)
-        return self._upright(torch.einsum("cd,dhw->chw", torch.linalg.inv(self.colours), changes))
+            change[:height, :width] = torch.kron(samples, samples.new_ones(plane.sampling))
+        return self._upright(torch.einsum("cd,dhw->chw", self.back, changes))
 
     def project(self, x: Tensor) -> Tensor:
         """The picture nearest to x, in Y, Cb and Cr, whose coefficients all round to the file's numbers.
 
             x + spread( clamp(A(x), (k - 1/2) q, (k + 1/2) q) - A(x) )
 
-        Args:
-            x: shape (C, H', W').
+        From (C, H', W') to the same.
         """
         found = self(x)
         return x + self.spread(found.clamp(self.measured - self.reach, self.measured + self.reach) - found)
@@ -254,20 +249,17 @@ class Encoder(nn.Module):
         Args:
             prediction: p = A(x), shape (N,).
             measured: y = k q, shape (N,).
-            weight: w >= 0, which broadcasts to (N,); ones when it is left out.
+            weight: w >= 0, shape (N,); ones when it is left out.
         """
         apart = (prediction - measured).abs()
         error = F.relu(apart - self.reach) ** 2 + PULL * apart**2
-        weight = torch.ones_like(error) if weight is None else weight.expand_as(error)
+        weight = torch.ones_like(error) if weight is None else weight
         return (weight * error).sum() / weight.sum()
 
     def agreement(self, x: Tensor) -> float:
         """The share of the coefficients, 0..1, that agree with the file, to a tenth of a grey level.
 
         Blocks that reach beyond the border are not counted: nobody knows what the encoder saw there.
-
-        Args:
-            x: as for the operator, on any device.
         """
         apart = (self(x.to(self.measured)) - self.measured).abs() - self.reach
         return float((apart[self.whole] <= SLACK / WHITE).double().mean())
@@ -286,9 +278,7 @@ def encoder(picture: Picture) -> Encoder:
     Raises:
         DipError: when the picture is from no JPEG file, or from one that we do not understand as its decoder did.
     """
-    if picture.file is None:
-        raise DipError("The picture is not from a file: give the JPEG it came from.")
-    made = Encoder(read(picture.file))
+    made = Encoder(read(picture.file or b""))
     decoded, shown = made.decoded(), torch.from_numpy(picture.pixels)
     alike = decoded.shape == shown.shape
     if not alike or WHITE * torch.tensordot(made.colours[0], decoded - shown, 1).abs().mean() > ASTRAY:
