@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -44,8 +45,8 @@ PUBLISHED: Presets = {
         "iterations": 11000,
     },
 }
-# Nearest upsampling and little noise: half the iterations of bilinear with the published noise, on house with half of its
-# pixels missing (docs/results.md). What is held out of the known pixels chooses the average.
+# Nearest upsampling and little noise: on house with half of its pixels missing 35.0 dB after 500 iterations, where
+# bilinear upsampling reached 34.3. What is held out of the known pixels chooses the average.
 NARROW = {
     "network": "skip:channels=16,32,64,128,128:skips=0,4,4,4,4:up=nearest",
     "pad": "zero",
@@ -55,7 +56,7 @@ NARROW = {
 }
 # A large area wants a network that reaches far and has no skips, as published; pixels held out here and there say
 # little of it, so it runs to the end.
-FAR = {**PUBLISHED["hole"], "beta2": 0.99, "stop": "none"}
+FAR: Mapping[str, Any] = {**PUBLISHED["hole"], "beta2": 0.99, "stop": "none"}
 PRESETS: Presets = {
     "fast": {**NARROW, "iterations": 500},
     "balanced": {**NARROW, "iterations": 1500},
@@ -149,8 +150,12 @@ def adapted(kind: str) -> Presets:
     """What each preset is for this kind of damage, where it differs."""
     if kind in ("text", "scattered"):
         return {"paper": PUBLISHED[kind]}
-    fast, balanced = (FAR | {"iterations": iterations} for iterations in (500, 1500))
-    return {"fast": fast, "balanced": balanced, "best": PUBLISHED[kind] | {"stop": "none"}, "paper": PUBLISHED[kind]}
+    return {
+        "fast": {**FAR, "iterations": 500},
+        "balanced": {**FAR, "iterations": 1500},
+        "best": {**PUBLISHED[kind], "stop": "none"},
+        "paper": PUBLISHED[kind],
+    }
 
 
 def judged(marked: NDArray[np.bool_]) -> str:
