@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 LOUDEST = 1000  # of 255 grey levels: nothing is left of the picture
 
 # Ulyanov et al., CVPR 2018, figure 2, and the settings published with it: 572,827 parameters for a colour picture.
+# In fp32, for what is shown is how a network learns: in bf16 the error on noise rose again after 1800 iterations.
 PUBLISHED = {
+    "precision": "fp32",
     "network": "skip:channels=8,16,32,64,128:skips=0,0,0,4,4",
     "pad": "reflection",
     "input": "noise",
