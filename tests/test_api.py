@@ -148,3 +148,30 @@ def test_the_parts_are_there_by_name() -> None:
         "DipError",
     ):
         assert getattr(dipcli, name).__name__ == name
+
+
+def test_what_was_simulated_is_measured() -> None:
+    from dipcli import superres
+
+    result = superres(scene(48, 40), scale=2, simulate=True, **QUICK)
+    assert result.image.shape == (48, 40, 3)
+    error = ((result.image.astype(float) - scene(48, 40)) ** 2).mean() / 255**2
+    assert result.measures["psnr_ref"] == pytest.approx(-10 * np.log10(error), abs=1e-3)
+    assert result.measures["baselines"]["bicubic"]["psnr"] > 20
+    assert "shrinks back" in result.measures["conclusion"]
+
+
+def test_figures_come_as_files() -> None:
+    from dipcli import impedance
+
+    result = impedance(scene(32, 32), iterations=2, progress=False)
+    assert result.image.shape == (32, 128, 3)
+    assert set(result.files) == {".png", ".svg", ".csv"}
+
+
+def test_lists_and_pillows_pictures_are_pictures_too() -> None:
+    from PIL import Image
+
+    clean = scene(20, 24)
+    arrays = [denoise(each, **QUICK).image for each in (clean, Image.fromarray(clean))]
+    assert np.array_equal(*arrays)

@@ -282,7 +282,7 @@ def test_one_bad_picture_does_not_end_a_batch(dip: Dip, noisy_png: Path, tmp_pat
         (["noisy.png", "--device", "abacus"], 2, "cuda:N"),
         (["noisy.png", "--stop", "hope"], 2, "auto, emv, holdout, none"),
         (["noisy.png", "--preset", "quick"], 2, "fast, balanced, best, paper"),
-        (["noisy.png", "--network", "brain"], 2, "pixels, skip"),
+        (["noisy.png", "--network", "brain"], 2, "pixels, resnet, skip, unet"),
         (["noisy.png", "--ema", "1"], 2, "below 1"),
         (["noisy.png", "--iters", "0"], 2, "--iters"),
         (["noisy.png", "--snapshot-at", "soon"], 2, "1,10,100"),
@@ -630,18 +630,96 @@ def test_the_log_and_the_record_tell_of_a_collapse(dip: Dip, noisy_png: Path, mo
         def step(self, closure: object = None) -> object:
             self.calls += 1
             group = self.param_groups[0]
-            rate, group["lr"] = group["lr"], 30.0 if self.calls == 93 else group["lr"]
+            rate, group["lr"] = group["lr"], 30.0 if 93 <= self.calls < 105 else group["lr"]
             loss = super().step(closure)
             group["lr"] = rate
             return loss
 
     monkeypatch.setattr(torch.optim, "Adam", Spiking)
-    result = dip.quick("denoise", noisy_png, "--log-every", 25, iterations=110)
+    result = dip.quick("denoise", noisy_png, "--log-every", 25, iterations=130)
     assert result.exit_code == 0, result.output
     folder = noisy_png.with_name("noisy.denoised.dip")
     log = rows(folder / "log.csv")
-    assert [row["iteration"] for row in log] == ["25", "50", "75", "100", "110"]
-    assert [row["event"] for row in log] == [*3 * [""], "the fit collapsed: back to iteration 90, half the step", ""]
-    assert [float(row["lr"]) for row in log] == [0.02, 0.02, 0.02, 0.02, 0.01]
-    assert json.loads((folder / "run.json").read_text())["events"] == [f"iteration 100: {log[3]['event']}"]
+    assert [row["iteration"] for row in log] == ["25", "50", "75", "100", "110", "125", "130"]
+    assert [row["event"] for row in log] == [
+        *4 * [""],
+        "the fit collapsed: back to iteration 80, half the step",
+        "",
+        "",
+    ]
+    assert [float(row["lr"]) for row in log] == [0.02, 0.02, 0.02, 0.02, 0.02, 0.01, 0.01]
+    assert json.loads((folder / "run.json").read_text())["events"] == [f"iteration 110: {log[4]['event']}"]
     assert "the fit collapsed" in result.stderr
+
+
+def test_what_a_run_reads_is_not_lost_to_its_folder(dip: Dip, clean_png: Path, tmp_path: Path) -> None:
+    """Not even where files are called what the run's own are called."""
+    for name in ("damaged.png", "damaged.jpg", "damaged.denoised.png"):
+        iio.imwrite(tmp_path / name, iio.imread(clean_png))
+    before = {each: each.read_bytes() for each in tmp_path.glob("damaged.*")}
+    assert (
+        dip.quick("denoise", tmp_path / "damaged.png", "--run-dir", tmp_path, "-o", tmp_path / "x.png").exit_code == 0
+    )
+    refused = dip.quick(
+        "denoise", clean_png, "--simulate-noise", 9, "--run-dir", tmp_path / "new", "-o", tmp_path / "y.png"
+    )
+    assert refused.exit_code == 0
+    refused = dip.quick(
+        "denoise", tmp_path / "damaged.png", "--simulate-noise", 9, "--run-dir", tmp_path, "-o", tmp_path / "y.png"
+    )
+    assert refused.exit_code == 2
+    assert "choose another --run-dir" in refused.stderr
+    assert {each: each.read_bytes() for each in before} == before
+
+
+def test_a_snapshot_of_an_earlier_run_may_be_the_input(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
+    dip.quick("denoise", noisy_png, "-o", tmp_path / "a.png", "--snapshot-at", "2,3")
+    source = tmp_path / "a.dip/snapshots/000002.png"
+    assert dip.quick("denoise", source, "-o", tmp_path / "a.png", "--overwrite").exit_code == 0
+    assert source.exists()
+    assert not (tmp_path / "a.dip/snapshots/000003.png").exists()
+
+
+def test_who_names_a_rule_or_a_limit_leaves_the_end_to_it(dip: Dip, noisy_png: Path) -> None:
+    quick = ("superres", noisy_png, "--scale", 1.5, "--network", TINY, "--input-depth", 4, "--json")
+    told = json.loads(dip(*quick, "--stop", "emv:patience=2:guard=1", "--max-iters", 50).stdout)
+    assert told["iterations"] <= 50
+    assert told["reason"].startswith(("the variance", "the limit"))
+    assert json.loads(dip(*quick, "--max-iters", 4).stdout)["iterations"] == 4
+    assert json.loads(dip(*quick, "--stop", "holdout", "--iters", 5).stdout)["iterations"] == 5
+
+
+def test_a_perfect_baseline_is_said_to_be_identical(dip: Dip, tmp_path: Path) -> None:
+    iio.imwrite(tmp_path / "flat.png", np.full((64, 64), 90, np.uint8))
+    result = dip.quick("superres", tmp_path / "flat.png", "--simulate", "--scale", 2)
+    assert result.exit_code == 0, result.output
+    assert "bicubic identical, nearest identical, restored" in result.stderr
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".png", ".jpg"])
+def test_grey_pictures_go_into_any_format(dip: Dip, tmp_path: Path, suffix: str) -> None:
+    iio.imwrite(tmp_path / "grey.png", scene(20, 24, 1)[..., 0])
+    result = dip.quick("denoise", tmp_path / "grey.png", "-o", tmp_path / f"out{suffix}", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["psnr_noisy"] > 0
+
+
+def test_a_figure_takes_no_other_files_place(dip: Dip, clean_png: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("keep")
+    command = ("impedance", clean_png, "--preset", "fast", "--size", 32, "--iters", 1, "-o", tmp_path / "data.PNG")
+    refused = dip(*command)
+    assert refused.exit_code == 2
+    assert "--overwrite" in refused.stderr
+    assert (tmp_path / "data.csv").read_text() == "keep"
+    assert dip(*command, "--overwrite").exit_code == 0
+    assert dip(*command).exit_code == 0, "its own may be replaced"
+    assert (tmp_path / "data.csv").read_text().startswith("iteration,picture")
+    for wrong in (["--reference", clean_png], ["--tv", "0.1"], ["--optimize", "net,input"], ["-o", tmp_path / "x.jpg"]):
+        assert dip(*command, *wrong).exit_code == 2, wrong
+
+
+def test_classifiers_look_at_colours(dip: Dip, tmp_path: Path) -> None:
+    iio.imwrite(tmp_path / "six.tif", np.zeros((40, 40, 6), np.uint8), photometric="minisblack", planarconfig="contig")
+    result = dip("invert", tmp_path / "six.tif", "--weights", "random", "--layer", "conv1", "--size", 32, "--iters", 1)
+    assert result.exit_code == 1
+    assert "6 channels" in result.stderr

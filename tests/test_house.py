@@ -19,7 +19,7 @@ FLOORS = [
     ["errors"],
     ["losses", "specs", "files", "interrupt"],
     ["problem", "stopping", "metrics"],
-    ["settings"],
+    ["settings", "recovery"],
     ["engine", "picture", "device"],
     ["case", "images"],
     ["operators", "coding", "classifiers", "curves", "layers", "registry"],
@@ -75,7 +75,7 @@ def test_a_module_is_read_in_one_sitting(path: Path) -> None:
 
 
 def test_the_engine_knows_no_file_no_terminal_and_no_task() -> None:
-    assert imported(PACKAGE / "engine.py") <= {"errors", "losses", "problem", "settings", "stopping"}
+    assert imported(PACKAGE / "engine.py") <= {"errors", "losses", "problem", "recovery", "settings", "stopping"}
     assert not re.search(r"\b(open|print|Path)\(|import (typer|rich|pathlib|sys)", (PACKAGE / "engine.py").read_text())
 
 

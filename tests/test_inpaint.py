@@ -92,10 +92,12 @@ def test_the_share_is_said_and_much_of_it_warned_of() -> None:
         (np.zeros((32, 40), np.uint8), "nothing.*--mask-invert"),
         (np.full((32, 40), 255, np.uint8), "everything.*--mask-invert"),
         (np.zeros((40, 32), np.uint8), "32x40, the picture 40x32"),
+        (np.arange(1280).reshape(32, 40) > 5, "all but a few"),
+        ((holed() > 0).astype(np.uint8), "0 and 255"),
         ("alpha", "with transparency, this one has none"),
         ("nowhere.png", "no file"),
     ],
-    ids=["nothing", "everything", "size", "alpha", "file"],
+    ids=["nothing", "everything", "size", "few", "yes as 1", "alpha", "file"],
 )
 def test_a_mask_that_does_not_serve_is_answered(mask: Any, way_out: str) -> None:
     from dipcli.errors import DipError
@@ -114,6 +116,8 @@ def test_the_kind_of_damage_is_judged_by_its_shape() -> None:
     hole = np.zeros((64, 64), bool)
     hole[20:44, 20:44] = True
     assert judged(hole) == "hole"
+    for share in (0.02, 0.1, 0.98):
+        assert judged(generator.random((256, 256)) < share) == "scattered"
     edge = np.zeros((64, 64), bool)
     edge[:, 50:] = True
     assert judged(edge) == "hole", "at the border too"
@@ -131,9 +135,13 @@ def test_each_kind_has_its_published_settings() -> None:
     assert (paper("hole").input_depth, paper("hole").reg_noise, paper("hole").iterations) == (1, 0, 3000)
     assert (paper("region").input, paper("region").iterations) == ("meshgrid", 5000)
     assert (paper("scattered").rate, paper("scattered").iterations) == (0.001, 11000)
-    assert paper("auto") == paper("text"), "as the mask looks"
+    assert paper("auto") == paper("hole"), "as the mask looks"
     other = task.case(from_array(scene(32, 40)), "balanced", {"mask": holed(), "damage": "hole"}, {})[1]
     assert "skips=0x6" in other.network, "the other presets know of holes too"
+    for network, parameters in (("unet", "zero"), ("resnet", "reflection")):
+        slow = paper("hole", network=network)
+        assert (slow.rate, slow.reg_noise, slow.input_depth, slow.iterations) == (0.001, 0, 1, 3000)
+        assert slow.pad == parameters
     assert paper("hole", iterations=5).iterations == 5, "what is given goes before it"
 
 
@@ -220,3 +228,20 @@ def test_a_smooth_hole_is_filled_as_its_surroundings_ask() -> None:
     result = restore(broken, mask=hole, network="skip:channels=16,32:skips=0,4", iterations=200, progress=False)
     error = np.abs(result.image[hole].astype(float) - slope[hole]).mean()
     assert error < 0.4 * np.abs(slope[~hole].mean() - slope[hole]).mean()
+
+
+def test_known_values_of_an_array_stay_to_the_last_bit_in_double_precision() -> None:
+    from dipcli import inpaint as restore
+
+    array = np.random.default_rng(0).random((32, 40, 3))
+    result = restore(array, mask=holed() > 0, network=TINY, input_depth=4, iterations=2, progress=False)
+    assert result.image.dtype == np.float64
+    assert np.array_equal(result.image[holed() == 0], array[holed() == 0])
+
+
+def test_the_mask_is_not_overwritten(pair: tuple[Path, Path]) -> None:
+    before = pair[1].read_bytes()
+    result = quick(pair[0], "--mask", pair[1], "-o", pair[1])
+    assert result.exit_code == 2
+    assert "which is read" in result.stderr
+    assert pair[1].read_bytes() == before

@@ -18,7 +18,7 @@ from dipcli.engine import Observer
 from dipcli.interrupt import heeded
 from dipcli.observers import Metrics, pixels
 from dipcli.registry import DEFAULT_PRESET, Task
-from dipcli.run import prepare, solve
+from dipcli.run import measured, prepare, solve
 from dipcli.settings import Settings, knobs
 
 ARGUMENTS = """
@@ -40,14 +40,16 @@ class Restored:
     """A restored picture and how it came about.
 
     Attributes:
-        image: of the type and shape that went in, (H, W) or (H, W, channels); bool becomes uint8.
+        image: (H, W) or (H, W, channels), of the type that went in; bool becomes uint8. It is of the size that went in
+            but for superres and invert. What invert and impedance make is 8-bit: a pre-image, four outputs in a row.
         kept: the iteration that its average is from.
         steps: iterations run.
         reason: why the run ended.
         seconds: time spent in the fit.
         settings: as they were used.
         events: what happened out of the ordinary: where the fit collapsed and went back.
-        conclusion: the task's own last sentence; None if it has none.
+        measures: how near it is to the measurement (psnr_noisy) and, where the damage was simulated, to the truth
+            (psnr_ref and others, baselines beside it), as in run.json; None for infinite.
         files: figures and tables by suffix (".svg"), for a task whose result is not a picture.
     """
 
@@ -58,7 +60,7 @@ class Restored:
     seconds: float
     settings: Settings
     events: tuple[str, ...] = ()
-    conclusion: str | None = None
+    measures: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -81,18 +83,24 @@ def restorer(task: Task) -> Callable[..., Restored]:
         bench = prepare(case.problem, settings)
         rule = stopping.chosen(settings, None if isinstance(stop, str) else stop)
         bar = Bar() if progress else Silent()
-        meters = [Metrics(bench.problem, None, EVERY, [bar.tell])] if progress else []
+        meter = Metrics(bench.problem, None, EVERY, [bar.tell])
         with heeded(SIGINT) as interrupt, bar.watching(task.name, settings.iterations):
             for remark in case.remarks:
                 bar.note(remark)
             rule = stopping.unless(rule, interrupt.asked)
-            fit = solve(bench, stop=rule, observers=[*case.observers, bar, *meters, *observers])
-        image = case.picture.showing(pixels(fit.image), case.known).array()
-        image = _like(picture, image) if isinstance(picture, np.ndarray) else image
-        conclusion = case.conclude(pixels(fit.image)) if case.conclude else None
-        files = case.render() if case.render else {}
+            fit = solve(bench, stop=rule, observers=[*case.observers, bar, *([meter] if progress else []), *observers])
+        restored = pixels(fit.image)
+        image = case.picture.showing(restored, case.known).array()
         return Restored(
-            image, fit.kept, fit.steps, fit.reason, fit.seconds, bench.settings, fit.events, conclusion, files
+            image=_like(picture, image) if isinstance(picture, np.ndarray) else image,
+            kept=fit.kept,
+            steps=fit.steps,
+            reason=fit.reason,
+            seconds=fit.seconds,
+            settings=bench.settings,
+            events=fit.events,
+            measures={} if case.render else measured(case, meter, case.picture.rounded(restored), case.truth),
+            files=case.render() if case.render else {},
         )
 
     restore.__module__ = "dipcli"  # where it is found by name: it can be pickled

@@ -35,7 +35,8 @@ class Case:
         presets: what this very picture asks of a preset, by the preset's name; what the user gave goes before it.
         observers: the task's own spectators.
         conclude: from the restored picture to a sentence for the user, after the fit.
-        render: the files, by suffix, that are written in the place of the restored picture; `.png` is among them.
+        render: the files, by suffix, that are written in the place of the restored picture.
+        suffixes: their suffixes; `.png` is among them.
     """
 
     problem: Problem
@@ -50,3 +51,4 @@ class Case:
     observers: tuple[Callable[[Step, Verdict], None], ...] = ()
     conclude: Callable[[NDArray[np.float32]], str] | None = None
     render: Callable[[], Mapping[str, bytes]] | None = None
+    suffixes: tuple[str, ...] = ()

@@ -213,10 +213,12 @@ def clock(seconds: float) -> str:
 
 def ending(account: Mapping[str, Any]) -> str:
     """How a run ended, and how good it is, a sentence a line."""
-    kept = f"{account['iterations']} iterations in {clock(account['seconds'])}, kept the average of {account['kept']}"
-    told = [f"{kept}; ended because {account['reason']}."]
-    if account.get("psnr_ref"):
-        results = {**account["baselines"], "restored": {name: account.get(f"psnr_ref{name[4:]}") for name in _PSNRS}}
+    count = account["iterations"]
+    done = f"{count} iteration{'s' if count > 1 else ''} in {clock(account['seconds'])}"
+    told = [f"{done}, kept the average of {account['kept']}; ended because {account['reason']}."]
+    if "psnr_ref" in account:
+        own = {name: account[key] for name in _PSNRS if (key := f"psnr_ref{name[4:]}") in account}
+        results = {**account["baselines"], "restored": own}
         told.append(f"PSNR to the truth: {', '.join(f'{name} {_decibels(of)}' for name, of in results.items())}.")
     if account.get("conclusion"):
         told.append(account["conclusion"])
@@ -227,9 +229,11 @@ _PSNRS = {"psnr": "", "psnr_y": "luma ", "psnr_unknown": "unknown pixels "}
 
 
 def _decibels(measures: Mapping[str, float | None]) -> str:
-    """23.10 dB (luma 24.78)."""
-    whole, *parts = [f"{words}{measures[name]:.2f}" for name, words in _PSNRS.items() if measures.get(name)]
-    return f"{whole} dB" + (f" ({', '.join(parts)})" if parts else "")
+    """23.10 dB (luma 24.78); a picture that is the truth itself has no figure."""
+    if measures["psnr"] is None:
+        return "identical"
+    parts = [f"{words}{measures[name]:.2f}" for name, words in _PSNRS.items() if words and measures.get(name)]
+    return f"{measures['psnr']:.2f} dB" + (f" ({', '.join(parts)})" if parts else "")
 
 
 def machinery(account: Mapping[str, Any]) -> str:

@@ -7,31 +7,25 @@ It knows no file, no terminal and no task.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import repeat
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dipcli import stopping
+from dipcli import recovery, stopping
 from dipcli.errors import DipError
 from dipcli.losses import total_variation
 from dipcli.problem import Problem
+from dipcli.recovery import Lifeline, Reached
 from dipcli.settings import Settings
 
 ADAM_BEFORE_LBFGS = 100  # the published warm-up: so many steps of Adam,
 ADAM_RATE_BEFORE_LBFGS = 0.001  # at this rate
-LOOKED_AT = 10  # iterations between looks at the loss: reading it makes a GPU wait
-COLLAPSE = 10**0.5  # a loss so many times the smallest, 5 dB, is a collapse: published
-GOOD = 10**0.1  # a state within 1 dB of the smallest loss is one to go back to
-NOUGHT = 1e-6  # losses below it, 60 dB, are all as good
-RECOVERIES = 12  # by then the step is 4000 times smaller: it was not the step
 
 
 @dataclass(frozen=True)
@@ -118,8 +112,8 @@ def fit(
         stop: the rule; the one that the settings name when left out.
         observers: called after each iteration, in order; they watch and cannot steer.
 
-    A fit that collapses (its loss is 5 dB above the smallest it had, or no number) goes back to its last good state,
-    weights, optimiser, average, rule and all, and goes on with half the step. The published remedy, made to work.
+    A fit that collapses (its loss stays 5 dB above what it was lately, or is no number) goes back to its last sound
+    state, weights, optimiser, average, rule and all, and goes on with half the step: the published remedy.
 
     Raises:
         DipError: when the fit ends in numbers that are not finite.
@@ -132,8 +126,8 @@ def fit(
         variables.append(code.requires_grad_())
     generator = torch.Generator(code.device).manual_seed(settings.seed)
     image = torch.zeros(problem.shape, device=code.device)
-    reached = _Reached(0, torch.zeros_like(image), 0.0, None, state)
-    lifeline = _Lifeline(prior.network, code, reached)
+    reached = Reached(0, torch.zeros_like(image), 0.0, None, state)
+    lifeline = Lifeline(prior.network, code, reached)
     began, watching = perf_counter(), 0.0
 
     def evaluate() -> Tensor:
@@ -158,17 +152,17 @@ def fit(
         step = Step(number, loss.detach(), image, total / share, rate, seconds)
         verdict, state = rule.judge(step, reached.state)
         kept = step if verdict.keep or reached.kept is None else reached.kept
-        reached = _Reached(number, total, share, kept, state)
+        reached = Reached(number, total, share, kept, state)
 
-        if number % LOOKED_AT == 0 or verdict.stop:
-            step, reached = lifeline.check(step, reached, optimizer)
+        if number % recovery.LOOKED_AT == 0 or verdict.stop:
+            step, reached = lifeline.check(step, reached, optimizer, last=verdict.stop is not None)
 
         paused = perf_counter()
         for observe in observers:
             observe(step, verdict)
         watching += perf_counter() - paused
 
-        if verdict.stop or len(lifeline.events) == RECOVERIES:
+        if verdict.stop or lifeline.tries == recovery.TRIES:
             reason = verdict.stop or "the fit collapsed again and again"
             if step.event:
                 reason += f"; it had collapsed, the picture is from before iteration {number}: try a smaller --lr"
@@ -182,72 +176,6 @@ def _ended(problem: Problem, kept: Step | None, number: int, reason: str, second
     if kept is None or not kept.average.isfinite().all():
         raise DipError("The fit ran away to numbers that are not finite: try a smaller --lr.")
     return Fit(problem.finish(kept.average), kept.number, number, reason, seconds, tuple(events))
-
-
-@dataclass(frozen=True)
-class _Reached:
-    """What a fit has come to, beside weights and optimiser.
-
-    Attributes:
-        number: the iteration.
-        total: weighted sum of the outputs so far.
-        share: sum of the weights in it.
-        kept: the step whose average is the best so far, by the rule.
-        state: the rule's.
-    """
-
-    number: int
-    total: Tensor
-    share: float
-    kept: Step | None
-    state: Any
-
-
-class _Lifeline:
-    """Copies of all that a step changes, as it was when the fit was last sound, to go back to when it collapses.
-
-    Args:
-        network: with whatever statistics it keeps.
-        code: z.
-        reached: where the fit begins.
-    """
-
-    def __init__(self, network: nn.Module, code: Tensor, reached: _Reached) -> None:
-        self.network, self.code, self.least = network, code, math.inf
-        self.events: list[str] = []
-        self._hold(reached, None)
-
-    def check(self, step: Step, reached: _Reached, optimizer: torch.optim.Optimizer) -> tuple[Step, _Reached]:
-        """The same, or, after a collapse, the step that says so and what the fit had come to when it was last sound."""
-        loss = max(float(step.loss), NOUGHT)
-        if not loss <= COLLAPSE * self.least:  # nor is a loss that is not a number
-            self._go_back(optimizer)
-            event = f"the fit collapsed: back to iteration {self.reached.number}, half the step"
-            self.events.append(f"iteration {step.number}: {event}")
-            return replace(step, event=event), self.reached
-        if loss <= GOOD * self.least:
-            self.least = min(loss, self.least)
-            self._hold(reached, optimizer)
-        return step, reached
-
-    def _hold(self, reached: _Reached, optimizer: torch.optim.Optimizer | None) -> None:
-        self.reached, self.optimizer = reached, optimizer
-        self.weights = {name: value.clone() for name, value in self.network.state_dict().items()}
-        self.z = self.code.detach().clone()
-        self.moments = deepcopy(optimizer.state_dict()) if optimizer else {}
-
-    def _go_back(self, optimizer: torch.optim.Optimizer) -> None:
-        """Put everything back, in place, and halve the step."""
-        self.network.load_state_dict(self.weights)
-        with torch.no_grad():
-            self.code.copy_(self.z)
-        rates = [group["lr"] / 2 for group in optimizer.param_groups]
-        if optimizer is self.optimizer:
-            optimizer.load_state_dict(deepcopy(self.moments))  # it goes on working on what it is given
-        else:
-            optimizer.state.clear()
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
 
 
 def _quick(prior: Prior, settings: Settings) -> tuple[Callable[[Tensor], Tensor], Tensor]:

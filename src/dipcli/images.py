@@ -78,12 +78,14 @@ def read(path: Path, *, span: tuple[float, float] | None = None) -> tuple[Pictur
 
 
 def obtain(source: NDArray[Any] | str | Path, *, span: tuple[float, float] | None = None) -> Picture:
-    """A picture from an array or a file, whichever it is given.
+    """A picture from a file or from an array, or from what NumPy makes an array of, as Pillow's pictures.
 
     Raises:
         DipError: when it is not a picture.
     """
-    return from_array(source, span=span) if isinstance(source, np.ndarray) else read(Path(source), span=span)[0]
+    if isinstance(source, str | Path):
+        return read(Path(source), span=span)[0]
+    return from_array(np.asarray(source), span=span)
 
 
 def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Picture:

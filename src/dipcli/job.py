@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,12 @@ from dipcli.registry import DEFAULT_PRESET, Task
 from dipcli.settings import Record
 
 if TYPE_CHECKING:
+    from dipcli.case import Case
     from dipcli.picture import Picture
+
+
+LOG = "log.csv"  # every run that keeps a record has one
+DAMAGED = ("damaged.png", "damaged.tif")  # what was made of the picture where the damage was simulated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,11 @@ class Job:
     reference: Path | None = None
     argv: tuple[str, ...] = ()
 
+    def read(self) -> list[Path]:
+        """The files that the run reads: none of them may be lost to it."""
+        named = [Path(each) for each in self.arguments.values() if isinstance(each, str | Path)]
+        return [each for each in (self.source, self.reference, *named) if each is not None and each.is_file()]
+
 
 def default_output(job: Job, picture: Picture) -> Path:
     """noisy.png becomes noisy.denoised.png beside it, or noisy.png in a folder; - stays -."""
@@ -63,33 +73,61 @@ def run_folder(record: Record, output: Path) -> Path | None:
     return None if record.no_run_dir or str(output) == "-" else output.parent / f"{output.stem}.dip"
 
 
-def clear(folder: Path) -> None:
+def clear(folder: Path, spared: Collection[Path] = ()) -> None:
     """Make the run's folder, without what an earlier run left there; other files in it stay.
+
+    Args:
+        folder: the run's.
+        spared: files that stay in any case: what this run reads may be what an earlier one wrote.
 
     Raises:
         DipError: when the folder cannot be made or emptied.
     """
     files.make_folder(folder)
+    if not (folder / LOG).exists():  # no run was here: whatever the files are called, they are somebody else's
+        return
+    spared = {each.resolve() for each in spared}
     try:
         for old in (
-            folder / "run.json",
-            *folder.glob("damaged.*"),
+            *(folder / name for name in ("run.json", *DAMAGED)),
             *(folder / "snapshots").glob(6 * "[0-9]" + "*.png"),
         ):
-            old.unlink(missing_ok=True)
+            if old.resolve() not in spared:
+                old.unlink(missing_ok=True)
     except OSError as error:
         raise DipError(f"Cannot clear the run folder {folder} ({error.strerror}): choose another --run-dir.") from error
 
 
-def check_output(job: Job, output: Path, folder: Path | None) -> None:
-    """Find now what would go wrong when hours of work are to be written."""
+def check_output(job: Job, case: Case, output: Path, folder: Path | None) -> None:
+    """Find now what would go wrong when hours of work are to be written, or what would be lost to it.
+
+    Raises:
+        DipError: when there is something.
+    """
+    if folder and case.damaged is not None:
+        _check_damaged(job, folder)
     if str(output) == "-":
         return
     if output.is_dir():
         raise UsageError(f"-o {output} is a folder: name a file in it, as {output / job.source.name}.")
     files.check_writable(output.parent)
-    itself = str(job.source) != "-" and output.exists() and output.samefile(job.source)
-    if itself and not job.record.overwrite:
-        raise UsageError(f"-o {output} is the input itself: choose another name, or say --overwrite.")
+    if not job.record.overwrite:
+        for read in job.read():
+            if output.exists() and output.samefile(read):
+                what = "the input itself" if read == job.source else f"{read}, which is read"
+                raise UsageError(f"-o {output} is {what}: choose another name, or say --overwrite.")
+        earlier = bool(folder and (folder / LOG).exists())
+        for beside in (output.with_suffix(suffix) for suffix in case.suffixes):
+            if beside != output and beside.exists() and not earlier:
+                raise UsageError(f"{beside} is there already: choose another -o, or say --overwrite to replace it.")
     if folder and folder.resolve() == output.resolve():
         raise UsageError(f"--run-dir {folder} is the output itself: choose another folder.")
+
+
+def _check_damaged(job: Job, folder: Path) -> None:
+    """The simulated damage is written beside the record: not in the place of something else."""
+    read = [each.resolve() for each in job.read()]
+    for name in DAMAGED:
+        place = folder / name
+        if place.exists() and (place.resolve() in read or not (folder / LOG).exists()):
+            raise UsageError(f"{place} is there already, not from a run: choose another --run-dir.")

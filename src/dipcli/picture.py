@@ -106,9 +106,10 @@ def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) 
     kind, size = samples.dtype.kind, samples.dtype.itemsize
     if kind != "f" and (kind, size) not in (("u", 1), ("u", 2)):
         raise DipError(f"Samples of type {samples.dtype} are not supported: convert them to 8 or 16 bits or float.")
+    given = samples
     samples = samples.astype(np.float32 if kind == "f" else f"=u{size}")
     alpha = samples[..., -1] if samples.shape[2] in (2, 4) else None
-    samples = samples if alpha is None else samples[..., :-1]
+    samples, given = (each if alpha is None else each[..., :-1] for each in (samples, given))
     colours = samples.transpose(2, 0, 1)
     low, high = 0.0, 1.0
     if kind == "f":
@@ -118,7 +119,7 @@ def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) 
         low, high = span or ((float(colours.min()), float(colours.max())) if beyond else (low, high))
     full = np.float32(((high - low) or 1.0) if kind == "f" else np.iinfo(samples.dtype).max)
     pixels = np.ascontiguousarray((colours - np.float32(low)) / full, dtype=np.float32)
-    return Picture(pixels, samples.dtype, alpha, (low, high), samples=samples)
+    return Picture(pixels, samples.dtype, alpha, (low, high), samples=given)
 
 
 def _resized(alpha: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:

@@ -62,6 +62,10 @@ class Task:
         """
         chosen = {name: value for name, value in self._preset(preset).items() if name in METHOD}
         chosen |= (adapted or {}).get(preset, {})
+        most = given.get("max_iterations")
+        rules = given.get("stop", "none") != "none" or (most and most < (chosen.get("iterations") or 0))
+        if rules and "iterations" not in given:
+            chosen.pop("iterations", None)  # who names a rule or a limit leaves the end to it
         if given.get("input", chosen.get("input", "noise")) != chosen.get("input", "noise"):
             chosen.pop("input_depth", None)  # it was meant for the preset's own input
         return Settings(**{**chosen, **given})

@@ -26,7 +26,7 @@ from dipcli.displays import Display, Silent
 from dipcli.engine import Fit, Observer, Prior, fit
 from dipcli.errors import DipError, UsageError
 from dipcli.interrupt import heeded
-from dipcli.job import Job, check_output, clear, default_output, run_folder
+from dipcli.job import LOG, Job, check_output, clear, default_output, run_folder
 from dipcli.observers import Log, Metrics, Row, Snapshots, pixels, tensor
 from dipcli.problem import Problem
 from dipcli.settings import Settings
@@ -106,9 +106,9 @@ def restore(
         case, settings = job.task.case(picture, job.preset, job.arguments, job.given)
     problem, carrier = case.problem, case.picture
     output = job.output or default_output(job, carrier)
-    suffix = ".png" if str(output) == "-" else output.suffix
+    suffix = ".png" if str(output) == "-" else output.suffix.lower()
     folder = run_folder(job.record, output)
-    check_output(job, output, folder)
+    check_output(job, case, output, folder)
     blank = pixels(problem.finish(torch.zeros(problem.shape)))
     if case.render is None:
         images.encode(carrier.showing(blank), suffix)
@@ -123,12 +123,12 @@ def restore(
     told: list[Callable[[Row], None]] = [display.tell]
     observers: list[Observer] = [*case.observers, display]
     if folder:
-        clear(folder)
+        clear(folder, spared=job.read())
         if case.damaged is not None:
             damaged = picture.showing(case.damaged)
             kind = images.default_suffix(damaged)
             images.write(images.encode(damaged, kind), folder / f"damaged{kind}")
-        told.append(_unless_it_fails(Log(folder / "log.csv"), display))
+        told.append(_unless_it_fails(Log(folder / LOG), display))
         every, at = job.record.snapshot_every, job.record.snapshots_asked()
         snapshots = Snapshots(folder / "snapshots", carrier, every, at, problem.finish)
         observers.append(_unless_it_fails(snapshots, display))
@@ -155,23 +155,35 @@ def _deliver(
     if case.render:
         conclusion = case.conclude(restored) if case.conclude else None
         for suffix, file in case.render().items():
-            if suffix == ".png" or str(output) != "-":
-                images.write(file, output.with_suffix(suffix) if str(output) != "-" else output)
+            if str(output) != "-":
+                images.write(file, output if suffix == ".png" else output.with_suffix(suffix))
+            elif suffix == ".png":
+                images.write(file, output)
         return {"conclusion": conclusion}
-    suffix = ".png" if str(output) == "-" else output.suffix
-    shown = case.picture.showing(restored, case.known)
-    file = images.encode(shown, suffix)
+    file = images.encode(case.picture.showing(restored, case.known), ".png" if str(output) == "-" else output.suffix)
     images.write(file, output)
-    # What is measured is what is in the file, rounded as it is there.
-    written = images.decode(file, span=case.picture.span).pixels
-    measures: dict[str, float] = {"psnr_noisy": meter.agreement(tensor(written, meter.problem.measured.device))}
+    # What is measured is what is in the file, rounded as it is there; some formats make three channels of one.
+    written = images.decode(file, span=case.picture.span).pixels[: len(restored)]
+    return measured(case, meter, written, truth)
+
+
+def measured(
+    case: Case, meter: Metrics, restored: NDArray[np.float32], truth: NDArray[np.float32] | None
+) -> dict[str, Any]:
+    """How near a restored picture, (C, H, W), is to the measurement, and to the truth where that is known.
+
+    Returns:
+        psnr_noisy; psnr_ref, psnr_ref_y, psnr_ref_unknown, ssim_ref and the baselines' own, where there is a truth;
+        None for infinite; the task's conclusion.
+    """
+    measures = {"psnr_noisy": meter.agreement(tensor(restored, meter.problem.measured.device))}
     told: dict[str, Any] = {}
     if truth is not None:
         compare = partial(metrics.likeness, reference=truth, border=case.border, known=case.known)
-        measures |= {name.replace("psnr", "psnr_ref", 1): value for name, value in compare(written).items()}
+        measures |= {name.replace("psnr", "psnr_ref", 1): value for name, value in compare(restored).items()}
         measures["ssim_ref"] = measures.pop("ssim")
         told["baselines"] = {name: _finite(compare(baseline)) for name, baseline in case.baselines.items()}
-    conclusion = case.conclude(written) if case.conclude else None
+    conclusion = case.conclude(restored) if case.conclude else None
     return _finite(measures) | told | {"conclusion": conclusion}
 
 
@@ -179,6 +191,8 @@ def _truth(job: Job, case: Case, shape: tuple[int, ...]) -> NDArray[np.float32] 
     """The true picture, (C, H, W), of the size and channels of the one to restore, if there is one."""
     if job.reference is None:
         return case.truth
+    if case.render:
+        raise UsageError(f"--reference has nothing to be compared with: dip {job.task.name} writes a figure.")
     if case.truth is not None:
         raise UsageError("--reference is not needed where the damage is simulated: the input is the true picture.")
     truth = images.read(job.reference, span=case.picture.span)[0].pixels

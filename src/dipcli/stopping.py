@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from dipcli.settings import Settings
 
 
+FEWEST = 4  # values that count, of which some can be held back
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A rule's answer to one iteration.
@@ -152,6 +155,9 @@ class HoldOut:
         """Choose among the pixels that count, the same in every channel, and take them out of the weight.
 
         A measurement that is no picture, a list of numbers, is held back number by number.
+
+        Raises:
+            UsageError: when there is next to nothing that counts.
         """
         import torch
 
@@ -159,6 +165,10 @@ class HoldOut:
         place = measured.shape[-2:] if measured.ndim > 2 else measured.shape  # noqa: PLR2004 - (C, H, W)
         weight = torch.ones_like(measured) if problem.weight is None else problem.weight.expand_as(measured)
         counting = weight.reshape(-1, *place).amax(dim=0).flatten().nonzero()[:, 0].cpu()
+        if len(counting) < FEWEST:
+            raise UsageError(
+                f"There are only {len(counting)} values to go by, too few to hold some back: choose --stop none."
+            )
         order = torch.randperm(len(counting), generator=torch.Generator().manual_seed(self.seed))
         unseen = torch.zeros(place).flatten()
         unseen[counting[order[: max(1, round(self.fraction * len(counting)))]]] = 1

@@ -122,5 +122,7 @@ def shift(dark: NDArray[np.float32], lit: NDArray[np.float32]) -> tuple[float, f
     from skimage.registration import phase_cross_correlation
 
     edges = [sobel(gaussian(each.mean(axis=0), 1.5)) for each in (dark, lit)]
+    if not all(each.any() for each in edges):
+        return 0.0, 0.0  # nothing to align
     (down, right), _, _ = phase_cross_correlation(*(each / (each.max() or 1) for each in edges), normalization=None)
     return -float(down), -float(right)

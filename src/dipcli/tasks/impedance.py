@@ -70,6 +70,8 @@ def impedance(
     ] = None,
     *,
     seed: int,
+    optimize: str = "net",
+    tv: float = 0.0,
 ) -> Case:
     """Show that the network fits a picture fast and noise slowly.
 
@@ -88,6 +90,10 @@ def impedance(
 
     from dipcli.curves import TARGETS, Curves
 
+    if optimize != "net" or tv:
+        raise UsageError(
+            "The four networks share their input, and what is compared is the bare fit: leave --optimize and --tv out."
+        )
     if not 0 < noise <= LOUDEST:
         raise UsageError(f"--noise {noise:g} is out of range: use a number above 0, up to {LOUDEST}.")
     if error is not None and not 0 < error < 1:
@@ -116,6 +122,7 @@ def impedance(
         observers=(curves,),
         conclude=lambda _: curves.conclude(),
         render=curves.render,
+        suffixes=(".png", ".svg", ".csv"),
     )
 
 

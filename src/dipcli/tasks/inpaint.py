@@ -56,6 +56,9 @@ NARROW = {
 }
 # A large area wants a network that reaches far and has no skips, as published; pixels held out here and there say
 # little of it, so it runs to the end.
+# The networks of the published comparison, which learn slowly.
+SLOW = {"input": "noise", "input_depth": 1, "rate": 0.001, "reg_noise": 0.0, "iterations": 3000, "stop": "none"}
+OTHER_NETWORKS: Presets = {"unet": {**SLOW, "pad": "zero"}, "resnet": {**SLOW, "pad": "reflection"}}
 FAR: Mapping[str, Any] = {**PUBLISHED["hole"], "beta2": 0.99, "stop": "none"}
 PRESETS: Presets = {
     "fast": {**NARROW, "iterations": 500},
@@ -76,6 +79,8 @@ PRESETS: Presets = {
         **PUBLISHED["text"],
     },
 }
+FEWEST = 16  # known pixels
+SPECK = 4  # pixels: the size of half of the pieces to be filled, where these are scattered
 MUCH = 0.6  # share of the picture: so much is seldom meant to be filled
 
 
@@ -98,6 +103,8 @@ def inpaint(
             "looks at the mask. Each has published settings of its own."
         ),
     ] = "auto",
+    *,
+    network: str = "skip",
 ) -> Case:
     """Fill holes, text and scattered missing pixels.
 
@@ -110,15 +117,15 @@ def inpaint(
         dip inpaint img.png --mask keep.png --mask-invert
         dip inpaint cutout.png --mask alpha
         dip inpaint img.png --mask mask.png --preset paper --damage hole
-        dip inpaint img.png --mask mask.png --network unet --input-depth 1
+        dip inpaint img.png --mask mask.png --network unet
     """
     import torch  # here, not above: `dip --help` must not pay for it
 
     own = isinstance(mask, str) and mask == "alpha"
     marked, remarks = _transparent(image, mask_invert) if own else _marked(image, mask, mask_invert)
     share = float(marked.mean())
-    if not 0 < share < 1:
-        what = "everything" if share else "nothing"
+    if not marked.any() or (~marked).sum() < FEWEST:
+        what = "nothing" if not marked.any() else "everything" if marked.all() else "all but a few pixels"
         raise DipError(f"The mask marks {what} to be filled: white is what to fill, --mask-invert turns it round.")
     remarks.append(f"filling {100 * share:.1f} % of the picture")
     if share > MUCH:
@@ -142,12 +149,14 @@ def inpaint(
         picture=opaque,
         known=~marked,
         remarks=tuple(remarks),
-        presets=adapted(kind),
+        presets=adapted(kind, network),
     )
 
 
-def adapted(kind: str) -> Presets:
-    """What each preset is for this kind of damage, where it differs."""
+def adapted(kind: str, network: str) -> Presets:
+    """What each preset is for this kind of damage, or for this network, where it differs."""
+    if other := OTHER_NETWORKS.get(network.partition(":")[0]):
+        return dict.fromkeys(PRESETS, other)
     if kind in ("text", "scattered"):
         return {"paper": PUBLISHED[kind]}
     return {
@@ -161,16 +170,17 @@ def adapted(kind: str) -> Presets:
 def judged(marked: NDArray[np.bool_]) -> str:
     """Text, scattered or hole, by the shape of what is to be filled, (H, W).
 
-    Single pixels have known pixels all around them that touch them; strokes are thin; what is left is a hole.
+    Scattered pixels are single, or so many that most known pixels touch one; strokes are thin; the rest is a hole.
     """
     import numpy as np
-    from scipy.ndimage import binary_dilation, distance_transform_edt
+    from scipy.ndimage import binary_dilation, distance_transform_edt, label
 
+    pieces, _ = label(marked)
     touching = binary_dilation(marked) & ~marked
-    if touching.sum() > (~marked).sum() / 2:
+    if np.median(np.bincount(pieces.flat)[1:]) <= SPECK or touching.sum() > (~marked).sum() / 2:
         return "scattered"
     padded = np.pad(marked, 1, mode="edge")  # a hole at the border goes on beyond it
-    return "text" if distance_transform_edt(padded).max() <= max(8, min(marked.shape) / 40) else "hole"
+    return "text" if distance_transform_edt(padded).max() <= max(3, min(marked.shape) / 40) else "hole"
 
 
 def _marked(image: Picture, mask: Any, invert: bool) -> tuple[NDArray[np.bool_], list[str]]:
@@ -184,6 +194,8 @@ def _marked(image: Picture, mask: Any, invert: bool) -> tuple[NDArray[np.bool_],
     if levels.shape != image.pixels.shape[1:]:
         (height, width), (tall, wide) = levels.shape, image.pixels.shape[1:]
         raise DipError(f"The mask is {width}x{height}, the picture {wide}x{tall}: give a --mask of the same size.")
+    if 0 < levels.max() <= 1 / 255 and given.dtype.kind == "u":
+        raise DipError("The mask's largest value is 1 of 255, which is black: give yes and no, or 0 and 255.")
     return _halved(1 - levels if invert else levels, "the mask")
 
 

@@ -119,6 +119,9 @@ def invert(
 
     from dipcli.classifiers import Features
 
+    if len(image.pixels) not in (1, 3):
+        raise DipError(f"The picture has {len(image.pixels)} channels, classifiers look at colours: give RGB or grey.")
+
     if not SMALLEST <= size <= LARGEST:
         raise UsageError(f"--size {size} is out of range: use {SMALLEST} to {LARGEST} pixels.")
     truth = square(image.pixels, size)

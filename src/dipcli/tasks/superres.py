@@ -119,8 +119,8 @@ def superres(
     from dipcli import operators
     from dipcli.metrics import psnr
 
-    if not SMALLEST_SCALE <= scale <= LARGEST_SCALE:
-        raise UsageError(f"--scale {scale:g} is out of range: use {SMALLEST_SCALE:g} to {LARGEST_SCALE:g}.")
+    if not isinstance(scale, int | float) or not SMALLEST_SCALE <= scale <= LARGEST_SCALE:
+        raise UsageError(f"--scale {scale} is out of range: use {SMALLEST_SCALE:g} to {LARGEST_SCALE:g}.")
     chosen = operators.kernel(kernel)
     channels, *sides = image.pixels.shape
     if simulate:
