@@ -238,8 +238,8 @@ class Encoder(nn.Module):
         return self.crop(x)
 
     def decoded(self) -> Tensor:
-        """The picture that a plain decoder shows, chroma repeated, (C, H, W)."""
-        return self.crop(self.spread(self.measured) + GREY).clamp(0, 1)
+        """What a plain decoder makes of the file, chroma repeated, shape (C, H', W')."""
+        return (self.spread(self.measured) + GREY).clamp(0, 1)
 
     def misfit(self, prediction: Tensor, measured: Tensor, weight: Tensor | None = None) -> Tensor:
         """How far coefficients are from rounding to the file's numbers, with a pull to the middle of what does.
@@ -279,7 +279,7 @@ def encoder(picture: Picture) -> Encoder:
         DipError: when the picture is from no JPEG file, or from one that we do not understand as its decoder did.
     """
     made = Encoder(read(picture.file or b""))
-    decoded, shown = made.decoded(), torch.from_numpy(picture.pixels)
+    decoded, shown = made.crop(made.decoded()), torch.from_numpy(picture.pixels)
     alike = decoded.shape == shown.shape
     if not alike or WHITE * torch.tensordot(made.colours[0], decoded - shown, 1).abs().mean() > ASTRAY:
         raise DipError("The JPEG's coefficients are not those of the picture it shows: save it again as a plain JPEG.")
