@@ -111,7 +111,9 @@ def _code(settings: Settings, height: int, width: int, guide: Tensor | None) -> 
         return SCALE * torch.rand(1, depth, height, width)
     if settings.input == "guide":
         if guide is None:
-            raise UsageError("--input guide needs a guide picture: only dip flash has one; choose another --input.")
+            raise UsageError(
+                "--input guide needs a guide picture, as dip flash and dip dejpeg have: choose another --input."
+            )
         if settings.input_depth not in (None, guide.shape[0]):
             raise UsageError(f"--input guide has the guide's {guide.shape[0]} channels: leave --input-depth out.")
         return _surrounded(guide, height, width)[None]

@@ -73,8 +73,8 @@ class Settings:
     input: Annotated[
         Literal["noise", "meshgrid", "fourier", "guide"],
         Option(
-            "The network's fixed input: uniform noise, the pixel coordinates, sines and cosines of them, or the guide "
-            "picture of dip flash."
+            "The network's fixed input: uniform noise, the pixel coordinates, sines and cosines of them, or a guide: "
+            "the flash picture of dip flash, the decoded one of dip dejpeg."
         ),
     ] = "noise"
     input_depth: Annotated[
