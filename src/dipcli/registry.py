@@ -20,6 +20,19 @@ if TYPE_CHECKING:
 Presets = Mapping[str, Mapping[str, Any]]
 Pose: TypeAlias = "Callable[..., Problem | Case]"
 DEFAULT_PRESET = "balanced"
+# What the published experiments have in common: Ulyanov et al., CVPR 2018, and the settings published with it.
+PUBLISHED: Mapping[str, Any] = {
+    "pad": "reflection",
+    "input": "noise",
+    "input_depth": 32,
+    "optimize": "net",
+    "optimizer": "adam",
+    "rate": 0.01,
+    "beta2": 0.999,
+    "ema": 0.99,
+    "tv": 0.0,
+    "stop": "none",
+}
 METHOD = frozenset(each.name for each in fields(Settings))
 
 

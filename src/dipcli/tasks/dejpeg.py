@@ -10,7 +10,7 @@ import typer
 from dipcli.case import Case
 from dipcli.errors import DipError
 from dipcli.problem import Problem
-from dipcli.registry import Presets, task
+from dipcli.registry import PUBLISHED, Presets, task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,20 +39,12 @@ PRESETS: Presets = {
     "best": {**SHOWN, "network": "skip:channels=32,64,128,128,128:skips=0,4,4,4,4", "iterations": 1500},
     # Ulyanov et al., CVPR 2018, and the settings published with it: 572,827 parameters. It knows nothing of the file.
     "paper": {
+        **PUBLISHED,
         "blind": True,
         "network": "skip:channels=8,16,32,64,128:skips=0,0,0,4,4",
-        "pad": "reflection",
-        "input": "noise",
         "input_depth": 3,
-        "optimize": "net",
-        "optimizer": "adam",
-        "rate": 0.01,
-        "beta2": 0.999,
         "reg_noise": 1 / 30,
-        "ema": 0.99,
-        "tv": 0.0,
         "iterations": 2400,
-        "stop": "none",
     },
 }
 # Where the decoded picture itself is fitted the network must not be shown it, and takes its time from plain noise.

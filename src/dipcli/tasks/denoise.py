@@ -9,7 +9,7 @@ import typer
 from dipcli.case import Case
 from dipcli.errors import UsageError
 from dipcli.problem import Problem
-from dipcli.registry import Presets, task
+from dipcli.registry import PUBLISHED, Presets, task
 
 if TYPE_CHECKING:
     from dipcli.picture import Picture
@@ -42,19 +42,10 @@ PRESETS: Presets = {
     },
     # Ulyanov et al., CVPR 2018, and the settings published with it: 2,217,831 parameters for a colour picture.
     "paper": {
+        **PUBLISHED,
         "network": "skip:channels=128x5:skips=4x5",
-        "pad": "reflection",
-        "input": "noise",
-        "input_depth": 32,
-        "optimize": "net",
-        "optimizer": "adam",
-        "rate": 0.01,
-        "beta2": 0.999,
         "reg_noise": 1 / 30,
-        "ema": 0.99,
-        "tv": 0.0,
         "iterations": 1800,
-        "stop": "none",
     },
 }
 

@@ -9,7 +9,7 @@ import typer
 from dipcli.case import Case
 from dipcli.errors import DipError
 from dipcli.problem import Problem
-from dipcli.registry import Presets, task
+from dipcli.registry import PUBLISHED, Presets, task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,18 +46,13 @@ PRESETS: Presets = {
     # Ulyanov et al., CVPR 2018, and the settings published with it: 2,184,307 parameters. The learning rate is hot:
     # where the fit collapses it is halved.
     "paper": {
+        **PUBLISHED,
+        "input_depth": None,
         "network": "skip:channels=128x5:skips=4x5:up=nearest,nearest,bilinear,bilinear,bilinear",
         "input": "guide",
-        "pad": "reflection",
-        "optimize": "net",
-        "optimizer": "adam",
         "rate": 0.1,
-        "beta2": 0.999,
         "reg_noise": 0.0,
-        "ema": 0.99,
-        "tv": 0.0,
         "iterations": 600,
-        "stop": "none",
     },
 }
 ALIGNED = 1.5  # pixels: what a tripod and the estimate allow

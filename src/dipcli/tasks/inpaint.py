@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from dipcli import registry
 from dipcli.case import Case
 from dipcli.errors import DipError, UsageError
 from dipcli.problem import Problem
@@ -65,17 +66,8 @@ PRESETS: Presets = {
     "balanced": {**NARROW, "iterations": 1500},
     "best": {"network": "skip:channels=128x5:skips=4x5:up=nearest", "reg_noise": 0.01, "iterations": 3000},
     "paper": {
-        "pad": "reflection",
-        "input": "noise",
-        "input_depth": 32,
-        "optimize": "net",
-        "optimizer": "adam",
-        "rate": 0.01,
-        "beta2": 0.999,
+        **registry.PUBLISHED,
         "reg_noise": 0.03,
-        "ema": 0.99,
-        "tv": 0.0,
-        "stop": "none",
         **PUBLISHED["text"],
     },
 }

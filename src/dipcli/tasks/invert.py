@@ -14,7 +14,7 @@ import typer
 from dipcli.case import Case
 from dipcli.errors import DipError, UsageError
 from dipcli.problem import Problem
-from dipcli.registry import Presets, task
+from dipcli.registry import PUBLISHED, Presets, task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,20 +47,13 @@ PRESETS: Presets = {
     # Ulyanov et al., CVPR 2018, and the settings published with it: 2,606,763 parameters. What was published is a
     # single output; here it is the average of the last ones.
     "paper": {
+        **PUBLISHED,
         "network": "skip:channels=16,32,64,128,128,128:skips=4x6"
         ":kernel_down=7,7,5,5,3,3:kernel_up=7,7,5,5,3,3:up=nearest:down=average",
         "pad": "zero",
-        "input": "noise",
-        "input_depth": 32,
-        "optimize": "net",
-        "optimizer": "adam",
         "rate": 0.001,
-        "beta2": 0.999,
         "reg_noise": 0.0,
-        "ema": 0.99,
-        "tv": 0.0,
         "iterations": 3100,
-        "stop": "none",
     },
 }
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dipcli import registry
 from dipcli.case import Case
 from dipcli.errors import DipError, UsageError
 from dipcli.problem import Problem
@@ -19,19 +20,10 @@ if TYPE_CHECKING:
     from dipcli.picture import Picture
 
 PUBLISHED = {
+    **registry.PUBLISHED,
     "network": "skip:channels=128x5:skips=4x5",
-    "pad": "reflection",
-    "input": "noise",
-    "input_depth": 32,
-    "optimize": "net",
-    "optimizer": "adam",
-    "rate": 0.01,
-    "beta2": 0.999,
     "reg_noise": 0.03,
-    "ema": 0.99,
-    "tv": 0.0,
     "iterations": 2000,
-    "stop": "none",
 }
 # Narrow networks with no skip at full resolution, tuned at a factor of 4 on butterfly (256x256) and bird (288x288) of
 # Set5, shrunk by lanczos3. Luma, 4 pixels of border left out, bf16: balanced 26.6 and 31.2 dB; published 26.2 and 31.8;
