@@ -190,11 +190,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From an upright picture, (C, H', W') or cut to the file's own size, 0..1, to coefficients, (N,)."""
-        x = self._coded(x)
-        beyond = [each - side for each, side in zip(self.extent, x.shape[-2:], strict=True)]
-        if any(beyond):
-            x = F.pad(x[None], (0, beyond[1], 0, beyond[0]), mode="replicate")[0]
-        x = torch.einsum("dc,chw->dhw", self.colours, x)
+        x = torch.einsum("dc,chw->dhw", self.colours, self._coded(x))
         parts = []
         for plane, samples in zip(self.coding.planes, x, strict=True):
             height, width = plane.extent
@@ -219,9 +215,8 @@ class Encoder(nn.Module):
     def project(self, x: Tensor) -> Tensor:
         """The picture nearest to x, in Y, Cb and Cr, whose coefficients all round to the file's numbers.
 
-            x + spread( clamp(A(x), (k - 1/2) q, (k + 1/2) q) - A(x) )
+            x + spread( clamp(A(x), (k - 1/2) q, (k + 1/2) q) - A(x) ),    shape (C, H', W')
 
-        From (C, H', W') to the same.
         """
         found = self(x)
         return x + self.spread(found.clamp(self.measured - self.reach, self.measured + self.reach) - found)
@@ -237,9 +232,13 @@ class Encoder(nn.Module):
             x = self.project(x).clamp(0, 1)
         return self.crop(x)
 
+    def extend(self, x: Tensor) -> Tensor:
+        """The other way: from the file's own size to (C, H', W'), the border repeated."""
+        return self._upright(self._coded(x))
+
     def decoded(self) -> Tensor:
-        """What a plain decoder makes of the file, chroma repeated, shape (C, H', W')."""
-        return (self.spread(self.measured) + GREY).clamp(0, 1)
+        """What a plain decoder makes of the file, chroma repeated, (C, H, W)."""
+        return self.crop(self.spread(self.measured) + GREY).clamp(0, 1)
 
     def misfit(self, prediction: Tensor, measured: Tensor, weight: Tensor | None = None) -> Tensor:
         """How far coefficients are from rounding to the file's numbers, with a pull to the middle of what does.
@@ -268,8 +267,11 @@ class Encoder(nn.Module):
         return (x.transpose(-2, -1) if self.turned else x).flip(self.mirrored)
 
     def _coded(self, x: Tensor) -> Tensor:
+        """As it lies in the file, its border repeated where it is cut to size."""
         x = x.flip(self.mirrored)
-        return x.transpose(-2, -1) if self.turned else x
+        x = x.transpose(-2, -1) if self.turned else x
+        beyond = [each - side for each, side in zip(self.extent, x.shape[-2:], strict=True)]
+        return F.pad(x[None], (0, beyond[1], 0, beyond[0]), mode="replicate")[0] if any(beyond) else x
 
 
 def encoder(picture: Picture) -> Encoder:
@@ -279,7 +281,7 @@ def encoder(picture: Picture) -> Encoder:
         DipError: when the picture is from no JPEG file, or from one that we do not understand as its decoder did.
     """
     made = Encoder(read(picture.file or b""))
-    decoded, shown = made.crop(made.decoded()), torch.from_numpy(picture.pixels)
+    decoded, shown = made.decoded(), torch.from_numpy(picture.pixels)
     alike = decoded.shape == shown.shape
     if not alike or WHITE * torch.tensordot(made.colours[0], decoded - shown, 1).abs().mean() > ASTRAY:
         raise DipError("The JPEG's coefficients are not those of the picture it shows: save it again as a plain JPEG.")

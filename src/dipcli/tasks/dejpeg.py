@@ -83,7 +83,7 @@ def dejpeg(
 
     from dipcli import coding
 
-    baselines = {"decoded": image.pixels}
+    decoded, baselines = torch.from_numpy(image.pixels), {"decoded": image.pixels}
     refused = ""
     try:
         encoder = None if blind else coding.encoder(image)
@@ -91,7 +91,7 @@ def dejpeg(
         encoder, refused = None, f"The decoded picture is fitted (--blind), not what its file says of it. {error}"
     if encoder is None:
         return Case(
-            problem=Problem(measured=torch.from_numpy(image.pixels), shape=image.pixels.shape),
+            problem=Problem(measured=decoded, shape=image.pixels.shape),
             picture=image,
             baselines=baselines,
             remarks=(refused,) if refused else (),
@@ -109,7 +109,7 @@ def dejpeg(
             operator=encoder,
             loss=encoder.misfit,
             weight=encoder.weight,
-            guide=encoder.decoded(),
+            guide=encoder.extend(decoded),
             finish=encoder.finish,
         ),
         picture=image,
