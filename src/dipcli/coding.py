@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dipcli.errors import DipError
+from dipcli.losses import squared_error
 
 if TYPE_CHECKING:
     from dipcli.picture import Picture
@@ -37,13 +38,10 @@ TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
     5: (True, ()), 6: (True, (-1,)), 7: (True, (-2, -1)), 8: (True, (-2,)),
 }  # fmt: skip
 # From RGB to Y, Cb, Cr: JFIF 1.02, page 3, after ITU-R BT.601.
-JFIF = (
-    (0.299, 0.587, 0.114),
-    (-0.299 / 1.772, -0.587 / 1.772, 0.5),
-    (0.5, -0.587 / 1.402, -0.114 / 1.402),
-)
-# How far the luma that a decoder shows may be on average from what we make of the file, in grey levels. Measured: 0.3
-# on photographs of any quality and sampling, 0.7 on coloured noise. A wrong turn or other colours bring tens.
+RED, GREEN, BLUE = LUMA = 0.299, 0.587, 0.114
+JFIF = (LUMA, (-RED / 1.772, -GREEN / 1.772, 0.5), (0.5, -GREEN / 1.402, -BLUE / 1.402))
+# How far the luma shown may be on average from what we make of the file, in grey levels. Measured: 0.3 on photographs
+# of any quality and sampling, 0.7 on coloured noise.
 ASTRAY = 4.0
 ROUNDS = 4  # of projection and clipping, which undo a little of one another; two were enough for photographs
 # Weight of the plain squared error beside that of what is outside its interval. Measured on a picture of 256x256 at
@@ -215,8 +213,9 @@ class Encoder(nn.Module):
     def project(self, x: Tensor) -> Tensor:
         """The picture nearest to x, in Y, Cb and Cr, whose coefficients all round to the file's numbers.
 
-            x + spread( clamp(A(x), (k - 1/2) q, (k + 1/2) q) - A(x) ),    shape (C, H', W')
+            x + spread( clamp(A(x), (k - 1/2) q, (k + 1/2) q) - A(x) )
 
+        Both have shape (C, H', W').
         """
         found = self(x)
         return x + self.spread(found.clamp(self.measured - self.reach, self.measured + self.reach) - found)
@@ -250,10 +249,9 @@ class Encoder(nn.Module):
             measured: y = k q, shape (N,).
             weight: w >= 0, shape (N,); ones when it is left out.
         """
-        apart = (prediction - measured).abs()
-        error = F.relu(apart - self.reach) ** 2 + PULL * apart**2
-        weight = torch.ones_like(error) if weight is None else weight
-        return (weight * error).sum() / weight.sum()
+        outside = F.relu((prediction - measured).abs() - self.reach)
+        pull = PULL * squared_error(prediction, measured, weight)
+        return squared_error(outside, torch.zeros_like(outside), weight) + pull
 
     def agreement(self, x: Tensor) -> float:
         """The share of the coefficients, 0..1, that agree with the file, to half a grey level.
