@@ -33,7 +33,7 @@ PRESETS: Presets = {
         **SHOWN,
         "network": "skip:channels=8,16,32,64,128:skips=0,4,4,4,4",
         "rate": 0.02,
-        "iterations": 400,
+        "iterations": 600,
     },
     "balanced": {**SHOWN, "network": "skip:channels=16,32,64,128,128:skips=0,4,4,4,4", "iterations": 800},
     "best": {**SHOWN, "network": "skip:channels=32,64,128,128,128:skips=0,4,4,4,4", "iterations": 1500},
