@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 
 from dipcli.registry import tasks
-from dipcli.settings import Settings, knobs
+from dipcli.options import knobs
+from dipcli.settings import Settings
 
 TARGET = Path(__file__).with_name("cli.md")
 APP = "import dipcli.cli\napp = dipcli.cli.app()\n"

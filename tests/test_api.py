@@ -97,7 +97,7 @@ def test_interrupting_returns_the_best_so_far() -> None:
 def test_its_signature_and_help_tell_the_settings() -> None:
     parameters = inspect.signature(denoise).parameters
     assert parameters["rate"].default == 0.02
-    assert parameters["preset"].default == "balanced"
+    assert parameters["preset"].default is None
     assert "given" not in parameters
     assert "Learning rate." in denoise.__doc__
     assert "denoise" in dir(dipcli)

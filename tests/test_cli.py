@@ -35,7 +35,7 @@ def test_a_run_leaves_picture_log_snapshots_and_record(dip: Dip, noisy_png: Path
     output = noisy_png.with_name("clean.png")
     result = dip.quick(
         "denoise", noisy_png, "-o", output, "--reference", clean_png, "--snapshot-at", "1,4",
-        "--snapshot-every", 10, "--log-every", 5, iterations=12,
+        "--snapshot-every", 10, "--log-every", 5, "--ema", 0.9, iterations=15,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{output}\n"
@@ -49,13 +49,13 @@ def test_a_run_leaves_picture_log_snapshots_and_record(dip: Dip, noisy_png: Path
 
     log = rows(folder / "log.csv")
     assert tuple(log[0]) == COLUMNS
-    assert [row["iteration"] for row in log] == ["5", "10", "12"], "every 5 and the last"
+    assert [row["iteration"] for row in log] == ["5", "10", "15"], "every 5 and the last"
     assert all(float(row["holdout"]) > 0 and float(row["psnr_ref_smoothed"]) > 0 for row in log)
 
     record = json.loads((folder / "run.json").read_text())
-    assert (record["iterations"], record["kept"], record["seed"]) == (12, 12, 0)
+    assert (record["iterations"], record["kept"], record["seed"]) == (15, 15, 0)
     assert record["settings"]["network"] == TINY
-    assert "12 iterations" in record["reason"]
+    assert "15 iterations" in record["reason"]
     for name, other in (("psnr_ref", clean_png), ("psnr_noisy", noisy_png)):
         written = metrics.psnr(images.read(output)[0].pixels, images.read(other)[0].pixels)
         assert record[name] == pytest.approx(written, abs=1e-6), "of the file, not of what was rounded away"
@@ -79,9 +79,9 @@ def test_the_log_leaves_empty_what_is_not_known(dip: Dip, noisy_png: Path) -> No
 
 def test_without_iterations_the_rule_ends_the_run(dip: Dip, noisy_png: Path) -> None:
     rest = ("--network", TINY, "--input-depth", 4, "--json")
-    told = json.loads(dip("denoise", noisy_png, "--stop", "holdout:patience=3:fraction=0.2", *rest).stdout)
-    assert told["iterations"] == told["kept"] + 3
-    assert "not predicted better for 3 iterations" in told["reason"]
+    told = json.loads(dip("denoise", noisy_png, "--stop", "holdout:patience=5:fraction=0.2", *rest).stdout)
+    assert told["iterations"] == told["kept"] + 5
+    assert "not predicted better for 5 iterations" in told["reason"]
     told = json.loads(dip("denoise", noisy_png, "--max-iters", 4, *rest).stdout)
     assert told["iterations"] == 4
 

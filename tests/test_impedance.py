@@ -40,7 +40,7 @@ def curves(table: list[list[float]], error: float = 0.01) -> Curves:
     watching = Curves(truth.flatten(0, 1), error)
     for number, row in enumerate(table, start=1):
         image = truth + torch.tensor(row, dtype=torch.float64).sqrt()[:, None, None, None]
-        watching(Step(number, torch.tensor(0.0), image.flatten(0, 1), torch.zeros(12, *SIZE), 0.01, 0.0), Verdict())
+        watching(Step(number, torch.tensor(0.0), image.flatten(0, 1), (torch.zeros(12, *SIZE),), 0.01, 0.0), Verdict())
     return watching
 
 
@@ -234,7 +234,7 @@ def test_watching_reads_no_value() -> None:
     watching = Curves(torch.zeros(12, *SIZE), 0.01)
     image = torch.zeros(12, *SIZE, device="meta")
     for number in (1, 2):
-        watching(Step(number, image, image, image, 0.01, 0.0), Verdict())
+        watching(Step(number, image, image, (image,), 0.01, 0.0), Verdict())
     assert torch.stack(watching.seen).shape == (2, 4)
 
 
@@ -356,7 +356,7 @@ def test_what_the_case_says_is_what_its_curves_saw() -> None:
     made = case(photo(16, 20), error=0.5)
     (watching,) = made.observers
     image = made.problem.measured + 0.1
-    watching(Step(1, torch.tensor(0.0), image, image, 0.01, 0.0), Verdict())
+    watching(Step(1, torch.tensor(0.0), image, (image,), 0.01, 0.0), Verdict())
     assert made.conclude(side_by_side(image).numpy()).startswith("The picture reached a mean squared error of 0.5 at")
     assert made.render()[".csv"].decode().splitlines()[1].split(",")[1] == "0.01"
 

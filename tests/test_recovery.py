@@ -164,7 +164,7 @@ def looked(*losses: float) -> list[bool]:
     optimizer = torch.optim.Adam(network.parameters())
     reached = Reached(0, code, 0.0, None, None)
     lifeline = Lifeline(network, code, reached)
-    steps = [Step(number, torch.tensor(loss), code, code, 0.1, 0.0) for number, loss in enumerate(losses, start=1)]
+    steps = [Step(number, torch.tensor(loss), code, (code,), 0.1, 0.0) for number, loss in enumerate(losses, start=1)]
     return [lifeline.check(step, reached, optimizer, last=False)[0].event is not None for step in steps]
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from dipcli.errors import UsageError
 from dipcli.registry import DEFAULT_PRESET, Task, tasks
-from dipcli.settings import Record, Settings, knobs
+from dipcli.options import knobs
+from dipcli.settings import Record, Settings
 
 
 @pytest.mark.parametrize("cls", [Settings, Record])

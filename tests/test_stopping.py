@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -19,14 +18,18 @@ from dipcli.engine import Step
 from dipcli.errors import UsageError
 from dipcli.problem import Problem
 from dipcli.settings import Settings
-from dipcli.stopping import EMV, HoldOut, Never, Verdict, at_most, exactly, unless
+from dipcli.stopping import EMV, WMV, Auto, HoldOut, Never, Sigma, Verdict, at_most, exactly, unless
 
 PROBLEM = Problem(measured=torch.zeros(1, 2, 2), shape=(1, 2, 2))
 
 
 def step(number: int, value: float | torch.Tensor) -> Step:
     image = torch.as_tensor(value, dtype=torch.float32).expand(1, 2, 2)
-    return Step(number, torch.zeros(()), image, image, 0.01, 0.0)
+    return Step(number, torch.zeros(()), image, (image,), 0.01, 0.0)
+
+
+def shown(number: int, *averages: torch.Tensor) -> Step:
+    return Step(number, torch.zeros(()), averages[0], averages, 0.01, 0.0)
 
 
 def judged(rule: stopping.Rule, values: Iterable[Any]) -> list[Verdict]:
@@ -125,7 +128,10 @@ def test_unless_ends_when_asked() -> None:
         ("emv:patience=50", EMV(patience=50)),
         ("holdout:fraction=0.1", HoldOut(fraction=0.1)),
         ("emv:alpha=0.25:guard=7", EMV(alpha=0.25, guard=7)),
-        ("auto", stopping.Auto()),
+        ("auto", Auto()),
+        ("wmv:window=50:patience=9", WMV(window=50, patience=9)),
+        ("sigma:level=25", Sigma(25.0)),
+        ("holdout:block=5", HoldOut(block=5)),
     ],
 )
 def test_a_rule_has_a_name_and_parameters(text: str, rule: stopping.Rule) -> None:
@@ -135,7 +141,7 @@ def test_a_rule_has_a_name_and_parameters(text: str, rule: stopping.Rule) -> Non
 @pytest.mark.parametrize(
     ("text", "way_out"),
     [
-        ("hope", "auto, emv, holdout, none"),
+        ("hope", "auto, emv, holdout, none, sigma, wmv"),
         ("emv:patients=3", "patience=500"),
         ("emv:patience", "patience=500"),
         ("emv:patience=long", "patience=500"),
@@ -143,7 +149,11 @@ def test_a_rule_has_a_name_and_parameters(text: str, rule: stopping.Rule) -> Non
         ("emv:alpha=1", "between 0 and 1"),
         ("holdout:fraction=0.9", "up to 0.5"),
         ("none:x=1", "takes nothing"),
-        ("", "auto, emv, holdout, none"),
+        ("holdout:block=0", "1 to 64"),
+        ("wmv:window=15", "10, 20, 30"),
+        ("sigma:level=-1", "0 to 255"),
+        ("auto:level=-1", "0 to 255"),
+        ("", "auto, emv, holdout, none, sigma, wmv"),
     ],
 )
 def test_an_unknown_rule_or_parameter_is_answered_with_what_there_is(text: str, way_out: str) -> None:
@@ -173,6 +183,13 @@ def test_holdout_leaves_its_share_of_the_pixels_out_of_the_loss() -> None:
     assert float(reduced.loss(prediction, reduced.measured, reduced.weight)) == 0
 
 
+def test_holdout_takes_two_percent_but_not_more_than_is_enough() -> None:
+    for side, expected in ((40, 32), (600, 2600)):
+        problem = Problem(measured=torch.rand(1, side, side), shape=(1, side, side))
+        state, _ = HoldOut().start(problem)
+        assert int(state.weight.sum()) == expected
+
+
 def test_holdout_takes_only_pixels_that_count() -> None:
     weight = torch.zeros(1, 40, 40)
     weight[:, :20] = 1
@@ -185,25 +202,176 @@ def test_holdout_takes_only_pixels_that_count() -> None:
 def test_holdout_keeps_the_truth_rather_than_the_noise() -> None:
     """On the way from grey over the truth to the measurement the error at unseen pixels is least at the truth."""
     problem, truth = noisy_problem()
-    to_truth = [truth * t for t in np.linspace(0, 1, 30)]
-    state, reduced = (rule := HoldOut(fraction=0.1, patience=15)).start(problem)
+    to_truth = [truth * t for t in np.linspace(0, 1, 60)]
+    state, reduced = (rule := HoldOut(fraction=0.1, patience=30)).start(problem)
     out = reduced.weight == 0
     guess = torch.where(out, truth + 0.1 * torch.randn(truth.shape, generator=torch.manual_seed(1)), problem.measured)
-    to_noise = [truth + (guess - truth) * t for t in np.linspace(0, 1, 30)[1:]]
+    to_noise = [truth + (guess - truth) * t for t in np.linspace(0, 1, 60)[1:]]
     for number, image in enumerate(to_truth + to_noise, start=1):
-        verdict, state = rule.judge(Step(number, torch.zeros(()), image, image, 0.01, 0.0), state)
+        verdict, state = rule.judge(shown(number, image), state)
         if verdict.keep:
             best = number
         if verdict.stop:
             break
-    assert abs(best - 30) <= 2
-    assert number == best + 15
-    assert "15 iterations" in verdict.stop
+    assert abs(best - 60) <= 5
+    assert number == best + 30
+    assert "30 iterations" in verdict.stop
 
 
-def test_auto_does_what_holdout_does() -> None:
-    values = np.random.default_rng(0).random(150)
-    assert judged(stopping.Auto(), values) == judged(HoldOut(), values)
+def test_holdout_chooses_among_the_averages() -> None:
+    problem, truth = noisy_problem()
+    state, _ = (rule := HoldOut(fraction=0.1)).start(problem)
+    verdict, state = rule.judge(shown(5, truth + 0.2, truth, truth - 0.1), state)
+    assert (verdict.keep, verdict.which) == (True, 1)
+    verdict, state = rule.judge(shown(10, truth + 0.2, truth + 0.1, truth - 0.1), state)
+    assert not verdict.keep
+    assert verdict.signal[1] > state.least
+
+
+def test_holdout_looks_every_fifth_iteration_and_shows_the_last_look_in_between() -> None:
+    problem, truth = noisy_problem()
+    state, _ = (rule := HoldOut()).start(problem)
+    signals = []
+    for number in range(1, 12):
+        verdict, state = rule.judge(shown(number, truth * number / 11), state)
+        signals.append(verdict.signal and verdict.signal[1])
+    assert signals[:4] == [None] * 4
+    assert len(set(signals[4:9])) == 1
+    assert signals[9] == signals[10] < signals[8]
+
+
+def test_holdout_ends_when_there_is_nothing_left_to_predict() -> None:
+    problem = Problem(measured=torch.full((3, 8, 8), 0.25), shape=(3, 8, 8))
+    state, _ = (rule := HoldOut()).start(problem)
+    verdict, _ = rule.judge(shown(5, problem.measured + 1e-4), state)
+    assert verdict.keep
+    assert "fraction of a grey level" in verdict.stop
+
+
+@given(st.integers(2, 9), st.floats(0.05, 0.5), st.integers(0, 2**32 - 1))
+@hypothesis_settings(max_examples=25, deadline=None)
+def test_holdout_by_blocks_leaves_whole_squares_out_and_looks_at_their_middles(
+    side: int, fraction: float, seed: int
+) -> None:
+    height, width = 5 * side + 1, 6 * side
+    weight = torch.ones(1, height, width)
+    weight[:, 0, 0] = 0  # the first square does not count throughout
+    problem = Problem(measured=torch.rand(2, height, width), shape=(2, height, width), weight=weight)
+    state, reduced = HoldOut(fraction=fraction, block=side, seed=seed).start(problem)
+    out = (weight.expand(2, -1, -1) > 0) & (reduced.weight == 0)
+    squares = out[0, : 5 * side].reshape(5, side, 6, side).transpose(1, 2).flatten(2)
+    taken = squares.all(dim=2)
+    assert torch.equal(taken, squares.any(dim=2)), "whole squares or nothing"
+    assert int(taken.sum()) == max(1, round(fraction * 29))
+    assert not out[:, 5 * side :].any()
+    assert not taken[0, 0]
+    looked_at = state.weight > 0
+    assert int(looked_at.sum()) == 2 * int(taken.sum()) * (1 if side % 2 else 4)
+    reach = (side - 1) // 2
+    near = torch.nn.functional.max_pool2d((~out).float(), 2 * reach + 1, 1, reach) > 0
+    assert not (looked_at & near).any(), "nothing that is fitted lies within reach of what is looked at"
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([10, 20, 40]))
+@hypothesis_settings(max_examples=20, deadline=None)
+def test_wmv_is_the_variance_within_the_window(seed: int, window: int) -> None:
+    values = 0.5 + 1e-3 * np.random.default_rng(seed).random((70, 1, 2, 2))
+    verdicts = judged(WMV(window=window, guard=0), torch.from_numpy(values))
+    for number in range(1, 71):
+        signal = verdicts[number - 1].signal
+        if number < window or (number - window) % (window // 10):
+            assert signal is None
+        else:
+            last = values[number - window : number].astype(np.float32).astype(float)
+            assert signal[0] == "variance"
+            assert signal[1] == pytest.approx(((last - last.mean(axis=0)) ** 2).mean(), rel=2e-3)
+
+
+def test_wmv_keeps_where_the_pictures_settle_after_its_guard() -> None:
+    wobble = [0.0] * 20 + [(-1) ** n * abs(n - 100) / 100 for n in range(20, 300)]
+    verdicts = judged(WMV(window=20, patience=60, guard=60), wobble)
+    assert 100 <= kept(verdicts) <= 120
+    assert 60 <= len(verdicts) - kept(verdicts) <= 64
+    assert kept(judged(WMV(window=20, patience=60, guard=0), wobble)) <= 30, "a calm beginning, with no guard"
+
+
+def test_wmv_remembers_no_more_than_ten_pictures_and_one() -> None:
+    state, _ = (rule := WMV(window=100)).start(PROBLEM)
+    for number in range(1, 301):
+        _, state = rule.judge(step(number, number / 300), state)
+        assert len(state.sums) <= 10
+
+
+def test_sigma_stops_where_the_difference_is_that_of_the_noise() -> None:
+    problem, truth = noisy_problem()
+    level = 255 * float((problem.measured - truth).square().mean().sqrt())
+    state, whole = (rule := Sigma(level)).start(problem)
+    assert whole is problem, "nothing is held back"
+    away = [truth + (problem.measured - truth) * t for t in (-0.2, -0.1, -0.01, 0.01, 0.2)]
+    for number, image in enumerate(away, start=1):
+        verdict, state = rule.judge(shown(number, image), state)
+        assert verdict.keep
+        assert verdict.signal[1] == pytest.approx(255 * float((image - problem.measured).square().mean().sqrt()))
+        if verdict.stop:
+            break
+    assert number == 4
+    assert f"{level:.3g} of 255" in verdict.stop
+
+
+def test_sigma_goes_by_the_pixels_that_count() -> None:
+    weight = torch.zeros(1, 40, 40)
+    weight[:, :20] = 1
+    problem, truth = noisy_problem(weight=weight)
+    state, _ = (rule := Sigma(20.0)).start(problem)
+    spoilt = problem.measured.clone()
+    spoilt[:, 20:] = 9
+    assert rule.judge(shown(1, spoilt), state)[0].stop
+
+
+def test_sigma_is_told_the_level_or_estimates_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    measured = 0.5 + 0.1 * torch.randn(3, 96, 96, generator=generator)
+    problem = Problem(measured=measured, shape=(3, 96, 96))
+    state, _ = Sigma().start(problem)
+    assert state.level == pytest.approx(0.1, rel=0.06)
+    assert stopping.chosen(Settings(stop="sigma", sigma="30")).rule == Sigma(30.0)
+    assert stopping.chosen(Settings(stop="sigma:level=7", sigma="30")).rule == Sigma(7.0), "what is nearer holds"
+    assert stopping.chosen(Settings(sigma="30")).rule == Auto(30.0)
+    for small in (torch.zeros(3, 20, 20), torch.zeros(50)):
+        with pytest.raises(UsageError, match="--sigma 25"):
+            Sigma().start(Problem(measured=small, shape=(3, 20, 20)))
+
+
+def smoothed(measured: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.avg_pool2d(measured[None], 3, 1, 1)[0]
+
+
+def test_auto_holds_out_where_pixels_are_independent_and_goes_by_the_level_where_they_are_not() -> None:
+    measured = 0.5 + 0.1 * torch.randn(3, 128, 128, generator=torch.Generator().manual_seed(0))
+    for picture, rule, words in (
+        (measured, HoldOut, "independent"),
+        (smoothed(measured), Sigma, "share their noise"),
+        (torch.zeros(3, 128, 128), HoldOut, "too little"),
+        (torch.rand(40), HoldOut, "too little"),
+    ):
+        state, _ = Auto().start(Problem(measured=picture, shape=(3, 128, 128)))
+        assert isinstance(state[0], rule)
+        assert words in state[1]
+    state, _ = Auto(20.0).start(Problem(measured=smoothed(measured), shape=(3, 128, 128)))
+    assert state[0] == Sigma(20.0)
+
+
+def test_auto_judges_no_noise_where_the_measurement_is_not_the_picture() -> None:
+    measured = smoothed(0.5 + 0.1 * torch.randn(3, 128, 128, generator=torch.Generator().manual_seed(0)))
+    for rest in ({"weight": torch.ones(1, 128, 128)}, {"operator": lambda image: image}):
+        state, _ = Auto().start(Problem(measured=measured, shape=(3, 128, 128), **rest))
+        assert isinstance(state[0], HoldOut)
+
+
+def test_auto_says_at_the_end_what_it_chose() -> None:
+    verdicts = judged(Auto(), [0.0] * 30)
+    assert "rule holdout" in verdicts[-1].stop
+    assert [each.stop for each in verdicts[:-1]] == [None] * (len(verdicts) - 1)
 
 
 def test_a_new_rule_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,5 +398,5 @@ def test_a_verdict_says_nothing_by_itself() -> None:
         "keep": False,
         "stop": None,
         "signal": None,
+        "which": 0,
     }
-    assert math.isinf(stopping._Spread().least)

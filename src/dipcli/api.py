@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from signal import SIGINT
 from typing import Any
@@ -13,22 +14,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipcli import images, stopping
+from dipcli.bench import planned, prepare, solve
+from dipcli.case import Case
 from dipcli.displays import Bar, Silent
 from dipcli.engine import Observer
 from dipcli.interrupt import heeded
-from dipcli.observers import Metrics, pixels
+from dipcli.observers import Metrics, Spread, pixels
+from dipcli.options import knobs
 from dipcli.registry import DEFAULT_PRESET, Task
-from dipcli.run import measured, prepare, solve
-from dipcli.settings import Settings, knobs
+from dipcli.restarts import Deadline
+from dipcli.run import measured
+from dipcli.settings import Settings
 
 ARGUMENTS = """
 
 From Python:
     picture: an array, shape (H, W) or (H, W, channels), bool, uint8, uint16 or float (0..1), or a file's path.
-    preset: fast, balanced, best or paper.
+    preset: fast, balanced (when not given), best or paper; with `time` and no preset the best that fits in it.
     stop: a rule's name, as on the command line, or a rule.
     observers: called after each iteration with the step and the rule's verdict.
     progress: show tqdm's bar.
+    uncertainty: measure how far the outputs, and the runs, stray at each pixel.
     Interrupting (Ctrl-C, or a notebook's stop button) ends the fit and returns the best picture so far.
     Files that an option names may be arrays too. Options and settings, by keyword:
 """
@@ -51,6 +57,8 @@ class Restored:
         measures: how near it is to the measurement (psnr_noisy) and, where the damage was simulated, to the truth
             (psnr_ref and others, baselines beside it), as in run.json; None for infinite.
         files: figures and tables by suffix (".svg"), for a task whose result is not a picture.
+        uncertainty: standard deviation of the outputs and runs, shape (H, W), 1 being the picture's range; where it
+            was asked for.
     """
 
     image: NDArray[Any]
@@ -62,6 +70,7 @@ class Restored:
     events: tuple[str, ...] = ()
     measures: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
+    uncertainty: NDArray[np.float32] | None = None
 
 
 def restorer(task: Task) -> Callable[..., Restored]:
@@ -70,37 +79,50 @@ def restorer(task: Task) -> Callable[..., Restored]:
     def restore(
         picture: NDArray[Any] | str | Path,
         *,
-        preset: str = DEFAULT_PRESET,
+        preset: str | None = None,
         stop: str | stopping.Rule | None = None,
         observers: Iterable[Observer] = (),
         progress: bool = True,
+        uncertainty: bool = False,
         **given: Any,
     ) -> Restored:
         own = {each.name: given.pop(each.name) for each in task.arguments() if each.name in given}
         if isinstance(stop, str):
             given["stop"] = stop
-        case, settings = task.case(images.obtain(picture), preset, own, given)
+        given |= {name: str(given[name]) for name in ("sigma", "time") if isinstance(given.get(name), Real)}
+        obtained = images.obtain(picture)
+
+        def pose(preset: str) -> tuple[Case, Settings]:
+            return task.case(obtained, preset, own, given)
+
+        case, settings = pose(preset or DEFAULT_PRESET)
+        deadline = Deadline(settings.budget())
+        if settings.time and preset is None:
+            case, settings = pose(planned(task, pose, deadline))
         bench = prepare(case.problem, settings)
         rule = stopping.chosen(settings, None if isinstance(stop, str) else stop)
         bar = Bar() if progress else Silent()
         meter = Metrics(bench.problem, None, EVERY, [bar.tell])
+        spread = [Spread()] if uncertainty else []
         with heeded(SIGINT) as interrupt, bar.watching(task.name, settings.iterations):
             for remark in case.remarks:
                 bar.note(remark)
-            rule = stopping.unless(rule, interrupt.asked)
-            fit = solve(bench, stop=rule, observers=[*case.observers, bar, *([meter] if progress else []), *observers])
-        restored = pixels(fit.image)
+            watching: list[Observer] = [*case.observers, bar, *([meter] if progress else []), *spread, *observers]
+            result = solve(bench, stop=rule, deadline=deadline, asked=interrupt.asked, observers=watching)
+        restored = pixels(result.image)
+        first = result.runs[0].fit
         image = case.picture.showing(restored, case.known).array()
         return Restored(
             image=_like(picture, image) if isinstance(picture, np.ndarray) else image,
-            kept=fit.kept,
-            steps=fit.steps,
-            reason=fit.reason,
-            seconds=fit.seconds,
+            kept=first.kept,
+            steps=sum(each.fit.steps for each in result.runs),
+            reason=result.reason,
+            seconds=result.seconds,
             settings=bench.settings,
-            events=fit.events,
+            events=tuple(event for each in result.runs for event in each.fit.events),
             measures={} if case.render else measured(case, meter, case.picture.rounded(restored), case.truth),
             files=case.render() if case.render else {},
+            uncertainty=spread[0].map(result.agreeing) if spread else None,
         )
 
     restore.__module__ = "dipcli"  # where it is found by name: it can be pickled

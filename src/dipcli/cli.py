@@ -24,8 +24,9 @@ import typer
 
 from dipcli import __version__, displays
 from dipcli.errors import DipError, UsageError
+from dipcli.options import Knob, knobs
 from dipcli.registry import DEFAULT_PRESET, Task, tasks
-from dipcli.settings import Knob, Record, Settings, knobs
+from dipcli.settings import Record, Settings
 
 if TYPE_CHECKING:
     from dipcli.job import Job
@@ -154,8 +155,8 @@ def _jobs(task: Task, given: dict[str, Any], typed: set[str]) -> list[Job]:
     record = Record(**{each.name: given[each.name] for each in fields(Record)})
     sources: list[Path] = given["images"]
     output, folder = _destination(sources, given["output"])
-    if len(sources) > 1 and (record.run_dir or given["reference"]):
-        raise UsageError("--run-dir and --reference are for one picture: name one, or leave them out.")
+    if len(sources) > 1 and (record.run_dir or record.uncertainty or given["reference"]):
+        raise UsageError("--run-dir, --uncertainty and --reference are for one picture: name one, or leave them out.")
     to_stdout = output == Path("-") or (output is folder is None and sources == [Path("-")])
     if to_stdout and given["as_json"]:
         raise UsageError("Standard output takes the picture or the JSON: name a file with -o, or leave --json out.")
@@ -171,7 +172,7 @@ def _jobs(task: Task, given: dict[str, Any], typed: set[str]) -> list[Job]:
         Job(
             task=task,
             source=source,
-            preset=given["preset"],
+            preset=given["preset"] if "preset" in typed or not settings.time else None,
             given=chosen,
             arguments={each.name: given[each.name] for each in task.arguments() if _is_own(each, given, typed)},
             output=output,

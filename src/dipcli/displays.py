@@ -72,7 +72,8 @@ class Facts:
     def learn(self, step: Step, verdict: Verdict) -> None:
         """Take in one iteration; the first, which is slower than all others, says nothing of the pace."""
         of = f"/{self.iterations}" if self.iterations else ""
-        self.progress = f"{step.number}{of}"
+        again = f"run {step.run}  " if step.run > 1 else ""
+        self.progress = f"{again}{step.number}{of}"
         if step.number == 1:
             self.first = perf_counter()
         else:
@@ -220,6 +221,8 @@ def ending(account: Mapping[str, Any]) -> str:
         own = {name: account[key] for name in _PSNRS if (key := f"psnr_ref{name[4:]}") in account}
         results = {**account["baselines"], "restored": own}
         told.append(f"PSNR to the truth: {', '.join(f'{name} {_decibels(of)}' for name, of in results.items())}.")
+    if "uncertainty" in account:
+        told.append(f"The outputs stray by at most {account['uncertainty_most']:.1f} of 255: {account['uncertainty']}.")
     if account.get("conclusion"):
         told.append(account["conclusion"])
     return "\n".join(f"{account['input']}: {sentence}" for sentence in told)

@@ -21,7 +21,7 @@ from dipcli import recovery, stopping
 from dipcli.errors import DipError
 from dipcli.losses import total_variation
 from dipcli.problem import Problem
-from dipcli.recovery import Lifeline, Reached
+from dipcli.recovery import Kept, Lifeline, Reached
 from dipcli.settings import Settings
 
 ADAM_BEFORE_LBFGS = 100  # the published warm-up: so many steps of Adam,
@@ -56,19 +56,27 @@ class Step:
         number: counts from 1.
         loss: the value of the data term and the penalty, a scalar.
         image: x, the network's own output, shape (C, H, W), usually 0..1.
-        average: the exponential average of the outputs so far, bias-corrected, shape (C, H, W).
+        averages: exponential averages of the outputs so far, bias-corrected, each of shape (C, H, W); one for each of
+            `Settings.memories`.
         rate: the learning rate of this step.
         seconds: time spent in the fit so far, observers not counted.
         event: what happened at this iteration out of the ordinary, as a sentence; None as a rule.
+        run: which of several fits to the same measurement, counted from 1.
     """
 
     number: int
     loss: Tensor
     image: Tensor
-    average: Tensor
+    averages: tuple[Tensor, ...]
     rate: float
     seconds: float
     event: str | None = None
+    run: int = 1
+
+    @property
+    def average(self) -> Tensor:
+        """The first of the averages: the one that is logged."""
+        return self.averages[0]
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,9 @@ class Fit:
 
     Attributes:
         image: the average that the rule kept, finished by the problem, shape (C, H, W).
+        average: the same as the network made it.
         kept: the iteration it is from.
+        memory: how much of itself that average keeps at each iteration, in [0, 1).
         steps: iterations run.
         reason: why the run ended.
         seconds: time spent in the fit, observers not counted.
@@ -85,7 +95,9 @@ class Fit:
     """
 
     image: Tensor
+    average: Tensor
     kept: int
+    memory: float
     steps: int
     reason: str
     seconds: float
@@ -102,6 +114,7 @@ def fit(
     *,
     stop: stopping.Rule | None = None,
     observers: Iterable[Observer] = (),
+    run: int = 1,
 ) -> Fit:
     """Fit the prior to one measurement and return the picture that the rule keeps.
 
@@ -111,6 +124,7 @@ def fit(
         settings: how to fit. `precision` other than bf16 means the precision of the weights as they are.
         stop: the rule; the one that the settings name when left out.
         observers: called after each iteration, in order; they watch and cannot steer.
+        run: which of several fits this is, for the observers.
 
     A fit that collapses (its loss stays 5 dB above what it was lately, or is no number) goes back to its last sound
     state, weights, optimiser, average, rule and all, and goes on with half the step: the published remedy.
@@ -124,9 +138,10 @@ def fit(
     variables: list[Tensor] = [*prior.network.parameters()]
     if settings.optimize == "net,input":
         variables.append(code.requires_grad_())
-    generator = torch.Generator(code.device).manual_seed(settings.seed)
+    noise = _noise_like(code, settings)
     image = torch.zeros(problem.shape, device=code.device)
-    reached = Reached(0, torch.zeros_like(image), 0.0, None, state)
+    memories = settings.memories
+    reached = Reached(0, (image,) * len(memories), (0.0,) * len(memories), None, state)
     lifeline = Lifeline(prior.network, code, reached)
     began, watching = perf_counter(), 0.0
 
@@ -135,7 +150,7 @@ def fit(
         nonlocal image
         for variable in variables:
             variable.grad = None
-        z = code + settings.reg_noise * _normal_like(code, generator) if settings.reg_noise else code
+        z = code + next(noise) if settings.reg_noise else code
         x = network(z)
         loss = problem.loss(problem.operator(x), problem.measured, problem.weight)
         if settings.tv:
@@ -146,13 +161,17 @@ def fit(
 
     for number, optimizer in enumerate(_optimizers(variables, settings), start=1):
         loss: Tensor = optimizer.step(evaluate)  # type: ignore[arg-type, assignment] # annotated for floats alone
-        total = settings.ema * reached.total + (1 - settings.ema) * image
-        share = settings.ema * reached.share + (1 - settings.ema)
+        shares = tuple(1 - memory * (1 - share) for memory, share in zip(memories, reached.shares, strict=True))
+        averages = tuple(
+            torch.lerp(average, image, (1 - memory) / share)
+            for average, memory, share in zip(reached.averages, memories, shares, strict=True)
+        )
         rate, seconds = optimizer.param_groups[0]["lr"], perf_counter() - began - watching
-        step = Step(number, loss.detach(), image, total / share, rate, seconds)
+        step = Step(number, loss.detach(), image, averages, rate, seconds, run=run)
         verdict, state = rule.judge(step, reached.state)
-        kept = step if verdict.keep or reached.kept is None else reached.kept
-        reached = Reached(number, total, share, kept, state)
+        better = verdict.keep or reached.kept is None
+        kept = Kept(number, averages[verdict.which], memories[verdict.which]) if better else reached.kept
+        reached = Reached(number, averages, shares, kept, state)
 
         if number % recovery.LOOKED_AT == 0 or verdict.stop:
             step, reached = lifeline.check(step, reached, optimizer, last=verdict.stop is not None)
@@ -171,11 +190,12 @@ def fit(
     raise AssertionError("the optimisers never end")
 
 
-def _ended(problem: Problem, kept: Step | None, number: int, reason: str, seconds: float, events: list[str]) -> Fit:
+def _ended(problem: Problem, kept: Kept | None, number: int, reason: str, seconds: float, events: list[str]) -> Fit:
     """The result, if there is one to show."""
-    if kept is None or not kept.average.isfinite().all():
+    if kept is None or not kept.image.isfinite().all():
         raise DipError("The fit ran away to numbers that are not finite: try a smaller --lr.")
-    return Fit(problem.finish(kept.average), kept.number, number, reason, seconds, tuple(events))
+    finished = problem.finish(kept.image)
+    return Fit(finished, kept.image, kept.number, kept.memory, number, reason, seconds, tuple(events))
 
 
 def _quick(prior: Prior, settings: Settings) -> tuple[Callable[[Tensor], Tensor], Tensor]:
@@ -199,10 +219,19 @@ def _quick(prior: Prior, settings: Settings) -> tuple[Callable[[Tensor], Tensor]
     return rounded, code
 
 
-def _normal_like(code: Tensor, generator: torch.Generator) -> Tensor:
-    """Fresh normal noise of z's shape and layout, drawn in the order in which memory lies: a fifth of the time."""
-    drawn = torch.randn(code.numel(), generator=generator, device=code.device, dtype=code.dtype)
-    return drawn.as_strided(code.shape, code.stride())
+def _noise_like(code: Tensor, settings: Settings) -> Iterator[Tensor]:
+    """Normal noise of z's shape and layout, another at each iteration, for ever.
+
+    Drawing it takes a tenth of a narrow network's step. So a pool of twice z's size is drawn once, and each iteration
+    is given the stretch of it that begins at a random place.
+    """
+    generator = torch.Generator(code.device).manual_seed(settings.seed)
+    size = code.numel()
+    pool = torch.randn(2 * size, generator=generator, device=code.device, dtype=code.dtype) * settings.reg_noise
+    places = torch.Generator().manual_seed(settings.seed)
+    while True:
+        begin = int(torch.randint(size + 1, (), generator=places))
+        yield pool[begin : begin + size].as_strided(code.shape, code.stride())
 
 
 def _optimizers(variables: list[Tensor], settings: Settings) -> Iterator[torch.optim.Optimizer]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dipcli import files, images
 from dipcli.errors import DipError, UsageError
-from dipcli.registry import DEFAULT_PRESET, Task
+from dipcli.registry import Task
 from dipcli.settings import Record
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Job:
     Attributes:
         task: the kind of damage.
         source: the damaged picture; `-` is standard input.
-        preset: its name.
+        preset: its name; None for the usual one, or, with a time budget, the one that fits in it.
         given: settings that go before the preset's.
         arguments: the task's own that go before the preset's.
         output: where the restored one goes; `-` is PNG on standard output.
@@ -40,7 +40,7 @@ class Job:
 
     task: Task
     source: Path
-    preset: str = DEFAULT_PRESET
+    preset: str | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     output: Path | None = None
@@ -91,6 +91,7 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
         for old in (
             *(folder / name for name in ("run.json", *DAMAGED)),
             *(folder / "snapshots").glob(6 * "[0-9]" + "*.png"),
+            *(folder / "snapshots").glob("run[0-9]*/" + 6 * "[0-9]" + "*.png"),
         ):
             if old.resolve() not in spared:
                 old.unlink(missing_ok=True)
@@ -106,6 +107,7 @@ def check_output(job: Job, case: Case, output: Path, folder: Path | None) -> Non
     """
     if folder and case.damaged is not None:
         _check_damaged(job, folder)
+    _check_uncertainty(job, case, output)
     if str(output) == "-":
         return
     if output.is_dir():
@@ -131,3 +133,19 @@ def _check_damaged(job: Job, folder: Path) -> None:
         place = folder / name
         if place.exists() and (place.resolve() in read or not (folder / LOG).exists()):
             raise UsageError(f"{place} is there already, not from a run: choose another --run-dir.")
+
+
+def _check_uncertainty(job: Job, case: Case, output: Path) -> None:
+    """The map must be one that can be made and written, in the place of nothing that is read or written besides."""
+    if not job.record.uncertainty:
+        return
+    path = Path(job.record.uncertainty)
+    if case.render:
+        raise UsageError(f"--uncertainty has nothing to tell of: dip {job.task.name} writes a figure.")
+    if path.suffix.lower() not in (".png", ".tif", ".tiff"):
+        raise UsageError(f"--uncertainty {path} is neither .png nor .tif: name it so.")
+    if path.is_dir():
+        raise UsageError(f"--uncertainty {path} is a folder: name a file in it.")
+    files.check_writable(path.parent)
+    if path.resolve() in [each.resolve() for each in (output, *job.read())]:
+        raise UsageError(f"--uncertainty {path} is the output or a file that is read: choose another name.")

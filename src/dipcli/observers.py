@@ -39,7 +39,11 @@ COLUMNS = (
     "psnr_ref_smoothed",
     "ssim_ref_smoothed",
     "event",
+    "run",
 )
+
+
+MEMORY = 0.99  # of the variance of the outputs
 
 
 class Metrics:
@@ -79,6 +83,7 @@ class Metrics:
             "psnr_noisy_smoothed": self.agreement(step.average),
             "holdout": verdict.signal[1] if verdict.signal and verdict.signal[0] == "holdout" else None,
             "event": step.event,
+            "run": step.run,
         }
         if self.reference is not None:
             smoothed = pixels(self.problem.finish(step.average))
@@ -119,6 +124,8 @@ class Log:
 class Snapshots:
     """Pictures along the way: 000100.png is the average, 000100.raw.png the network's own output.
 
+    Those of a second run go into a folder `run2` of their own, and so on.
+
     Args:
         folder: where; it is made when the first snapshot is due.
         picture: the measured picture, for its colour profile.
@@ -141,10 +148,54 @@ class Snapshots:
         """Write both pictures when they are due."""
         if step.number not in self.at and not (self.every and step.number % self.every == 0):
             return
-        files.make_folder(self.folder)
+        folder = self.folder if step.run == 1 else self.folder / f"run{step.run}"
+        files.make_folder(folder)
         for suffix, image in (("", step.average), (".raw", step.image)):
             snapshot = self.picture.to_8_bits(pixels(self.finish(image)))
-            files.write(self.folder / f"{step.number:06d}{suffix}.png", images.encode(snapshot, ".png"))
+            files.write(folder / f"{step.number:06d}{suffix}.png", images.encode(snapshot, ".png"))
+
+
+class Spread:
+    """How far the outputs stray about the picture that is kept: what the fit is not sure of.
+
+    Within a run it is the exponential variance of the outputs up to the kept iteration, in which the noise on the
+    network's input is what varies; between runs the variance of their pictures comes on top:
+
+        spread = sqrt(mean over channels of (mean of v_run + variance of x_run))
+
+    It is a guide to where not to trust the picture, not the standard deviation of its error: what all outputs get
+    wrong alike does not show in it.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self.run = self.count = 0
+
+    def __call__(self, step: Step, verdict: Verdict) -> None:
+        """Take in one output; after a collapse begin anew."""
+        if step.run != self.run or step.event:
+            self.run, self.count = step.run, 0
+            self.mean, self.variance = step.image, torch.zeros_like(step.image)
+        self.count += 1
+        share = max(1 / self.count, 1 - MEMORY)
+        change = step.image - self.mean
+        self.mean = self.mean + share * change
+        self.variance = (1 - share) * (self.variance + share * change**2)
+        if verdict.keep or step.run not in self.kept:
+            self.kept[step.run] = self.variance, step.averages[verdict.which]
+
+    def map(self, runs: Iterable[int]) -> NDArray[np.float32]:
+        """The spread of each pixel, shape (H, W), in units of the picture's range.
+
+        Args:
+            runs: those that the picture is the mean of, counted from 1.
+        """
+        variances, pictures = zip(*(self.kept[run] for run in runs), strict=True)
+        total = torch.stack(variances).mean(dim=0)
+        if len(pictures) > 1:
+            total = total + torch.stack(pictures).var(dim=0)
+        spread: NDArray[np.float32] = total.mean(dim=0).sqrt().cpu().numpy()
+        return spread
 
 
 def pixels(image: Tensor) -> NDArray[np.float32]:

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from dipcli.losses import squared_error
+from dipcli.losses import Loss, squared_error
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 Operator: TypeAlias = "Callable[[Tensor], Tensor]"
-Loss: TypeAlias = "Callable[[Tensor, Tensor, Tensor | None], Tensor]"
 
 
 def identity(image: Tensor) -> Tensor:

@@ -28,21 +28,36 @@ TRIES = 12  # without a sound look between them: by then the step is 4000 times 
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The best picture so far, by the rule.
+
+    Attributes:
+        number: the iteration.
+        image: the average that the rule chose, shape (C, H, W).
+        memory: how much of itself that average keeps at each iteration.
+    """
+
+    number: int
+    image: Tensor
+    memory: float
+
+
+@dataclass(frozen=True)
 class Reached:
     """What a fit has come to, beside weights and optimiser.
 
     Attributes:
         number: the iteration.
-        total: weighted sum of the outputs so far.
-        share: sum of the weights in it.
-        kept: the step whose average is the best so far, by the rule.
+        averages: of the outputs so far, one for each memory.
+        shares: sum of the weights in each, in (0, 1].
+        kept: the best so far, by the rule.
         state: the rule's.
     """
 
     number: int
-    total: Tensor
-    share: float
-    kept: Step | None
+    averages: tuple[Tensor, ...]
+    shares: tuple[float, ...]
+    kept: Kept | None
     state: Any
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
 
@@ -45,12 +45,14 @@ class Task:
         pose: turns a picture (and the task's own arguments) into a problem, or a case where there is more to say.
         presets: what each preset sets, settings and arguments of the task's own; it always has `balanced`.
         result: what the restored file is called: noisy.png becomes noisy.<result>.png.
+        lengths: iterations that each preset usually runs where a rule ends it, by the preset's name.
     """
 
     name: str
     pose: Pose
     presets: Presets
     result: str
+    lengths: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def help(self) -> str:
@@ -105,6 +107,10 @@ class Task:
         case = posed if isinstance(posed, Case) else Case(problem=posed, picture=picture)
         return case, self.settings(preset, case.presets, **given)
 
+    def usual(self, preset: str, settings: Settings) -> int:
+        """Iterations that the preset usually runs with these settings; the most it may where nobody knows."""
+        return settings.iterations or min(settings.max_iterations, self.lengths.get(preset, settings.max_iterations))
+
     def _preset(self, preset: str) -> Mapping[str, Any]:
         if preset not in self.presets:
             raise UsageError(f"There is no preset {preset!r}: choose from {', '.join(self.presets)}.")
@@ -114,7 +120,7 @@ class Task:
 _tasks: dict[str, Task] = {}
 
 
-def task(*, presets: Presets, result: str) -> Callable[[Pose], Pose]:
+def task(*, presets: Presets, result: str, lengths: Mapping[str, int] | None = None) -> Callable[[Pose], Pose]:
     """Make a function from a picture to a problem (or a case) a task of its name.
 
     Its parameters after the picture become options, but for those with the name of a setting ("seed"), which are
@@ -124,11 +130,12 @@ def task(*, presets: Presets, result: str) -> Callable[[Pose], Pose]:
     Args:
         presets: settings, and arguments of the task's own, by preset name; `balanced` must be among them.
         result: what the restored file is called: noisy.png becomes noisy.<result>.png.
+        lengths: iterations that each preset usually runs where a rule ends it: what `--time` plans with.
     """
 
     def declare(pose: Pose) -> Pose:
         name = pose.__name__
-        _tasks[name] = Task(name, pose, presets, result)
+        _tasks[name] = Task(name, pose, presets, result, lengths or {})
         return pose
 
     return declare

@@ -7,9 +7,8 @@ import json
 import math
 import platform
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,59 +19,20 @@ from numpy.typing import NDArray
 
 import dipcli
 from dipcli import device as machine
-from dipcli import files, images, metrics, networks, stopping
+from dipcli import files, images, metrics
+from dipcli.bench import Bench, planned, prepare, solve
 from dipcli.case import Case
 from dipcli.displays import Display, Silent
-from dipcli.engine import Fit, Observer, Prior, fit
+from dipcli.engine import Observer
 from dipcli.errors import DipError, UsageError
 from dipcli.interrupt import heeded
 from dipcli.job import LOG, Job, check_output, clear, default_output, run_folder
-from dipcli.observers import Log, Metrics, Row, Snapshots, pixels, tensor
-from dipcli.problem import Problem
+from dipcli.noise import GREYS
+from dipcli.observers import Log, Metrics, Row, Snapshots, Spread, pixels, tensor
+from dipcli.picture import Picture, from_array
+from dipcli.registry import DEFAULT_PRESET
+from dipcli.restarts import Deadline, Runs
 from dipcli.settings import Settings
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Everything laid out for a fit: what can be found wrong with problem and settings has been found.
-
-    Attributes:
-        problem: on the device.
-        prior: on the device, as it was made.
-        settings: as they will be used: device and precision resolved.
-    """
-
-    problem: Problem
-    prior: Prior
-    settings: Settings
-
-
-def prepare(problem: Problem, settings: Settings) -> Bench:
-    """Choose device and precision, and make a fresh prior there.
-
-    Raises:
-        DipError: when the device is not there, memory runs out, or the settings do not go together.
-    """
-    device = machine.choose(settings.device)
-    precision = settings.precision
-    if precision == "auto":
-        free = networks.architecture(settings.network).free
-        precision = "fp32" if free else machine.precision(device)
-    settings = replace(settings, device=str(device), precision=precision)
-    machine.forget_peak_memory(device)
-    with machine.enough_memory(problem.shape):
-        prior = networks.build(settings, problem.shape, problem.guide, problem.members)
-        return Bench(problem.to(device), prior.to(device), settings)
-
-
-def solve(bench: Bench, *, stop: stopping.Rule | None = None, observers: Iterable[Observer] = ()) -> Fit:
-    """Fit, with as many threads as the settings ask for. The bench's network is fitted in place: use it once.
-
-    Raises:
-        DipError: when memory runs out or the fit runs away.
-    """
-    with _threads(bench.settings.threads), machine.enough_memory(bench.problem.shape):
-        return fit(bench.problem, bench.prior, bench.settings, stop=stop, observers=observers)
 
 
 def restore(
@@ -102,20 +62,22 @@ def restore(
     """
     display = display or Silent()
     picture, data = images.read(job.source)
-    with machine.enough_memory(picture.pixels.shape):
-        case, settings = job.task.case(picture, job.preset, job.arguments, job.given)
-    problem, carrier = case.problem, case.picture
+    preset = job.preset or DEFAULT_PRESET
+    case, settings = _posed(job, picture, preset)
+    carrier = case.picture
     output = job.output or default_output(job, carrier)
     suffix = ".png" if str(output) == "-" else output.suffix.lower()
     folder = run_folder(job.record, output)
     check_output(job, case, output, folder)
-    blank = pixels(problem.finish(torch.zeros(problem.shape)))
-    if case.render is None:
-        images.encode(carrier.showing(blank), suffix)
-    elif suffix != ".png":
-        raise UsageError(f"-o {output} is to be a figure: name it .png; other formats are written beside it.")
+    blank = pixels(case.problem.finish(torch.zeros(case.problem.shape)))
+    _check_format(case, blank, output, suffix)
     truth = _truth(job, case, blank.shape)
-    bench = prepare(problem, settings)
+    deadline = Deadline(settings.budget())
+    if settings.time and job.preset is None:
+        preset = planned(job.task, partial(_posed, job, picture), deadline)
+        case, settings = _posed(job, picture, preset)
+        display.note(f"{job.source}: a time of {settings.time} goes best with the preset {preset}")
+    bench = prepare(case.problem, settings)
     for remark in (*case.remarks, *_worries(case, suffix)):
         display.note(f"{job.source}: {remark}")
     announce(bench.settings)
@@ -130,25 +92,43 @@ def restore(
             images.write(images.encode(damaged, kind), folder / f"damaged{kind}")
         told.append(_unless_it_fails(Log(folder / LOG), display))
         every, at = job.record.snapshot_every, job.record.snapshots_asked()
-        snapshots = Snapshots(folder / "snapshots", carrier, every, at, problem.finish)
+        snapshots = Snapshots(folder / "snapshots", carrier, every, at, case.problem.finish)
         observers.append(_unless_it_fails(snapshots, display))
+    spread = Spread()
+    if job.record.uncertainty:
+        observers.append(spread)
     meter = Metrics(bench.problem, truth, job.record.log_every, told)
 
     def warn() -> None:
         display.note("Ending after this iteration, keeping the best picture so far; once more to end at once.")
 
     with heeded(*signals, say=warn) as interrupt:
-        rule = stopping.unless(stopping.chosen(settings), interrupt.asked)
         with display.watching(job.source.name, settings.iterations):
-            result = solve(bench, stop=rule, observers=[meter, *observers])
-        account = _account(job, output, data, bench, result) | _deliver(case, result, output, meter, truth)
+            result = solve(bench, deadline=deadline, asked=interrupt.asked, observers=[meter, *observers])
+        account = _account(job, preset, output, data, bench, result) | _deliver(case, result, output, meter, truth)
+        if job.record.uncertainty:
+            account |= _spread_written(spread, result, Path(job.record.uncertainty))
         if folder:
             files.write(folder / "run.json", (json.dumps(account, indent=2, default=str) + "\n").encode())
     return account, interrupt.received
 
 
+def _posed(job: Job, picture: Picture, preset: str) -> tuple[Case, Settings]:
+    """What the task makes of the picture with a preset."""
+    with machine.enough_memory(picture.pixels.shape):
+        return job.task.case(picture, preset, job.arguments, job.given)
+
+
+def _check_format(case: Case, blank: NDArray[np.float32], output: Path, suffix: str) -> None:
+    """Find now that a file of the output's suffix cannot hold the result, of which `blank` has the shape."""
+    if case.render is None:
+        images.encode(case.picture.showing(blank), suffix)
+    elif suffix != ".png":
+        raise UsageError(f"-o {output} is to be a figure: name it .png; other formats are written beside it.")
+
+
 def _deliver(
-    case: Case, result: Fit, output: Path, meter: Metrics, truth: NDArray[np.float32] | None
+    case: Case, result: Runs, output: Path, meter: Metrics, truth: NDArray[np.float32] | None
 ) -> dict[str, Any]:
     """Write the picture, or the figures in its place; what is to be said of it."""
     restored = pixels(result.image)
@@ -165,6 +145,17 @@ def _deliver(
     # What is measured is what is in the file, rounded as it is there; some formats make three channels of one.
     written = images.decode(file, span=case.picture.span).pixels[: len(restored)]
     return measured(case, meter, written, truth)
+
+
+def _spread_written(spread: Spread, result: Runs, path: Path) -> dict[str, Any]:
+    """Write the map of the spread; where it is and what white means in it, in grey levels of 255."""
+    values = spread.map(result.agreeing)
+    most = float(values.max())
+    if path.suffix.lower() == ".png":
+        full = np.iinfo(np.uint16).max
+        values = np.rint(values * (full / most if most else 0)).astype(np.uint16)
+    images.write(images.encode(from_array(values), path.suffix), path)
+    return {"uncertainty": str(path), "uncertainty_most": GREYS * most}
 
 
 def measured(
@@ -231,9 +222,10 @@ def _unless_it_fails(observer: Callable[..., None], display: Display) -> Callabl
     return guarded
 
 
-def _account(job: Job, output: Path, data: bytes, bench: Bench, result: Fit) -> dict[str, Any]:
+def _account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, result: Runs) -> dict[str, Any]:
     """Everything that is needed to do the run again and to know how it went."""
     device = bench.prior.code.device
+    first = result.runs[0].fit
     return {
         "version": dipcli.__version__,
         "argv": list(job.argv),
@@ -242,7 +234,7 @@ def _account(job: Job, output: Path, data: bytes, bench: Bench, result: Fit) -> 
         "input": str(job.source),
         "input_sha256": hashlib.sha256(data).hexdigest(),
         "output": str(output),
-        "preset": job.preset,
+        "preset": preset,
         "settings": asdict(bench.settings),
         "parameters": sum(each.numel() for each in bench.prior.network.parameters()),
         "input_depth": bench.prior.code.shape[1],
@@ -252,21 +244,23 @@ def _account(job: Job, output: Path, data: bytes, bench: Bench, result: Fit) -> 
         "threads": bench.settings.threads or torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "iterations": result.steps,
-        "kept": result.kept,
+        "iterations": sum(each.fit.steps for each in result.runs),
+        "kept": first.kept,
+        "memory": first.memory,
         "reason": result.reason,
-        "events": list(result.events),
+        "events": [event for each in result.runs for event in each.fit.events],
+        "runs": [
+            {
+                "seed": each.seed,
+                "iterations": each.fit.steps,
+                "kept": each.fit.kept,
+                "memory": each.fit.memory,
+                "reason": each.fit.reason,
+                "seconds": round(each.fit.seconds, 3),
+                "astray": each.astray,
+            }
+            for each in result.runs
+        ],
         "seconds": round(result.seconds, 3),
         "peak_memory_bytes": machine.peak_memory(device),
     }
-
-
-@contextmanager
-def _threads(wanted: int | None) -> Iterator[None]:
-    """So many CPU threads inside, as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(wanted or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import math
-import numbers
-import types
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from dipcli import stopping
+from dipcli import specs, stopping
 from dipcli.errors import UsageError
+from dipcli.noise import GREYS
+from dipcli.options import Option, check
 
 Precision = Literal["auto", "fp32", "bf16"]
-
-
-class Option(NamedTuple):
-    """How a field is spoken of on the command line, and which values it may have.
-
-    Attributes:
-        help: what it does, for `--help`.
-        flag: its option, where that is not the field's name.
-        group: the heading it stands under in `--help`.
-        least: the smallest value allowed.
-        most: the largest value allowed.
-        above: values must be larger than this.
-        below: values must be smaller than this.
-    """
-
-    help: str
-    flag: str = ""
-    group: str = "The fit"
-    least: float | None = None
-    most: float | None = None
-    above: float | None = None
-    below: float | None = None
+# Of the averages that a rule chooses from; the first is the published one.
+MEMORIES = (0.99, 0.98, 0.995, 0.998)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +38,32 @@ class Settings:
     stop: Annotated[
         str,
         Option(
-            "When to stop and which picture to keep: holdout (smallest error at pixels left out), emv (smallest "
-            "moving variance of the outputs), none (the last average) or auto (holdout). Parameters follow as "
-            "holdout:fraction=0.02:patience=300 or emv:patience=500.",
+            "When to stop and which picture to keep: holdout (smallest error at pixels left out), emv or wmv (smallest "
+            "moving or windowed variance of the outputs), sigma (as far from the input as the noise), none (the last "
+            "average) or auto (holdout, but sigma where neighbouring pixels share their noise). Parameters follow as "
+            "holdout:fraction=0.02:patience=200.",
         ),
     ] = "auto"
+    sigma: Annotated[
+        str,
+        Option("Noise level on the scale of 0 to 255, where a rule or a loss wants it; auto estimates it."),
+    ] = "auto"
+    time: Annotated[
+        str | None,
+        Option(
+            "A time budget for the fit, as 90s, 15m or 1h30m: without --preset the best preset that fits in it, and "
+            "restarts, averaged, as long as there is time for another."
+        ),
+    ] = None
+    runs: Annotated[
+        int | None,
+        Option(
+            "Fit so many times with different seeds and average the results; one that went astray is left out. 1 when "
+            "not given, but with --time as many as fit.",
+            least=1,
+            most=1000,
+        ),
+    ] = None
     network: Annotated[
         str,
         Option(
@@ -98,9 +99,14 @@ class Settings:
         float, Option("Standard deviation of the fresh noise added to the input at each iteration.", least=0)
     ] = 1 / 30
     ema: Annotated[
-        float,
-        Option("Memory of the running average of the outputs; 0 keeps single outputs.", least=0, below=1),
-    ] = 0.99
+        float | None,
+        Option(
+            "Memory of the running average of the outputs; 0 keeps single outputs. Without it there are several "
+            "averages, of 0.9 to 0.999, and the stopping rule chooses.",
+            least=0,
+            below=1,
+        ),
+    ] = None
     tv: Annotated[float, Option("Weight of the total variation of the picture in the loss.", least=0)] = 0.0
     seed: Annotated[
         int,
@@ -121,8 +127,44 @@ class Settings:
     ] = None
 
     def __post_init__(self) -> None:
-        _check(self)
+        check(self)
         stopping.named(self.stop)
+        self.noise_level()
+        self.budget()
+
+    def noise_level(self) -> float | None:
+        """Of `--sigma`, on the scale of 0 to 255; None for auto.
+
+        Raises:
+            UsageError: when it is neither auto nor a number above 0.
+        """
+        if self.sigma == "auto":
+            return None
+        try:
+            level = float(self.sigma)
+        except ValueError:
+            level = math.nan
+        if not 0 < level <= GREYS:
+            raise UsageError(f"--sigma {self.sigma} is no noise level: use auto or a number above 0, up to {GREYS}.")
+        return level
+
+    def budget(self) -> float | None:
+        """Of `--time`, in seconds.
+
+        Raises:
+            UsageError: when it is no time.
+        """
+        if self.time is None:
+            return None
+        try:
+            return specs.seconds(self.time)
+        except ValueError:
+            raise UsageError(f"--time {self.time!r} is no time: write it as 90s, 15m or 1h30m.") from None
+
+    @property
+    def memories(self) -> tuple[float, ...]:
+        """Of the running averages, the one that is logged first."""
+        return MEMORIES if self.ema is None else (self.ema,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,11 +192,19 @@ class Record:
             group="What is written",
         ),
     ] = None
+    uncertainty: Annotated[
+        str | None,
+        Option(
+            "Write how far the outputs, and the runs, stray at each pixel: .png for looking at it, white is where they "
+            "stray most, or .tif for the standard deviation itself, 1 being the picture's range.",
+            group="What is written",
+        ),
+    ] = None
     no_run_dir: Annotated[bool, Option("Write the picture alone.", group="What is written")] = False
     overwrite: Annotated[bool, Option("Let the output take the place of the input.", group="What is written")] = False
 
     def __post_init__(self) -> None:
-        _check(self)
+        check(self)
         self.snapshots_asked()
         if self.no_run_dir and (self.run_dir or self.snapshot_every or self.snapshot_at):
             raise UsageError("--no-run-dir leaves no place for --run-dir or snapshots: drop one of them.")
@@ -168,72 +218,3 @@ class Record:
         if any(number < 1 for number in numbers):
             raise UsageError(f"--snapshot-at {self.snapshot_at} is not a list of iterations: write it as 1,10,100.")
         return numbers
-
-
-class Knob(NamedTuple):
-    """One field of `Settings` or `Record` as the command line and the Python API see it."""
-
-    name: str
-    type: Any
-    default: Any
-    option: Option
-
-    @property
-    def flag(self) -> str:
-        """The option: `--input-depth` for `input_depth` unless the field names another."""
-        return self.option.flag or "--" + self.name.replace("_", "-")
-
-
-def knobs(cls: type[Settings | Record]) -> list[Knob]:
-    """The fields of `cls` in their order, with their types and options."""
-    hints = get_type_hints(cls, include_extras=True)
-    return [
-        Knob(field.name, kind, field.default, option)
-        for field in fields(cls)
-        for kind, option in [get_args(hints[field.name])]
-    ]
-
-
-def _check(values: Settings | Record) -> None:
-    for knob in knobs(type(values)):
-        value = getattr(values, knob.name)
-        if value is None and _optional(knob.type):
-            continue
-        if get_origin(knob.type) is Literal:
-            if value not in get_args(knob.type):
-                raise UsageError(f"{knob.flag} {value} is unknown: choose from {' '.join(get_args(knob.type))}.")
-            continue
-        option = knob.option
-        if not _is_a(value, knob.type):
-            raise UsageError(f"{knob.flag} {value!r} is not a {_word(knob.type)}: write one.")
-        if option.most is not None and value > option.most:
-            raise UsageError(f"{knob.flag} {value} is too large: use {option.most} or less.")
-        if option.least is not None and not value >= option.least:
-            raise UsageError(f"{knob.flag} {value} is too small: use {option.least} or more.")
-        if option.above is not None and not value > option.above:
-            raise UsageError(f"{knob.flag} {value} is too small: use a number above {option.above}.")
-        if option.below is not None and not value < option.below:
-            raise UsageError(f"{knob.flag} {value} is too large: use a number below {option.below}.")
-
-
-def _optional(kind: Any) -> bool:
-    return get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind)
-
-
-def _plain(kind: Any) -> type:
-    """Int of `int | None`, and so on."""
-    plain: type = next(each for each in (*get_args(kind), kind) if isinstance(each, type) and each is not type(None))
-    return plain
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    plain = _plain(kind)
-    if isinstance(value, bool) != (plain is bool):
-        return False
-    if plain is float:
-        return isinstance(value, numbers.Real) and math.isfinite(value)
-    return isinstance(value, numbers.Integral if plain is int else plain)
-
-
-def _word(kind: Any) -> str:
-    return {int: "whole number", float: "finite number", bool: "yes or no"}.get(_plain(kind), "word")

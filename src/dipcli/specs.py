@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -52,6 +54,20 @@ def write(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def seconds(text: str) -> float:
+    """A time written as 90s, 15m, 1h30m or 90, in seconds.
+
+    Raises:
+        ValueError: when it is not written so, or is nothing.
+    """
+    parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    told = parts.groups() if parts else ()
+    total = sum(float(part or 0) * unit for part, unit in zip(told, (3600, 60, 1), strict=False))
+    if not 0 < total < math.inf:
+        raise ValueError(text)
+    return total
 
 
 def _read(text: str, default: object) -> object:

@@ -6,16 +6,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dipcli import losses
 from dipcli.case import Case
 from dipcli.errors import UsageError
+from dipcli.noise import GREYS, Noise, look
 from dipcli.problem import Problem
 from dipcli.registry import PUBLISHED, Presets, task
+from dipcli.tasks import LossOption
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from dipcli.picture import Picture
 
 LOUD = 50  # from here on more input noise was published: 1/20 in place of 1/30
 LOUDEST = 1000  # of 255 grey levels: nothing is left of the picture
+CLEAN = 1.0  # grey level: less noise than that nobody sees
+MANY, FAR = 0.02, 0.3  # impulse noise: so many values are so far from their neighbours
 
 # Narrow networks with no skip at full resolution, where most of the work would be. Measured on 256x256 pictures with
 # noise of sigma 25: docs/results.md.
@@ -27,7 +35,6 @@ PRESETS: Presets = {
         "rate": 0.03,
         "beta2": 0.99,
         "reg_noise": 0.03,
-        "stop": "holdout:patience=200",
     },
     "balanced": {
         "network": "skip:channels=16,32,64,128,128:skips=0,4,4,4,4",
@@ -50,7 +57,7 @@ PRESETS: Presets = {
 }
 
 
-@task(presets=PRESETS, result="denoised")
+@task(presets=PRESETS, result="denoised", lengths={"fast": 1000, "balanced": 2000, "best": 2000})
 def denoise(
     image: Picture,
     simulate_noise: Annotated[
@@ -60,36 +67,77 @@ def denoise(
             "measure the result against the clean one."
         ),
     ] = None,
-) -> Problem | Case:
+    loss: LossOption = "l2",
+    *,
+    sigma: str = "auto",
+) -> Case:
     """Remove noise of unknown strength.
 
     The network sees nothing but this one picture. It is stopped when it has
-    learned the structure and before it has learned the noise.
+    learned the structure and before it has learned the noise: where the noise
+    is independent from pixel to pixel, a few held-out pixels tell; where
+    neighbours share it, as after JPEG or demosaicing, its level does, which
+    --sigma gives or the picture itself.
 
     Examples:
 
         dip denoise noisy.png
+        dip denoise noisy.png --runs 3
+        dip denoise noisy.png --time 90s --uncertainty doubt.png
         dip denoise noisy.png -o clean.png --iters 1800
         dip denoise *.png -o restored/
         cat noisy.png | dip denoise - -o - > clean.png
         dip denoise clean.png --simulate-noise 25 --snapshot-at 1,10,100,400,500
     """
-    import torch  # here, not above: `dip --help` must not pay for it
+    import numpy as np  # here, not above: `dip --help` must not pay for them
+    import torch
 
     if simulate_noise is None:
-        return Problem(measured=torch.from_numpy(image.pixels), shape=image.pixels.shape)
-    if not 0 < simulate_noise <= LOUDEST:
+        pixels = image.pixels
+    elif not 0 < simulate_noise <= LOUDEST:
         raise UsageError(f"--simulate-noise {simulate_noise} is out of range: use a number above 0, up to {LOUDEST}.")
-    import numpy as np
-
-    # Always the same noise, clipped and rounded as in a file: the run can be repeated from what is written.
-    noise = np.random.default_rng(0).normal(0, simulate_noise / 255, image.pixels.shape)
-    noisy = image.rounded((image.pixels + noise).astype(np.float32))
+    else:
+        # Always the same noise, clipped and rounded as in a file: the run can be repeated from what is written.
+        noise = np.random.default_rng(0).normal(0, simulate_noise / GREYS, image.pixels.shape)
+        pixels = image.rounded((image.pixels + noise).astype(np.float32))
+    seen = look(pixels)
+    level = str(GREYS * seen.level) if seen and seen.level and sigma == "auto" else sigma
+    problem = Problem(measured=torch.from_numpy(pixels), shape=pixels.shape, loss=losses.named(loss, level))
+    remarks = worries(pixels, seen, loss)
+    if simulate_noise is None:
+        return Case(problem=problem, picture=image, remarks=remarks)
     return Case(
-        problem=Problem(measured=torch.from_numpy(noisy), shape=noisy.shape),
+        problem=problem,
         picture=image,
         truth=image.pixels,
-        damaged=noisy,
-        baselines={"noisy": noisy},
+        damaged=pixels,
+        baselines={"noisy": pixels},
+        remarks=remarks,
         presets={"paper": {"reg_noise": 1 / 20}} if simulate_noise >= LOUD else {},
     )
+
+
+def worries(pixels: NDArray[np.float32], seen: Noise | None, loss: str) -> tuple[str, ...]:
+    """What the user should know before the fit.
+
+    Args:
+        pixels: the noisy picture, (C, H, W), values 0..1.
+        seen: what a look at its noise told.
+        loss: the data term.
+    """
+    if pixels.min() == pixels.max():
+        return ("the picture is of one colour: there is nothing to remove",)
+    if seen and seen.level < CLEAN / GREYS:
+        return (f"there is hardly any noise in the picture ({GREYS * seen.level:.1f} of {GREYS}): it can only lose",)
+    wild = share_of_wild(pixels)
+    if wild > MANY and loss == "l2":
+        return (f"{100 * wild:.0f} % of the values are black or white among others: for such noise try --loss l1",)
+    return ()
+
+
+def share_of_wild(pixels: NDArray[np.float32]) -> float:
+    """Share of the values, of (C, H, W) in 0..1, that are at an end of the range and far from their neighbours."""
+    from scipy.ndimage import median_filter
+
+    ends = (pixels <= 0) | (pixels >= 1)
+    return float((ends & (abs(pixels - median_filter(pixels, size=(1, 3, 3))) > FAR)).mean())

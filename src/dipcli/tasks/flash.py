@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dipcli import losses
 from dipcli.case import Case
 from dipcli.errors import DipError
 from dipcli.problem import Problem
 from dipcli.registry import PUBLISHED, Presets, task
+from dipcli.tasks import LossOption
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +66,9 @@ def flash(
     guide: Annotated[
         str, typer.Option(metavar="FLASH", help="The picture of the same scene taken with a flash, of the same size.")
     ],
+    loss: LossOption = "l2",
+    *,
+    sigma: str = "auto",
 ) -> Case:
     """Restore a dark noisy picture, guided by its twin taken with a flash.
 
@@ -94,7 +99,10 @@ def flash(
         )
     return Case(
         problem=Problem(
-            measured=torch.from_numpy(image.pixels), shape=image.pixels.shape, guide=torch.from_numpy(twin)
+            measured=torch.from_numpy(image.pixels),
+            shape=image.pixels.shape,
+            guide=torch.from_numpy(twin),
+            loss=losses.named(loss, sigma),
         ),
         picture=image,
         remarks=tuple(remarks),

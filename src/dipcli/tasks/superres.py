@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipcli import registry
+from dipcli import losses, registry
 from dipcli.case import Case
 from dipcli.errors import DipError, UsageError
 from dipcli.problem import Problem
 from dipcli.registry import Presets, task
+from dipcli.tasks import LossOption
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,6 +87,9 @@ def superres(
             help="Take the picture as the truth: shrink it first, restore it, and measure how near it comes.",
         ),
     ] = False,
+    loss: LossOption = "l2",
+    *,
+    sigma: str = "auto",
 ) -> Case:
     """Make a small picture larger.
 
@@ -93,6 +97,10 @@ def superres(
     of all that do, the network finds a natural one. Name the kernel if you
     know how the small picture was made: with a wrong one edges come out soft
     or with halos. For a photograph that was never shrunk try box first.
+
+    It runs as long as the preset says and returns the last average. With
+    --stop holdout the end is left to a few held-out pixels of the small
+    picture, which helps where that is noisy.
 
     With --simulate the bicubic and the nearest-pixel enlargement are measured
     beside the result. On smooth pictures bicubic can be nearer to the truth.
@@ -134,6 +142,7 @@ def superres(
             measured=torch.from_numpy(measured),
             shape=(channels, *large),
             operator=operators.Resample(large, small, chosen),
+            loss=losses.named(loss, sigma),
         ),
         picture=image,
         truth=image.pixels if simulate else None,

@@ -1,0 +1,234 @@
+"""How near a stopping rule comes to the best picture that its run passed.
+
+    python benchmarks/stopping.py PICTURES --out results.jsonl --pictures house,f16 --noise gauss25 --seeds 0,1,2
+    python benchmarks/stopping.py --out results.jsonl --table
+
+PICTURES is a folder with clean pictures called NAME_clean.png; the middle 256x256 of each is used, or with --whole all of
+it. Each run is that of `dip denoise` with its default preset, and ends when the rule says so. Beside it, every five
+iterations, the PSNR of each running average is taken (RGB, clipped to the valid range): the gap is the best of all
+these less the PSNR of the picture that the rule kept. What was run before, with the same code, is not run again.
+
+With --jury N the run has N iterations, and every rule judges it side by side: what it would have kept, and when it would
+have ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, pstdev
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from dipcli import images, stopping
+from dipcli.bench import prepare, solve
+from dipcli.engine import Step
+from dipcli.metrics import psnr
+from dipcli.observers import pixels
+from dipcli.picture import from_array
+from dipcli.registry import tasks
+from dipcli.stopping import Verdict
+
+SIDE = 256
+EVERY = 5
+NAMES = "f16,baboon,house,kodim01,kodim02,kodim03,kodim12,lena,peppers"
+RULES = ("holdout", "emv", "wmv", "sigma")
+
+
+def noisy(clean: np.ndarray, noise: str, seed: int) -> np.ndarray:
+    """The clean picture, float (H, W, 3) of 0..1, with noise, as 8 bits.
+
+    gauss25 is Gaussian noise of sigma 25; smooth25 the same smoothed by a Gaussian of one pixel and scaled back to 25;
+    jpeg25 Gaussian noise of 25 saved as JPEG at quality 75; poisson30 counts 30 photons at white; impulse10 makes 10 % of the
+    pixels black or white.
+    """
+    kind, level = noise.rstrip("0123456789"), float(noise.lstrip("abcdefghijklmnopqrstuvwxyz"))
+    generator = np.random.default_rng(1000 + seed)
+    drawn = generator.normal(0, 1, clean.shape)
+    if kind == "gauss" or kind == "jpeg":
+        spoilt = clean + level / 255 * drawn
+    elif kind == "smooth":
+        drawn = gaussian_filter(drawn, (1, 1, 0))
+        spoilt = clean + level / 255 * drawn / drawn.std()
+    elif kind == "poisson":
+        spoilt = generator.poisson(clean * level) / level
+    elif kind == "impulse":
+        hit = generator.random(clean.shape[:2]) < level / 100
+        spoilt = np.where(hit[..., None], generator.integers(0, 2, clean.shape[:2])[..., None], clean)
+    else:
+        raise SystemExit(f"There is no noise {noise}.")
+    spoilt = np.rint(255 * np.clip(spoilt, 0, 1)).astype(np.uint8)
+    if kind == "jpeg":
+        file = io.BytesIO()
+        Image.fromarray(spoilt).save(file, "JPEG", quality=75)
+        spoilt = np.asarray(Image.open(file))
+    return spoilt
+
+
+@dataclass
+class Best:
+    """The best PSNR that any average reached so far; an observer."""
+
+    truth: np.ndarray
+    finish: Any
+    psnr: float = 0.0
+    at: int = 0
+
+    def __call__(self, step: Step, verdict: Verdict) -> None:
+        if step.number % EVERY and not verdict.stop:
+            return
+        for average in step.averages:
+            if (reached := psnr(pixels(self.finish(average)), self.truth)) > self.psnr:
+                self.psnr, self.at = reached, step.number
+
+
+@dataclass
+class Juror:
+    """One rule judging a run that does not heed it; an observer."""
+
+    name: str
+    problem: Any
+    best: Best
+    verdict: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rule = stopping.named(self.name)
+        self.state, _ = self.rule.start(self.problem)
+        self.image: Any = None
+        self.kept = 0
+
+    def __call__(self, step: Step, _verdict: Verdict) -> None:
+        if self.verdict:
+            return
+        verdict, self.state = self.rule.judge(step, self.state)
+        if verdict.keep:
+            self.image, self.kept = step.averages[verdict.which], step.number
+        if verdict.stop:
+            self.conclude(step.number, verdict.stop)
+
+    def conclude(self, ended: int, reason: str) -> None:
+        kept = psnr(pixels(self.best.finish(self.image)), self.best.truth)
+        self.verdict = {"rule": self.name, "psnr": kept, "kept": self.kept, "iterations": ended, "reason": reason,
+                        "best": max(self.best.psnr, kept), "best_at": self.best.at}  # fmt: skip
+
+
+def run(name: str, clean: np.ndarray, noise: str, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One fit; a row of results, or with a jury one for each rule."""
+    task = tasks()["denoise"]
+    given: dict[str, Any] = {"seed": seed, "threads": options.threads}
+    if options.runs > 1:
+        given["runs"] = options.runs
+    if options.stop:
+        given["stop"] = options.stop
+    if options.jury:
+        given |= {"iterations": options.jury, "stop": "holdout"}
+    spoilt = from_array(noisy(clean, noise, seed))
+    case, settings = task.case(spoilt, options.preset, {"loss": options.loss}, given)
+    bench = prepare(case.problem, settings)
+    truth = from_array(clean).pixels
+    best = Best(truth, bench.problem.finish)
+    jurors = [Juror(rule, bench.problem, best) for rule in RULES if options.jury]
+    result = solve(bench, observers=[best, *jurors])
+    about = {"picture": name, "size": f"{clean.shape[1]}x{clean.shape[0]}", "noise": noise, "seed": seed,
+             "preset": options.preset, "loss": options.loss, "runs": options.runs,
+             "noisy": psnr(spoilt.pixels, truth), "seconds": round(result.seconds, 1)}  # fmt: skip
+    for juror in jurors:
+        if not juror.verdict:
+            juror.conclude(options.jury, "it had not ended yet")
+    if jurors:
+        return [about | {"jury": options.jury} | juror.verdict for juror in jurors]
+    first = result.runs[0].fit
+    kept = psnr(pixels(result.image), truth)
+    return [
+        about
+        | {
+            "rule": settings.stop,
+            "psnr": kept,
+            "kept": first.kept,
+            "memory": first.memory,
+            "iterations": first.steps,
+            "reason": result.reason,
+            "best": max(best.psnr, kept) if options.runs == 1 else best.psnr,
+            "best_at": best.at,
+        }  # fmt: skip
+    ]
+
+
+def table(rows: list[dict[str, Any]]) -> None:
+    """Markdown: a line a kind of run, the mean over its pictures and seeds."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["size"] == "256x256" and "crop" or "whole", row["preset"], row["noise"], row["loss"], row["rule"], row["runs"],
+               row.get("jury", 0)].append(row)  # fmt: skip
+    print(
+        "| noise, loss | rule | runs | pictures x seeds | kept, dB | best passed | gap | worst gap | iterations | its / kept |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for (_, preset, noise, loss, rule, runs, jury), group in sorted(groups.items(), key=str):
+        gaps = [row["best"] - row["psnr"] for row in group]
+        pictures, seeds = ({row[key] for row in group} for key in ("picture", "seed"))
+        print(
+            f"| {noise} {loss} {group[0]['size'] if len(pictures) == 1 else ''} | {rule}{' (judging)' if jury else ''} {preset} | {runs} "
+            f"| {len(group)} ({len(pictures)} x {len(seeds)}) | {mean(row['psnr'] for row in group):.2f} "
+            f"| {mean(row['best'] for row in group):.2f} | {mean(gaps):.3f} | {max(gaps):.3f} "
+            f"| {mean(row['iterations'] for row in group):.0f} | {mean(row['iterations'] / row['kept'] for row in group):.2f} |"
+        )
+        if len(seeds) > 2:
+            for picture in sorted(pictures):
+                own = [row["psnr"] for row in group if row["picture"] == picture]
+                print(f"|   {picture} | over {len(own)} seeds | | | {mean(own):.2f} +- {pstdev(own):.3f} | | | | | |")
+
+
+def main() -> None:
+    """Run what was asked for, or show what has been run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, metavar="PICTURES")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pictures", default=NAMES)
+    parser.add_argument("--noise", default="gauss25")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--stop", default="")
+    parser.add_argument("--loss", default="l2")
+    parser.add_argument("--preset", default="balanced")
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--jury", type=int, default=0)
+    parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    if options.table or options.folder is None:
+        table(rows)
+        return
+    for noise in options.noise.split(","):
+        for seed in map(int, options.seeds.split(",")):
+            for name in options.pictures.split(","):
+                clean = images.read(options.folder / f"{name}_clean.png")[0].array()[..., :3] / 255.0
+                if not options.whole:
+                    top, left = ((side - SIDE) // 2 for side in clean.shape[:2])
+                    clean = clean[top : top + SIDE, left : left + SIDE]
+                asked = {"picture": name, "noise": noise, "seed": seed, "preset": options.preset, "loss": options.loss,
+                         "runs": options.runs, "size": f"{clean.shape[1]}x{clean.shape[0]}"}  # fmt: skip
+                done = [row for row in rows if asked.items() <= row.items() and row.get("jury", 0) == options.jury
+                        and (options.jury or row["rule"] == (options.stop or "auto"))]  # fmt: skip
+                if done:
+                    continue
+                found = run(name, clean, noise, seed, options)
+                with options.out.open("a") as file:
+                    file.writelines(json.dumps(row) + "\n" for row in found)
+                for row in found:
+                    print(f"{name} {noise} seed {seed} {row['rule']}: kept {row['psnr']:.2f} at {row['kept']}, best {row['best']:.2f} "
+                          f"at {row['best_at']}, {row['iterations']} iterations, {row['seconds']} s, {row['reason']}", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

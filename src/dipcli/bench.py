@@ -1,0 +1,126 @@
+"""Laying out a fit: device, precision, prior, and which preset fits into a time budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from dipcli import device as machine
+from dipcli import networks, stopping
+from dipcli.case import Case
+from dipcli.engine import Observer, Prior, Step, fit
+from dipcli.problem import Problem
+from dipcli.registry import Task
+from dipcli.restarts import Deadline, Runs, fit_runs
+from dipcli.settings import Settings
+
+BY_SPEED = ("fast", "balanced", "best")
+TRIAL = 4  # iterations that tell the pace; the first, which is slower, not counted
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything laid out for a fit: what can be found wrong with problem and settings has been found.
+
+    Attributes:
+        problem: on the device.
+        prior: on the device, as it was made.
+        settings: as they will be used: device and precision resolved.
+    """
+
+    problem: Problem
+    prior: Prior
+    settings: Settings
+
+
+def prepare(problem: Problem, settings: Settings) -> Bench:
+    """Choose device and precision, and make a fresh prior there.
+
+    Raises:
+        DipError: when the device is not there, memory runs out, or the settings do not go together.
+    """
+    device = machine.choose(settings.device)
+    precision = settings.precision
+    if precision == "auto":
+        free = networks.architecture(settings.network).free
+        precision = "fp32" if free else machine.precision(device)
+    settings = replace(settings, device=str(device), precision=precision)
+    machine.forget_peak_memory(device)
+    with machine.enough_memory(problem.shape):
+        prior = networks.build(settings, problem.shape, problem.guide, problem.members)
+        return Bench(problem.to(device), prior.to(device), settings)
+
+
+def solve(
+    bench: Bench,
+    *,
+    stop: stopping.Rule | None = None,
+    deadline: Deadline | None = None,
+    asked: Callable[[], str | None] = lambda: None,
+    observers: Iterable[Observer] = (),
+) -> Runs:
+    """Fit, with as many threads as the settings ask for. The bench's network is fitted in place: use it once.
+
+    Args:
+        bench: as `prepare` laid it out.
+        stop: the rule; the one that the settings name when left out.
+        deadline: takes the place of the one that `settings.time` sets.
+        asked: why the runs should end now, or None.
+        observers: called after each iteration of each run.
+
+    Raises:
+        DipError: when memory runs out or the fit runs away.
+    """
+    with _threads(bench.settings.threads), machine.enough_memory(bench.problem.shape):
+        return fit_runs(
+            bench.problem,
+            bench.prior,
+            bench.settings,
+            stop=stop,
+            deadline=deadline,
+            asked=asked,
+            observers=observers,
+        )
+
+
+def planned(task: Task, pose: Callable[[str], tuple[Case, Settings]], deadline: Deadline) -> str:
+    """The best preset whose usual number of iterations fits into the time there is, by the pace of a few of them.
+
+    A slower preset is tried only where the faster one fits.
+
+    Args:
+        task: knows how long its presets usually run.
+        pose: from a preset's name to what the task makes of the picture with it.
+        deadline: of all that is to be done; the trials take their share.
+    """
+    chosen = BY_SPEED[0]
+    for preset in BY_SPEED:
+        case, settings = pose(preset)
+        seconds: list[float] = []
+
+        def watch(step: Step, _verdict: object, seconds: list[float] = seconds) -> None:
+            seconds.append(step.seconds)
+
+        bench = prepare(case.problem, settings)
+        trial = stopping.exactly(stopping.Never(), TRIAL)
+        with _threads(settings.threads), machine.enough_memory(case.problem.shape):
+            fit(bench.problem, bench.prior, bench.settings, stop=trial, observers=[watch])
+        pace = (seconds[-1] - seconds[0]) / (TRIAL - 1)
+        if not deadline.room(pace * task.usual(preset, settings)):
+            break
+        chosen = preset
+    return chosen
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    """So many CPU threads inside, as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,68 @@
+"""When to stop, and which picture to keep: the rules.
+
+A rule is a frozen value with two methods. `start(problem)` hands each run a fresh state, with the problem
+that is to be fitted; a rule that holds pixels back returns a problem in which they do not count.
+`judge(step, state)` looks at one iteration and answers with a verdict and the next state. The state is the
+run's, never the rule's: it can be saved, restored and wound back like the weights. None of them is shown the true
+picture.
+
+A class with a class attribute `name`, imported here, can be chosen by that name: `--stop name:key=value`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from dipcli import specs
+from dipcli.stopping.automatic import Auto
+from dipcli.stopping.discrepancy import Sigma
+from dipcli.stopping.holdout import HoldOut
+from dipcli.stopping.rule import Ending, Never, Rule, Verdict, at_most, exactly, unless
+from dipcli.stopping.variance import EMV, WMV
+
+if TYPE_CHECKING:
+    from dipcli.settings import Settings
+
+__all__ = [
+    "EMV",
+    "WMV",
+    "Auto",
+    "Ending",
+    "HoldOut",
+    "Never",
+    "Rule",
+    "Sigma",
+    "Verdict",
+    "at_most",
+    "chosen",
+    "exactly",
+    "named",
+    "unless",
+]
+
+
+def named(text: str) -> Rule:
+    """The rule that `--stop` names.
+
+    Raises:
+        UsageError: when there is no such rule or it does not take that parameter.
+    """
+    rules: list[type[Any]] = [each for each in globals().values() if isinstance(each, type) and hasattr(each, "name")]
+    rule: Rule = specs.parse(text, rules, "stopping rule")
+    return rule
+
+
+def chosen(settings: Settings, rule: Rule | None = None) -> Rule:
+    """The rule that the settings ask for, within the iterations that they ask for.
+
+    Args:
+        settings: with `iterations` the run has exactly so many, without them at most `max_iterations`.
+        rule: takes the place of the one that `settings.stop` names.
+    """
+    rule = rule or named(settings.stop)
+    if isinstance(rule, Sigma | Auto) and not rule.level:
+        rule = replace(rule, level=settings.noise_level() or 0.0)
+    if settings.iterations is not None:
+        return exactly(rule, settings.iterations)
+    return at_most(rule, settings.max_iterations)

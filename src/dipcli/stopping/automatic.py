@@ -1,0 +1,68 @@
+"""The rule that looks at the picture and chooses another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dipcli.noise import GREYS
+from dipcli.problem import identity
+from dipcli.stopping.discrepancy import Sigma, seen
+from dipcli.stopping.holdout import HoldOut
+from dipcli.stopping.rule import Rule, Verdict
+
+if TYPE_CHECKING:
+    from dipcli.engine import Step
+    from dipcli.problem import Problem
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Look at the noise and choose a rule: `holdout` where pixels are independent, `sigma` where neighbours share it.
+
+    Where the measurement is not the whole picture itself it is always `holdout`: what is known of a picture with holes,
+    or of a small one, may well have no noise. A pixel that was left out tells nothing once its neighbours carry its noise. On pictures whose noise was smoothed,
+    leaving out squares and looking at their middles was tried too; the level of the noise was the better guide
+    (docs/stopping.md).
+
+    Attributes:
+        level: of the noise, for `sigma`; 0 estimates it.
+    """
+
+    name: ClassVar[str] = "auto"
+    level: float = 0.0
+
+    def __post_init__(self) -> None:
+        Sigma(self.level)
+
+    def start(self, problem: Problem) -> tuple[tuple[Rule, str, Any], Problem]:
+        """The chosen rule, why it was chosen, and what it starts with."""
+        rule, why = chosen(problem, self.level)
+        state, problem = rule.start(problem)
+        return (rule, why, state), problem
+
+    def judge(self, step: Step, state: tuple[Rule, str, Any]) -> tuple[Verdict, tuple[Rule, str, Any]]:
+        """What the chosen rule says, and at the end which it was."""
+        rule, why, inner = state
+        verdict, inner = rule.judge(step, inner)
+        if verdict.stop:
+            verdict = replace(verdict, stop=f"{verdict.stop} ({why})")
+        return verdict, (rule, why, inner)
+
+
+def chosen(problem: Problem, level: float = 0.0) -> tuple[Rule, str]:
+    """The rule for a problem, and why, in a few words.
+
+    Args:
+        problem: the measurement is looked at.
+        level: of the noise, on the scale of 0 to 255; 0 estimates it.
+    """
+    if problem.operator is not identity or problem.weight is not None:
+        return HoldOut(), "rule holdout"
+    noise = seen(problem)
+    if noise is None:
+        return HoldOut(), "rule holdout: too little to judge the noise by"
+    if not noise.dependent:
+        return HoldOut(), "rule holdout: the noise is independent from pixel to pixel"
+    level = level or GREYS * noise.level
+    return Sigma(level), f"rule sigma: neighbouring pixels share their noise, of some {level:.0f} of 255"

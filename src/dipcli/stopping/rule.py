@@ -1,0 +1,92 @@
+"""What a rule is, the rule that never stops, and who else may end a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from dipcli.engine import Step
+    from dipcli.problem import Problem
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A rule's answer to one iteration.
+
+    Attributes:
+        keep: whether one of this iteration's averages is the best so far.
+        stop: why the run should end now, as a sentence; None to go on.
+        signal: what the rule goes by, a name and a number, for display and log; None if there is nothing.
+        which: the average to keep, by its place in `Step.averages`.
+    """
+
+    keep: bool = False
+    stop: str | None = None
+    signal: tuple[str, float] | None = None
+    which: int = 0
+
+
+class Rule(Protocol):
+    """What the engine asks of a rule."""
+
+    def start(self, problem: Problem) -> tuple[Any, Problem]:
+        """A fresh state, and the problem to fit."""
+
+    def judge(self, step: Step, state: Any) -> tuple[Verdict, Any]:
+        """The verdict on one iteration, and the next state."""
+
+
+@dataclass(frozen=True)
+class Never:
+    """Never stop, and keep the newest average: the published method with a fixed number of iterations."""
+
+    name: ClassVar[str] = "none"
+
+    def start(self, problem: Problem) -> tuple[None, Problem]:
+        """There is nothing to remember."""
+        return None, problem
+
+    def judge(self, step: Step, state: None) -> tuple[Verdict, None]:  # noqa: ARG002 - the newest is the best
+        """Keep."""
+        return Verdict(keep=True), state
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Leave to a rule what to keep, and to a function when to end.
+
+    Attributes:
+        rule: the rule.
+        end: from the step and the rule's own reason to stop, or None, to the reason that holds, or None.
+    """
+
+    rule: Rule
+    end: Callable[[Step, str | None], str | None]
+
+    def start(self, problem: Problem) -> tuple[Any, Problem]:
+        """What the rule starts with."""
+        return self.rule.start(problem)
+
+    def judge(self, step: Step, state: Any) -> tuple[Verdict, Any]:
+        """The rule's verdict with another end."""
+        verdict, state = self.rule.judge(step, state)
+        return replace(verdict, stop=self.end(step, verdict.stop)), state
+
+
+def exactly(rule: Rule, iterations: int) -> Rule:
+    """Run so many iterations, whatever the rule says of stopping; what is kept stays its matter."""
+    reason = f"the {iterations} iterations asked for are done"
+    return Ending(rule, lambda step, _: reason if step.number >= iterations else None)
+
+
+def at_most(rule: Rule, iterations: int) -> Rule:
+    """Let the rule decide, but not for ever."""
+    reason = f"the limit of {iterations} iterations is reached (--max-iters)"
+    return Ending(rule, lambda step, own: own or (reason if step.number >= iterations else None))
+
+
+def unless(rule: Rule, asked: Callable[[], str | None]) -> Rule:
+    """Let the rule decide unless somebody asks for the run to end: `asked` answers why, or None."""
+    return Ending(rule, lambda _, own: asked() or own)
