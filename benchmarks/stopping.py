@@ -3,13 +3,15 @@
     python benchmarks/stopping.py PICTURES --out results.jsonl --pictures house,f16 --noise gauss25 --seeds 0,1,2
     python benchmarks/stopping.py --out results.jsonl --table
 
-PICTURES is a folder with clean pictures called NAME_clean.png; the middle 256x256 of each is used, or with --whole all of
-it. Each run is that of `dip denoise` with its default preset, and ends when the rule says so. Beside it, every five
+PICTURES is a folder with clean pictures called NAME_clean.png; the middle 256x256 of each is used, or with --whole all
+of it. Each run is that of `dip denoise` with its default preset, and ends when the rule says so. Beside it, every five
 iterations, the PSNR of each running average is taken (RGB, clipped to the valid range): the gap is the best of all
-these less the PSNR of the picture that the rule kept. What was run before, with the same code, is not run again.
+these less the PSNR of the picture that the rule kept. What was run before into the same file is not run again.
 
-With --jury N the run has N iterations, and every rule judges it side by side: what it would have kept, and when it would
-have ended.
+With --jury N the run has N iterations with some pixels held out, and every rule judges it side by side: what it would
+have kept, and when it would have ended; here the best is that of all N iterations. With --second two answers follow to
+the question what to do with the pixels that `holdout` held out, once it has decided: going on from the kept weights for
+200 iterations with all pixels, and a second fit from the beginning with all pixels and as many iterations.
 """
 
 from __future__ import annotations
@@ -18,28 +20,29 @@ import argparse
 import io
 import json
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import mean, pstdev
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from dipcli import images, stopping
+from dipcli import images, networks, stopping
 from dipcli.bench import prepare, solve
-from dipcli.engine import Step
+from dipcli.engine import Step, fit
 from dipcli.metrics import psnr
 from dipcli.observers import pixels
 from dipcli.picture import from_array
 from dipcli.registry import tasks
+from dipcli.settings import MEMORIES
 from dipcli.stopping import Verdict
 
 SIDE = 256
 EVERY = 5
 NAMES = "f16,baboon,house,kodim01,kodim02,kodim03,kodim12,lena,peppers"
+MORE = 200  # iterations to go on for
 RULES = ("holdout", "emv", "wmv", "sigma")
 
 
@@ -47,13 +50,13 @@ def noisy(clean: np.ndarray, noise: str, seed: int) -> np.ndarray:
     """The clean picture, float (H, W, 3) of 0..1, with noise, as 8 bits.
 
     gauss25 is Gaussian noise of sigma 25; smooth25 the same smoothed by a Gaussian of one pixel and scaled back to 25;
-    jpeg25 Gaussian noise of 25 saved as JPEG at quality 75; poisson30 counts 30 photons at white; impulse10 makes 10 % of the
-    pixels black or white.
+    jpeg25 Gaussian noise of 25 saved as JPEG at quality 75; poisson30 counts 30 photons at white; impulse10 makes 10 %
+    of the pixels black or white.
     """
     kind, level = noise.rstrip("0123456789"), float(noise.lstrip("abcdefghijklmnopqrstuvwxyz"))
     generator = np.random.default_rng(1000 + seed)
     drawn = generator.normal(0, 1, clean.shape)
-    if kind == "gauss" or kind == "jpeg":
+    if kind in {"gauss", "jpeg"}:
         spoilt = clean + level / 255 * drawn
     elif kind == "smooth":
         drawn = gaussian_filter(drawn, (1, 1, 0))
@@ -83,6 +86,7 @@ class Best:
     at: int = 0
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
+        """Measure the averages."""
         if step.number % EVERY and not verdict.stop:
             return
         for average in step.averages:
@@ -103,21 +107,57 @@ class Juror:
         self.rule = stopping.named(self.name)
         self.state, _ = self.rule.start(self.problem)
         self.image: Any = None
-        self.kept = 0
+        self.kept, self.memory = 0, 0.0
 
     def __call__(self, step: Step, _verdict: Verdict) -> None:
+        """Judge one iteration, until the rule would have ended the run."""
         if self.verdict:
             return
         verdict, self.state = self.rule.judge(step, self.state)
         if verdict.keep:
             self.image, self.kept = step.averages[verdict.which], step.number
+            self.memory = MEMORIES[verdict.which]
         if verdict.stop:
             self.conclude(step.number, verdict.stop)
 
     def conclude(self, ended: int, reason: str) -> None:
+        """Note what the rule would have kept."""
         kept = psnr(pixels(self.best.finish(self.image)), self.best.truth)
-        self.verdict = {"rule": self.name, "psnr": kept, "kept": self.kept, "iterations": ended, "reason": reason,
-                        "best": max(self.best.psnr, kept), "best_at": self.best.at}  # fmt: skip
+        self.verdict = {
+            "rule": self.name,
+            "psnr": kept,
+            "kept": self.kept,
+            "iterations": ended,
+            "reason": reason,
+        }
+
+
+@dataclass
+class Keeper:
+    """Copies of the weights where `holdout` would have kept an average; an observer."""
+
+    juror: Juror
+    network: Any
+    weights: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, step: Step, _verdict: Verdict) -> None:
+        """After the juror: copy when it kept this very iteration."""
+        if not self.juror.verdict and self.juror.kept == step.number:
+            self.weights = {name: value.clone() for name, value in self.network.state_dict().items()}
+
+
+def going_on(bench: Any, keeper: Keeper) -> tuple[Any, int]:
+    """From the kept weights on, with all pixels."""
+    bench.prior.network.load_state_dict(keeper.weights)
+    settings = replace(bench.settings, iterations=MORE, stop="none", ema=0.99)
+    return fit(bench.problem, bench.prior, settings), MORE
+
+
+def second_fit(bench: Any, keeper: Keeper) -> tuple[Any, int]:
+    """From the beginning with all pixels, for as many iterations as were kept."""
+    settings = replace(bench.settings, iterations=keeper.juror.kept, stop="none", ema=keeper.juror.memory)
+    prior = networks.build(settings, bench.problem.shape)
+    return fit(bench.problem, prior, settings), keeper.juror.kept
 
 
 def run(name: str, clean: np.ndarray, noise: str, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -136,55 +176,75 @@ def run(name: str, clean: np.ndarray, noise: str, seed: int, options: argparse.N
     truth = from_array(clean).pixels
     best = Best(truth, bench.problem.finish)
     jurors = [Juror(rule, bench.problem, best) for rule in RULES if options.jury]
-    result = solve(bench, observers=[best, *jurors])
-    about = {"picture": name, "size": f"{clean.shape[1]}x{clean.shape[0]}", "noise": noise, "seed": seed,
-             "preset": options.preset, "loss": options.loss, "runs": options.runs,
-             "noisy": psnr(spoilt.pixels, truth), "seconds": round(result.seconds, 1)}  # fmt: skip
+    keepers = [Keeper(jurors[0], bench.prior.network)] if options.second else []
+    result = solve(bench, observers=[best, *jurors, *keepers])
+    about = {
+        "picture": name,
+        "size": f"{clean.shape[1]}x{clean.shape[0]}",
+        "noise": noise,
+        "seed": seed,
+        "preset": options.preset,
+        "loss": options.loss,
+        "runs": options.runs,
+        "jury": options.jury,
+        "noisy": psnr(spoilt.pixels, truth),
+        "seconds": round(result.seconds, 1),
+    }
     for juror in jurors:
         if not juror.verdict:
             juror.conclude(options.jury, "it had not ended yet")
     if jurors:
-        return [about | {"jury": options.jury} | juror.verdict for juror in jurors]
+        rows = [about | juror.verdict for juror in jurors]
+        for keeper in keepers:
+            for another in (going_on, second_fit):
+                further, count = another(bench, keeper)
+                told = {"rule": another.__name__, "psnr": psnr(pixels(further.image), truth), "kept": count}
+                rows.append(about | told | {"iterations": count, "reason": further.reason})
+        return [row | {"best": best.psnr, "best_at": best.at} for row in rows]
     first = result.runs[0].fit
     kept = psnr(pixels(result.image), truth)
-    return [
-        about
-        | {
-            "rule": settings.stop,
-            "psnr": kept,
-            "kept": first.kept,
-            "memory": first.memory,
-            "iterations": first.steps,
-            "reason": result.reason,
-            "best": max(best.psnr, kept) if options.runs == 1 else best.psnr,
-            "best_at": best.at,
-        }  # fmt: skip
-    ]
+    told = {
+        "rule": settings.stop,
+        "psnr": kept,
+        "kept": first.kept,
+        "memory": first.memory,
+        "iterations": first.steps,
+        "reason": result.reason,
+        "best": max(best.psnr, kept),
+        "best_at": best.at,
+    }
+    return [about | told]
 
 
 def table(rows: list[dict[str, Any]]) -> None:
-    """Markdown: a line a kind of run, the mean over its pictures and seeds."""
+    """Markdown: a line a kind of run, the mean over its pictures and seeds; the spread where there are many seeds."""
     groups = defaultdict(list)
     for row in rows:
-        groups[row["size"] == "256x256" and "crop" or "whole", row["preset"], row["noise"], row["loss"], row["rule"], row["runs"],
-               row.get("jury", 0)].append(row)  # fmt: skip
+        size = "256x256" if row["size"] == f"{SIDE}x{SIDE}" else "whole"
+        rule = f"{row['rule']}{' (jury)' if row.get('jury') else ''}"
+        groups[size, row["noise"], row["loss"], row["preset"], rule, row["runs"]].append(row)
     print(
-        "| noise, loss | rule | runs | pictures x seeds | kept, dB | best passed | gap | worst gap | iterations | its / kept |"
+        "| pictures | noise | loss | preset | rule | runs | kept, dB | best passed | gap, mean | worst | iterations | ratio |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for (_, preset, noise, loss, rule, runs, jury), group in sorted(groups.items(), key=str):
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    for (size, *words), group in sorted(groups.items(), key=str):
         gaps = [row["best"] - row["psnr"] for row in group]
-        pictures, seeds = ({row[key] for row in group} for key in ("picture", "seed"))
-        print(
-            f"| {noise} {loss} {group[0]['size'] if len(pictures) == 1 else ''} | {rule}{' (judging)' if jury else ''} {preset} | {runs} "
-            f"| {len(group)} ({len(pictures)} x {len(seeds)}) | {mean(row['psnr'] for row in group):.2f} "
-            f"| {mean(row['best'] for row in group):.2f} | {mean(gaps):.3f} | {max(gaps):.3f} "
-            f"| {mean(row['iterations'] for row in group):.0f} | {mean(row['iterations'] / row['kept'] for row in group):.2f} |"
-        )
-        if len(seeds) > 2:
-            for picture in sorted(pictures):
-                own = [row["psnr"] for row in group if row["picture"] == picture]
-                print(f"|   {picture} | over {len(own)} seeds | | | {mean(own):.2f} +- {pstdev(own):.3f} | | | | | |")
+        kept, best, iterations = (mean(row[key] for row in group) for key in ("psnr", "best", "iterations"))
+        names = {row["picture"] for row in group}
+        what = f"{len(names)} of {size}, {len(group)} in all"
+        ratio = max(row["iterations"] / row["kept"] for row in group)
+        figures = f"{kept:.2f} | {best:.2f} | {mean(gaps):.3f} | {max(gaps):.3f} | {iterations:.0f} | {ratio:.2f}"
+        print(f"| {what} | {' | '.join(map(str, words))} | {figures} |")
+    print("\n| picture | noise | runs | seeds | kept, dB, mean | standard deviation |\n|---|---|---|---|---|---|")
+    spreads = defaultdict(list)
+    for row in rows:
+        if not row.get("jury"):
+            spreads[row["picture"], row["size"], row["noise"], row["loss"], row["rule"], row["runs"]].append(
+                row["psnr"]
+            )
+    for (name, _, noise, _, _, runs), own in sorted(spreads.items()):
+        if len(own) > 2:
+            print(f"| {name} | {noise} | {runs} | {len(own)} | {mean(own):.2f} | {stdev(own):.3f} |")
 
 
 def main() -> None:
@@ -200,6 +260,7 @@ def main() -> None:
     parser.add_argument("--preset", default="balanced")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--jury", type=int, default=0)
+    parser.add_argument("--second", action="store_true")
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true")
@@ -215,20 +276,29 @@ def main() -> None:
                 if not options.whole:
                     top, left = ((side - SIDE) // 2 for side in clean.shape[:2])
                     clean = clean[top : top + SIDE, left : left + SIDE]
-                asked = {"picture": name, "noise": noise, "seed": seed, "preset": options.preset, "loss": options.loss,
-                         "runs": options.runs, "size": f"{clean.shape[1]}x{clean.shape[0]}"}  # fmt: skip
-                done = [row for row in rows if asked.items() <= row.items() and row.get("jury", 0) == options.jury
-                        and (options.jury or row["rule"] == (options.stop or "auto"))]  # fmt: skip
-                if done:
+                asked = {
+                    "picture": name,
+                    "noise": noise,
+                    "seed": seed,
+                    "preset": options.preset,
+                    "loss": options.loss,
+                    "runs": options.runs,
+                    "size": f"{clean.shape[1]}x{clean.shape[0]}",
+                }
+                same = [row for row in rows if asked.items() <= row.items() and row.get("jury", 0) == options.jury]
+                if any(options.jury or row["rule"] == (options.stop or "auto") for row in same):
                     continue
                 found = run(name, clean, noise, seed, options)
                 with options.out.open("a") as file:
                     file.writelines(json.dumps(row) + "\n" for row in found)
                 for row in found:
-                    print(f"{name} {noise} seed {seed} {row['rule']}: kept {row['psnr']:.2f} at {row['kept']}, best {row['best']:.2f} "
-                          f"at {row['best_at']}, {row['iterations']} iterations, {row['seconds']} s, {row['reason']}", flush=True)  # fmt: skip
+                    print(
+                        f"{name} {noise} seed {seed} {row['rule']}: kept {row['psnr']:.2f} at {row['kept']}, "
+                        f"best {row['best']:.2f} at {row['best_at']}, {row['iterations']} iterations, "
+                        f"{row['seconds']} s, {row['reason']}",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()

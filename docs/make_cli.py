@@ -8,8 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dipcli.registry import tasks
 from dipcli.options import knobs
+from dipcli.registry import tasks
 from dipcli.settings import Settings
 
 TARGET = Path(__file__).with_name("cli.md")

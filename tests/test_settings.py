@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dipcli.errors import UsageError
-from dipcli.registry import DEFAULT_PRESET, Task, tasks
 from dipcli.options import knobs
+from dipcli.registry import DEFAULT_PRESET, Task, tasks
 from dipcli.settings import Record, Settings
 
 

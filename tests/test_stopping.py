@@ -321,7 +321,7 @@ def test_sigma_stops_where_the_difference_is_that_of_the_noise() -> None:
 def test_sigma_goes_by_the_pixels_that_count() -> None:
     weight = torch.zeros(1, 40, 40)
     weight[:, :20] = 1
-    problem, truth = noisy_problem(weight=weight)
+    problem, _ = noisy_problem(weight=weight)
     state, _ = (rule := Sigma(20.0)).start(problem)
     spoilt = problem.measured.clone()
     spoilt[:, 20:] = 9

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 class Auto:
     """Look at the noise and choose a rule: `holdout` where pixels are independent, `sigma` where neighbours share it.
 
-    Where the measurement is not the whole picture itself it is always `holdout`: what is known of a picture with holes,
-    or of a small one, may well have no noise. A pixel that was left out tells nothing once its neighbours carry its noise. On pictures whose noise was smoothed,
-    leaving out squares and looking at their middles was tried too; the level of the noise was the better guide
-    (docs/stopping.md).
+    A pixel that was left out tells nothing once its neighbours carry its noise. Leaving out squares and looking at
+    their middles was tried too; the level of the noise was the better guide (docs/stopping.md). Where the measurement
+    is not the whole picture itself it is always `holdout`: what is known of a picture with holes, or of a small one,
+    may well have no noise.
 
     Attributes:
         level: of the noise, for `sigma`; 0 estimates it.
