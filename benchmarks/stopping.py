@@ -223,10 +223,21 @@ def table(rows: list[dict[str, Any]]) -> None:
         size = "256x256" if row["size"] == f"{SIDE}x{SIDE}" else "whole"
         rule = f"{row['rule']}{' (jury)' if row.get('jury') else ''}"
         groups[size, row["noise"], row["loss"], row["preset"], rule, row["runs"]].append(row)
-    print(
-        "| pictures | noise | loss | preset | rule | runs | kept, dB | best passed | gap, mean | worst | iterations | ratio |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    heads = [
+        "pictures",
+        "noise",
+        "loss",
+        "preset",
+        "rule",
+        "runs",
+        "kept (dB)",
+        "best passed",
+        "gap: mean",
+        "worst",
+        "iterations",
+        "most per kept",
+    ]
+    print(f"| {' | '.join(heads)} |\n|{len(heads) * '---|'}")
     for (size, *words), group in sorted(groups.items(), key=str):
         gaps = [row["best"] - row["psnr"] for row in group]
         kept, best, iterations = (mean(row[key] for row in group) for key in ("psnr", "best", "iterations"))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import dipcli
 from dipcli import device as machine
-from dipcli import files, images, metrics
+from dipcli import files, images, metrics, stopping
 from dipcli.bench import Bench, planned, prepare, solve
 from dipcli.case import Case
 from dipcli.displays import Display, Silent
@@ -80,6 +80,9 @@ def restore(
     bench = prepare(case.problem, settings)
     for remark in (*case.remarks, *_worries(case, suffix)):
         display.note(f"{job.source}: {remark}")
+    rule = stopping.told(stopping.chosen(settings), bench.problem)
+    if settings.stop.partition(":")[0] == stopping.Auto.name:
+        display.note(f"{job.source}: {rule}")
     announce(bench.settings)
 
     told: list[Callable[[Row], None]] = [display.tell]
@@ -105,7 +108,9 @@ def restore(
     with heeded(*signals, say=warn) as interrupt:
         with display.watching(job.source.name, settings.iterations):
             result = solve(bench, deadline=deadline, asked=interrupt.asked, observers=[meter, *observers])
-        account = _account(job, preset, output, data, bench, result) | _deliver(case, result, output, meter, truth)
+        account = {"rule": rule, **_account(job, preset, output, data, bench, result)} | _deliver(
+            case, result, output, meter, truth
+        )
         if job.record.uncertainty:
             account |= _spread_written(spread, result, Path(job.record.uncertainty))
         if folder:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dipcli import specs
+from dipcli.stopping import automatic
 from dipcli.stopping.automatic import Auto
 from dipcli.stopping.discrepancy import Sigma
 from dipcli.stopping.holdout import HoldOut
@@ -22,6 +23,7 @@ from dipcli.stopping.rule import Ending, Never, Rule, Verdict, at_most, exactly,
 from dipcli.stopping.variance import EMV, WMV
 
 if TYPE_CHECKING:
+    from dipcli.problem import Problem
     from dipcli.settings import Settings
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "chosen",
     "exactly",
     "named",
+    "told",
     "unless",
 ]
 
@@ -51,6 +54,13 @@ def named(text: str) -> Rule:
     rules: list[type[Any]] = [each for each in globals().values() if isinstance(each, type) and hasattr(each, "name")]
     rule: Rule = specs.parse(text, rules, "stopping rule")
     return rule
+
+
+def told(rule: Rule, problem: Problem) -> str:
+    """Which rule it comes to for a problem, and why where `auto` chose it."""
+    while isinstance(rule, Ending):
+        rule = rule.rule
+    return automatic.chosen(problem, rule.level)[1] if isinstance(rule, Auto) else f"rule {getattr(rule, 'name', rule)}"
 
 
 def chosen(settings: Settings, rule: Rule | None = None) -> Rule:
