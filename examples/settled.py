@@ -1,6 +1,7 @@
 """A stopping rule of one's own in one class: `python examples/settled.py [picture [iterations at most]]`.
 
-In `src/dipcli/stopping.py`, with `name: ClassVar[str] = "settled"`, the same class would be `--stop settled:gap=50`.
+In a file of `src/dipcli/stopping/`, with `name: ClassVar[str] = "settled"`, the same class would be
+`--stop settled:gap=50`.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def test_observers_are_told_which_run_it_is() -> None:
 
 
 def made_up(image: torch.Tensor) -> Run:
-    return Run(0, Fit(image, image, 1, 0.99, 1, "made up", 0.0))
+    return Run(1, 0, Fit(image, image, 1, 0.99, 1, "made up", 0.0))
 
 
 def independent(count: int, sigma: float, size: int = 60) -> tuple[Problem, list[torch.Tensor]]:
@@ -124,6 +124,7 @@ def test_a_run_that_fails_is_left_out_and_if_all_fail_it_is_said(monkeypatch: py
     failures = {0}
     result = several(replace(SMALL, runs=3))
     assert [each.seed for each in result.runs] == [1, 2]
+    assert result.agreeing == [2, 3], "numbered as observers saw them"
     assert "the mean of 2 of 3 runs, 1 went astray" in result.reason
     failures = {0, 1, 2}
     with pytest.raises(DipError, match="--lr"):

@@ -24,11 +24,13 @@ class Run:
     """One of several fits.
 
     Attributes:
+        number: which of them, as observers were told, counted from 1.
         seed: it began with.
         fit: its result.
         astray: whether it was left out of the average.
     """
 
+    number: int
     seed: int
     fit: Fit
     astray: bool = False
@@ -52,8 +54,8 @@ class Runs:
 
     @property
     def agreeing(self) -> list[int]:
-        """The runs that the image is the mean of, counted from 1."""
-        return [number for number, each in enumerate(self.runs, start=1) if not each.astray]
+        """The numbers of the runs that the image is the mean of."""
+        return [each.number for each in self.runs if not each.astray]
 
 
 class Deadline:
@@ -119,7 +121,8 @@ def fit_runs(
         if number > 1:
             prior = networks.build(own, problem.shape, problem.guide, problem.members).to(prior.code.device)
         try:
-            runs.append(Run(own.seed, fit(problem, prior, own, stop=heeding, observers=observers, run=number)))
+            result = fit(problem, prior, own, stop=heeding, observers=observers, run=number)
+            runs.append(Run(number, own.seed, result))
         except DipError as error:
             failures.append(error)
         enough = number == most or asked() is not None

@@ -6,12 +6,15 @@ that is to be fitted; a rule that holds pixels back returns a problem in which t
 run's, never the rule's: it can be saved, restored and wound back like the weights. None of them is shown the true
 picture.
 
-A class with a class attribute `name`, imported here, can be chosen by that name: `--stop name:key=value`.
+A class of this package with a class attribute `name` can be chosen by that name: `--stop name:key=value`.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from dipcli import specs
@@ -51,7 +54,9 @@ def named(text: str) -> Rule:
     Raises:
         UsageError: when there is no such rule or it does not take that parameter.
     """
-    rules: list[type[Any]] = [each for each in globals().values() if isinstance(each, type) and hasattr(each, "name")]
+    rooms = [sys.modules[__name__], *(import_module(f"{__name__}.{room.name}") for room in iter_modules(__path__))]
+    classes = [each for room in rooms for each in vars(room).values() if isinstance(each, type)]
+    rules: list[type[Any]] = [each for each in dict.fromkeys(classes) if isinstance(getattr(each, "name", None), str)]
     rule: Rule = specs.parse(text, rules, "stopping rule")
     return rule
 
