@@ -178,7 +178,9 @@ class Bar:
             yield
 
     def __call__(self, step: Step, verdict: Verdict) -> None:  # noqa: ARG002 - the bar counts
-        """Move the bar."""
+        """Move the bar; another run begins anew."""
+        if step.run > 1 and step.number == 1:
+            self.bar.reset()
         if step.event:
             self.note(f"iteration {step.number}: {step.event}")
         self.bar.update()
