@@ -170,7 +170,8 @@ def run(name: str, clean: np.ndarray, noise: str, seed: int, options: argparse.N
         given["stop"] = options.stop
     if options.jury:
         given |= {"iterations": options.jury, "stop": "holdout"}
-    spoilt = from_array(noisy(clean, noise, seed))
+    drawn = seed if options.noise_seed is None else options.noise_seed
+    spoilt = from_array(noisy(clean, noise, drawn))
     case, settings = task.case(spoilt, options.preset, {"loss": options.loss}, given)
     bench = prepare(case.problem, settings)
     truth = from_array(clean).pixels
@@ -183,6 +184,7 @@ def run(name: str, clean: np.ndarray, noise: str, seed: int, options: argparse.N
         "size": f"{clean.shape[1]}x{clean.shape[0]}",
         "noise": noise,
         "seed": seed,
+        "noise_seed": drawn,
         "preset": options.preset,
         "loss": options.loss,
         "runs": options.runs,
@@ -212,6 +214,7 @@ def run(name: str, clean: np.ndarray, noise: str, seed: int, options: argparse.N
         "reason": result.reason,
         "best": max(best.psnr, kept),
         "best_at": best.at,
+        "singles": [psnr(pixels(each.fit.image), truth) for each in result.runs],
     }
     return [about | told]
 
@@ -246,7 +249,8 @@ def table(rows: list[dict[str, Any]]) -> None:
         ratio = max(row["iterations"] / row["kept"] for row in group)
         figures = f"{kept:.2f} | {best:.2f} | {mean(gaps):.3f} | {max(gaps):.3f} | {iterations:.0f} | {ratio:.2f}"
         print(f"| {what} | {' | '.join(map(str, words))} | {figures} |")
-    print("\n| picture | noise | runs | seeds | kept, dB, mean | standard deviation |\n|---|---|---|---|---|---|")
+    heads = ["picture", "noise", "runs averaged", "results", "kept, dB, mean", "standard deviation"]
+    print(f"\n| {' | '.join(heads)} |\n|{len(heads) * '---|'}")
     spreads = defaultdict(list)
     for row in rows:
         if not row.get("jury"):
@@ -266,6 +270,7 @@ def main() -> None:
     parser.add_argument("--pictures", default=NAMES)
     parser.add_argument("--noise", default="gauss25")
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--noise-seed", type=int, help="the same noise for all seeds; each its own when left out")
     parser.add_argument("--stop", default="")
     parser.add_argument("--loss", default="l2")
     parser.add_argument("--preset", default="balanced")
