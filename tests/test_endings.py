@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,16 @@ import torch
 from conftest import TINY, Dip, noisy, scene
 
 import dipcli
-from dipcli import metrics, stopping
-from dipcli.engine import Step
+from dipcli import bench, metrics, stopping
+from dipcli.case import Case
+from dipcli.engine import Fit, Step
+from dipcli.errors import DipError
+from dipcli.observers import Spread
+from dipcli.picture import from_array
 from dipcli.problem import Problem
+from dipcli.registry import tasks
+from dipcli.restarts import Deadline, Run, Runs
+from dipcli.settings import Settings
 
 RULES = [
     "auto",
@@ -29,6 +36,7 @@ RULES = [
     "sigma:level=40",
     "none",
 ]
+CAT = Path(__file__).parent.parent / "examples" / "cat_clean.png"
 SMALL = ("--network", TINY, "--input-depth", 4, "--max-iters", 30)
 
 
@@ -173,6 +181,7 @@ def test_a_time_budget_is_kept_and_a_preset_chosen_for_it(dip: Dip, noisy_png: P
     result = dip("denoise", noisy_png, "--time", "2s", "--json")
     account = json.loads(result.stdout)
     assert account["seconds"] < 4
+    assert account["iterations"] > 1
     assert account["preset"] in ("fast", "balanced")
     assert f"goes best with the preset {account['preset']}" in " ".join(result.stderr.split())
     result = dip("denoise", noisy_png, "--time", "1.5s", "--preset", "balanced", "--json")
@@ -249,6 +258,83 @@ def test_uncertainty_is_written_to_look_at_or_to_compute_with(dip: Dip, noisy_pn
     assert np.allclose(maps[".png"] / 65535 * most / 255, maps[".tif"], atol=1e-4)
 
 
+def test_uncertainty_is_of_the_size_of_the_picture_and_nought_where_it_is_known(dip: Dip, tmp_path: Path) -> None:
+    iio.imwrite(tmp_path / "a.jpg", noisy(scene(37, 53)))
+    doubt = tmp_path / "doubt.tif"
+    result = dip("dejpeg", tmp_path / "a.jpg", "--uncertainty", doubt, "--iters", 3, "--network", TINY)
+    assert result.exit_code == 0, result.output
+    assert iio.imread(doubt).shape == (37, 53)
+    mask = np.zeros((37, 53), np.uint8)
+    mask[10:14, 20:30] = 255
+    iio.imwrite(tmp_path / "mask.png", mask)
+    rest = ("--mask", tmp_path / "mask.png", "--iters", 3, "--network", TINY)
+    assert dip("inpaint", tmp_path / "a.jpg", "-o", tmp_path / "b.png", "--uncertainty", doubt, *rest).exit_code == 0
+    assert np.array_equal(iio.imread(doubt) > 0, mask > 0)
+
+
+def made_up(step: int, value: float, run: int = 1, event: str | None = None) -> Step:
+    image = torch.full((3, 4, 4), value)
+    return Step(step, torch.zeros(()), image, (image,), 0.01, 0.0, event, run)
+
+
+def spread_of(steps: list[Step], *runs: int) -> float:
+    watching = Spread()
+    for step in steps:
+        watching(step, stopping.Verdict(keep=True))
+    image = torch.zeros(3, 4, 4)
+    ended = Fit(image, image, 1, 0.99, 1, "made up", 0.0)
+    found = watching.map(Runs(image, tuple(Run(run, 0, ended) for run in runs or (1,)), "", 0.0))
+    assert found.shape == (4, 4)
+    return float(found.mean())
+
+
+def test_the_spread_is_the_standard_deviation_of_the_outputs() -> None:
+    values = np.random.default_rng(0).normal(0.5, 0.03, 60)
+    steps = [made_up(number, float(value)) for number, value in enumerate(values, start=1)]
+    assert spread_of(steps) == pytest.approx(values.std(), rel=1e-3)
+
+
+@pytest.mark.parametrize("wild", [0.9, float("nan")])
+def test_a_collapse_leaves_no_trace_in_the_spread(wild: float) -> None:
+    values = np.random.default_rng(0).normal(0.5, 0.03, 80)
+    steps = [made_up(number, float(value)) for number, value in enumerate(values[:40], start=1)]
+    steps += [made_up(number, wild) for number in range(41, 50)] + [made_up(50, wild, event="it collapsed")]
+    assert spread_of(steps) == pytest.approx(values[:30].std(), rel=1e-3), "the last that was trusted"
+    steps += [made_up(number, float(value)) for number, value in enumerate(values[40:], start=51)]
+    assert spread_of(steps) == pytest.approx(values[40:].std(), rel=1e-3)
+
+
+def test_what_a_rule_refuses_costs_no_earlier_record(dip: Dip, noisy_png: Path) -> None:
+    dip.quick("denoise", noisy_png, "--snapshot-at", 1)
+    folder = noisy_png.with_name("noisy.denoised.dip")
+    before = {each: each.read_bytes() for each in folder.rglob("*.*") if each.is_file()}
+    result = dip.quick("denoise", noisy_png, "--stop", "sigma")
+    assert result.exit_code == 2
+    assert {each: each.read_bytes() for each in folder.rglob("*.*") if each.is_file()} == before
+
+
+def test_planning_goes_by_what_there_is() -> None:
+    task = tasks()["denoise"]
+    measured = torch.rand(3, 32, 32)
+    picture = from_array(np.zeros((32, 32, 3), np.uint8))
+    tried: list[str] = []
+
+    def pose(preset: str) -> tuple[Case, Settings]:
+        tried.append(preset)
+        if preset == "best":
+            raise DipError("There is not enough memory: try another preset.")
+        settings = replace(task.settings(preset), network=TINY, input_depth=4, threads=1)
+        return Case(problem=Problem(measured=measured, shape=(3, 32, 32)), picture=picture), settings
+
+    assert bench.planned(task, pose, Deadline(1e6)) == "balanced"
+    assert tried == ["fast", "balanced", "best"]
+    tried.clear()
+    assert bench.planned(task, pose, Deadline(0)) == "fast"
+    assert tried == ["fast"]
+    alone = replace(task, presets={"balanced": task.presets["balanced"]})
+    assert bench.planned(alone, pose, Deadline(1e6)) == "balanced"
+
+
 @pytest.mark.parametrize("loss", ["l1", "huber", "poisson"])
 @pytest.mark.parametrize("task", ["denoise", "inpaint", "superres", "flash"])
 def test_other_losses_lead_elsewhere(dip: Dip, noisy_png: Path, clean_png: Path, task: str, loss: str) -> None:
@@ -287,8 +373,9 @@ def test_the_absolute_error_is_the_one_for_impulse_noise() -> None:
         (np.zeros((96, 96, 3), np.uint8), "of one colour"),
         (np.full((96, 96, 3), 200, np.uint8), "of one colour"),
         (scene(96, 96), "hardly any noise"),
+        (iio.imread(CAT)[80:176, 80:176], "can only lose"),
     ],
-    ids=["black", "constant", "noise-free"],
+    ids=["black", "constant", "noise-free", "photograph"],
 )
 def test_a_picture_with_nothing_to_remove_ends_soundly_and_it_is_said(
     dip: Dip, tmp_path: Path, picture: np.ndarray, words: str
@@ -299,9 +386,12 @@ def test_a_picture_with_nothing_to_remove_ends_soundly_and_it_is_said(
     assert result.exit_code == 0, result.output
     assert words in " ".join(result.stderr.split())
     restored = iio.imread(tmp_path / "calm.denoised.png").astype(int)
-    assert abs(restored - picture).mean() < 4
+    assert abs(restored - picture).mean() < 8
     account = told(tmp_path / "calm.denoised.dip")
     assert account["events"] == []
+    if picture.min() == picture.max() > 0:  # black is the end of the range, which a sigmoid nears for ever
+        assert account["iterations"] < 400
+        assert "fraction of a grey level" in account["reason"]
 
 
 def test_impulse_noise_is_noticed(dip: Dip, tmp_path: Path) -> None:

@@ -73,6 +73,12 @@ def test_a_picture_of_one_colour_has_no_noise() -> None:
     assert (seen.level, seen.dependent) == (0, False)
 
 
+def test_a_blank_frame_is_not_taken_for_the_absence_of_noise() -> None:
+    picture = (0.5 + 0.1 * white()).astype(np.float32)
+    picture[:, :32] = 0.4
+    assert look(picture).level == pytest.approx(0.1, rel=0.1)
+
+
 def test_only_known_pixels_are_gone_by() -> None:
     picture = (0.5 + 0.1 * white()).astype(np.float32)
     picture[:, :80] = 0.1

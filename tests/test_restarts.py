@@ -11,7 +11,7 @@ from conftest import TINY, noisy, scene
 
 from dipcli import restarts
 from dipcli.engine import Fit, Prior, Step, fit
-from dipcli.errors import DipError
+from dipcli.errors import DipError, UsageError
 from dipcli.networks import build
 from dipcli.problem import Problem
 from dipcli.restarts import Deadline, Run, Runs, fit_runs
@@ -92,7 +92,7 @@ def test_a_run_that_went_astray_is_left_out(rule: Rule, place: int) -> None:
     guesses[place] = guesses[place] * torch.tensor([1.5, 0.4, 0.4])[:, None, None]  # it turned red
     judged = restarts._judged(problem, rule, [made_up(each) for each in guesses])
     assert [each.astray for each in judged] == [number == place for number in range(3)]
-    assert "2 of 3 runs, 1 went astray and was left out" in restarts._reason(judged, [])
+    assert "2 of 3 runs, 1 went astray and was left out" in restarts._reason(judged, [], None, None)
 
 
 def test_two_astray_of_five_are_left_out_and_never_all() -> None:
@@ -102,6 +102,19 @@ def test_two_astray_of_five_are_left_out_and_never_all() -> None:
     assert [each.astray for each in judged] == [False, True, False, True, False]
     black = [made_up(guesses[1]), made_up(guesses[3])]
     assert sum(each.astray for each in restarts._judged(problem, HoldOut(), black)) <= 1
+
+
+def test_who_learned_more_of_the_noise_is_not_taken_for_better_where_nothing_is_held_out() -> None:
+    problem, (truth, _) = independent(2, 0.1)
+    noise = problem.measured - truth
+    runs = [made_up(truth + share * noise) for share in (0.1, 0.05, 0.0)]
+    assert not any(each.astray for each in restarts._judged(problem, Never(), runs))
+
+
+def test_one_held_out_value_says_nothing_of_a_run() -> None:
+    problem = Problem(measured=torch.rand(1, 6, 8), shape=(1, 6, 8))
+    same = [made_up(torch.full((1, 6, 8), 0.5)) for _ in range(2)]
+    assert not any(each.astray for each in restarts._judged(problem, HoldOut(), same))
 
 
 def test_what_was_learned_by_heart_is_no_help() -> None:
@@ -138,6 +151,24 @@ def test_who_asks_for_the_end_ends_all_runs() -> None:
     assert [step.run for step in steps] == [1] * 6 + [2] * 3
     assert len(result.runs) == 2
     assert result.runs[1].fit.reason == "enough"
+    assert "the last run was cut short: enough" in result.reason
+    assert "of the 5 runs asked for" not in result.reason, "who asked for the end knows"
+
+
+def test_a_failure_of_memory_costs_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(problem: Problem, prior: Prior, settings: Settings, **rest: Any) -> Fit:
+        if settings.seed == 1:
+            raise RuntimeError("can't allocate memory: 1 byte")
+        return fit(problem, prior, settings, **rest)
+
+    monkeypatch.setattr(restarts, "fit", failing)
+    result = several(replace(SMALL, runs=3))
+    assert result.agreeing == [1, 3]
+
+
+def test_seeds_do_not_run_out_on_the_way() -> None:
+    with pytest.raises(UsageError, match="--seed"):
+        replace(SMALL, seed=2**63 - 2, runs=5)
 
 
 class Clock:
@@ -164,6 +195,19 @@ def test_what_is_left_of_the_time_goes_into_further_runs(monkeypatch: pytest.Mon
     assert len(several(replace(SMALL, time="60s")).runs) > 2
     monkeypatch.setattr(restarts, "perf_counter", Clock())
     assert len(several(replace(SMALL, time="60s", runs=2)).runs) == 2, "but not into more than were asked for"
+
+
+def test_what_there_was_no_time_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restarts, "perf_counter", Clock())
+    assert "of the 50 runs asked for" in several(replace(SMALL, time="60s", runs=50)).reason
+
+
+def test_what_came_before_a_run_is_not_taken_for_its_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restarts, "perf_counter", clock := Clock())
+    deadline = Deadline(100)
+    clock.now += 60  # planning, and whatever else
+    result = fit_runs(denoising(), build(SMALL, SHAPE), replace(SMALL, runs=1, time="100s"), deadline=deadline)
+    assert result.runs[0].fit.steps == 6
 
 
 def test_a_deadline_knows_what_fits() -> None:

@@ -318,6 +318,18 @@ def test_sigma_stops_where_the_difference_is_that_of_the_noise() -> None:
     assert f"{level:.3g} of 255" in verdict.stop
 
 
+def test_sigma_keeps_what_it_kept_when_the_run_goes_on() -> None:
+    problem, truth = noisy_problem()
+    state, _ = (rule := exactly(Sigma(20.0), 9)).start(problem)
+    kept = []
+    for number in range(1, 10):
+        image = truth + (problem.measured - truth) * (number / 10)
+        verdict, state = rule.judge(shown(number, image), state)
+        kept.append(verdict.keep)
+    assert kept == [True] * 3 + [False] * 6, "0.7 of the noise, 18 grey levels, is what is left at the third"
+    assert verdict.stop
+
+
 def test_sigma_goes_by_the_pixels_that_count() -> None:
     weight = torch.zeros(1, 40, 40)
     weight[:, :20] = 1
@@ -337,7 +349,7 @@ def test_sigma_is_told_the_level_or_estimates_it() -> None:
     assert stopping.chosen(Settings(stop="sigma", sigma="30")).rule == Sigma(30.0)
     assert stopping.chosen(Settings(stop="sigma:level=7", sigma="30")).rule == Sigma(7.0), "what is nearer holds"
     assert stopping.chosen(Settings(sigma="30")).rule == Auto(30.0)
-    for small in (torch.zeros(3, 20, 20), torch.zeros(50)):
+    for small in (torch.zeros(3, 20, 20), torch.zeros(50), torch.full((3, 96, 96), 0.5)):
         with pytest.raises(UsageError, match="--sigma 25"):
             Sigma().start(Problem(measured=small, shape=(3, 20, 20)))
 

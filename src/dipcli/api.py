@@ -18,6 +18,7 @@ from dipcli.bench import planned, prepare, solve
 from dipcli.case import Case
 from dipcli.displays import Bar, Silent
 from dipcli.engine import Observer
+from dipcli.errors import UsageError
 from dipcli.interrupt import heeded
 from dipcli.observers import Metrics, Spread, pixels
 from dipcli.options import knobs
@@ -99,6 +100,8 @@ def restorer(task: Task) -> Callable[..., Restored]:
         deadline = Deadline(settings.budget())
         if settings.time and preset is None:
             case, settings = pose(planned(task, pose, deadline))
+        if uncertainty and case.render:
+            raise UsageError(f"uncertainty has nothing to tell of: {task.name} makes a figure.")
         bench = prepare(case.problem, settings)
         rule = stopping.chosen(settings, None if isinstance(stop, str) else stop)
         bar = Bar() if progress else Silent()
@@ -110,7 +113,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
             watching: list[Observer] = [*case.observers, bar, *([meter] if progress else []), *spread, *observers]
             result = solve(bench, stop=rule, deadline=deadline, asked=interrupt.asked, observers=watching)
         restored = pixels(result.image)
-        first = result.runs[0].fit
+        first = result.first
         image = case.picture.showing(restored, case.known).array()
         return Restored(
             image=_like(picture, image) if isinstance(picture, np.ndarray) else image,
@@ -122,7 +125,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
             events=tuple(event for each in result.runs for event in each.fit.events),
             measures={} if case.render else measured(case, meter, case.picture.rounded(restored), case.truth),
             files=case.render() if case.render else {},
-            uncertainty=spread[0].map(result.agreeing) if spread else None,
+            uncertainty=spread[0].map(result, case.known) if spread else None,
         )
 
     restore.__module__ = "dipcli"  # where it is found by name: it can be pickled

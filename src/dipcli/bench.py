@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from time import perf_counter
 
 import torch
 
@@ -12,6 +13,7 @@ from dipcli import device as machine
 from dipcli import networks, stopping
 from dipcli.case import Case
 from dipcli.engine import Observer, Prior, Step, fit
+from dipcli.errors import DipError
 from dipcli.problem import Problem
 from dipcli.registry import Task
 from dipcli.restarts import Deadline, Runs, fit_runs
@@ -95,24 +97,40 @@ def planned(task: Task, pose: Callable[[str], tuple[Case, Settings]], deadline: 
         task: knows how long its presets usually run.
         pose: from a preset's name to what the task makes of the picture with it.
         deadline: of all that is to be done; the trials take their share.
+
+    Raises:
+        DipError: when not even the fastest preset can be tried.
     """
-    chosen = BY_SPEED[0]
-    for preset in BY_SPEED:
-        case, settings = pose(preset)
-        seconds: list[float] = []
-
-        def watch(step: Step, _verdict: object, seconds: list[float] = seconds) -> None:
-            seconds.append(step.seconds)
-
-        bench = prepare(case.problem, settings)
-        trial = stopping.exactly(stopping.Never(), TRIAL)
-        with _threads(settings.threads), machine.enough_memory(case.problem.shape):
-            fit(bench.problem, bench.prior, bench.settings, stop=trial, observers=[watch])
-        pace = (seconds[-1] - seconds[0]) / (TRIAL - 1)
-        if not deadline.room(pace * task.usual(preset, settings)):
+    chosen = ""
+    for preset in (each for each in BY_SPEED if each in task.presets):
+        try:
+            case, settings = pose(preset)
+            seconds = _pace(case, settings) * task.usual(preset, settings) * (settings.runs or 1)
+        except DipError:
+            if chosen:
+                break  # too large for this machine: the faster one will do
+            raise
+        if chosen and not deadline.room(seconds):
             break
         chosen = preset
+        if not deadline.room(seconds):
+            break
     return chosen
+
+
+def _pace(case: Case, settings: Settings) -> float:
+    """Seconds an iteration."""
+    times: list[float] = []
+
+    def watch(step: Step, _verdict: object) -> None:
+        float(step.loss)  # a GPU may still be at work on it
+        times.append(perf_counter())
+
+    bench = prepare(case.problem, settings)
+    trial = stopping.exactly(stopping.Never(), TRIAL)
+    with _threads(settings.threads), machine.enough_memory(case.problem.shape):
+        fit(bench.problem, bench.prior, bench.settings, stop=trial, observers=[watch])
+    return (times[-1] - times[0]) / (TRIAL - 1)
 
 
 @contextmanager

@@ -227,7 +227,7 @@ def _noise_like(code: Tensor, settings: Settings) -> Iterator[Tensor]:
     """
     generator = torch.Generator(code.device).manual_seed(settings.seed)
     size = code.numel()
-    pool = torch.randn(2 * size, generator=generator, device=code.device, dtype=code.dtype) * settings.reg_noise
+    pool = torch.randn(2 * size, generator=generator, device=code.device, dtype=code.dtype).mul_(settings.reg_noise)
     places = torch.Generator().manual_seed(settings.seed)
     while True:
         begin = int(torch.randint(size + 1, (), generator=places))

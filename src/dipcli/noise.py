@@ -72,6 +72,11 @@ def look(image: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> 
     usable = _usable(image, known, SIDE)
     if usable.sum() < FEWEST:
         return None
+    flat = np.ptp(_blocks(image, SIDE).reshape(len(usable), len(image), -1), axis=2).max(axis=1) == 0
+    if (flat & usable).sum() > usable.sum() / 2:
+        return Noise(0.0, 1.0)  # a drawing, or a single colour
+    if (usable & ~flat).sum() >= FEWEST:
+        usable &= ~flat  # a frame, or what a scanner left blank
     fine, coarse = _details(image, usable)
     ratios = [coarse / fine if fine > 0 else 1.0]
     if len(image) > 1:

@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
 
 from dipcli import files, images, metrics
+from dipcli.recovery import LOOKED_AT
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
     from dipcli.engine import Step
     from dipcli.picture import Picture
     from dipcli.problem import Problem
+    from dipcli.restarts import Runs
     from dipcli.stopping import Verdict
 
 Row: TypeAlias = dict[str, float | int | str | None]
@@ -168,34 +170,46 @@ class Spread:
     """
 
     def __init__(self) -> None:
-        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self.kept: dict[int, Tensor] = {}
+        self.older: Tensor | None = None
+        self.newer: Tensor | None = None
         self.run = self.count = 0
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
-        """Take in one output; after a collapse begin anew."""
-        if step.run != self.run or step.event:
-            self.run, self.count = step.run, 0
-            self.mean, self.variance = step.image, torch.zeros_like(step.image)
+        """Take in one output; after a collapse go back as the fit does, and begin anew."""
+        if step.run != self.run:
+            self.run, self.count, self.older, self.newer = step.run, 0, None, None
+        if step.event:
+            self.count = 0
+            if self.older is not None:
+                self.kept[step.run] = self.older
+            return
         self.count += 1
+        if self.count == 1:
+            self.mean, self.variance = step.image, torch.zeros_like(step.image)
         share = max(1 / self.count, 1 - MEMORY)
         change = step.image - self.mean
         self.mean = self.mean + share * change
         self.variance = (1 - share) * (self.variance + share * change**2)
         if verdict.keep or step.run not in self.kept:
-            self.kept[step.run] = self.variance, step.averages[verdict.which]
+            self.kept[step.run] = self.variance
+        if step.number % LOOKED_AT == 0:
+            self.older, self.newer = self.newer, self.kept[step.run]
 
-    def map(self, runs: Iterable[int]) -> NDArray[np.float32]:
-        """The spread of each pixel, shape (H, W), in units of the picture's range.
+    def map(self, runs: Runs, known: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+        """The spread of each pixel of the result, shape (H, W), in units of the picture's range.
 
         Args:
-            runs: those that the picture is the mean of, counted from 1.
+            runs: those that were watched.
+            known: pixels that come back as they were, shape (H, W): they do not stray.
         """
-        variances, pictures = zip(*(self.kept[run] for run in runs), strict=True)
-        total = torch.stack(variances).mean(dim=0)
-        if len(pictures) > 1:
-            total = total + torch.stack(pictures).var(dim=0)
-        spread: NDArray[np.float32] = total.mean(dim=0).sqrt().cpu().numpy()
-        return spread
+        agreeing = [each for each in runs.runs if not each.astray]
+        total = torch.stack([self.kept[each.number] for each in agreeing]).mean(dim=0)
+        if len(agreeing) > 1:
+            total = total + torch.stack([each.fit.average for each in agreeing]).var(dim=0)
+        height, width = runs.image.shape[-2:]  # what was fitted may be larger, as a JPEG's whole blocks are
+        spread: NDArray[np.float32] = total.mean(dim=0).sqrt()[:height, :width].cpu().numpy()
+        return spread if known is None or known.shape != spread.shape else np.where(known, np.float32(0), spread)
 
 
 def pixels(image: Tensor) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from dipcli import device as machine
 from dipcli import networks, stopping
 from dipcli.engine import Fit, Observer, Prior, fit
 from dipcli.errors import DipError
@@ -17,6 +18,10 @@ from dipcli.settings import Settings
 
 SURE = 2.0  # standard errors by which a run must make the mean worse before it is left out,
 WORTH = 0.01  # and so much of the error
+TELLING = 16  # places below which the held-out ones tell nothing of that
+COLLAPSE = 10**0.5  # an error so many times the best run's, 5 dB, is astray where nothing was held out
+MOST = 100  # runs that a time budget is filled with
+TIME_UP = "the time is up (--time)"
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Runs:
     Attributes:
         image: the mean of the pictures of the runs that agree, finished by the problem, shape (C, H, W).
         runs: those that came to an end, in order.
-        reason: why the first one ended, and what there is to say of the others.
+        reason: why the first that agrees ended, and what there is to say of the others.
         seconds: time spent in the fits, observers not counted.
     """
 
@@ -51,6 +56,11 @@ class Runs:
     runs: tuple[Run, ...]
     reason: str
     seconds: float
+
+    @property
+    def first(self) -> Fit:
+        """Of the runs that the image is the mean of."""
+        return next(each.fit for each in self.runs if not each.astray)
 
     @property
     def agreeing(self) -> list[int]:
@@ -66,14 +76,21 @@ class Deadline:
     """
 
     def __init__(self, seconds: float | None) -> None:
-        self.last = perf_counter()
-        self.end = None if seconds is None else self.last + seconds
+        self.last: float | None = None
+        self.end = None if seconds is None else perf_counter() + seconds
+
+    def begin(self) -> None:
+        """A run begins: how long its iterations take is not known yet."""
+        self.last = None
 
     def up(self) -> str | None:
-        """Asked after each iteration, it takes the next one to last as long as the one before."""
+        """Asked after each iteration, it takes the next one to last as long as the one before.
+
+        The first of a run, which is slower, says nothing of the next.
+        """
         now = perf_counter()
-        pace, self.last = now - self.last, now
-        return "the time is up (--time)" if self.end is not None and now + pace > self.end else None
+        pace, self.last = now - self.last if self.last is not None else 0.0, now
+        return TIME_UP if self.end is not None and now + pace > self.end else None
 
     def room(self, seconds: float) -> bool:
         """Whether there is so much time left."""
@@ -94,7 +111,7 @@ def fit_runs(
 
     Two runs differ in what they make of the noise, so that their mean is better than either. A run that went astray is
     noticed by the pixels that the rule held out, which none of the runs has seen: their mean predicts them better
-    without it. Where the rule holds out none, all that count are looked at.
+    without it. Where the rule holds out none, it is one whose fit is 5 dB worse than the best.
 
     Args:
         problem: the measurement and how it came about.
@@ -111,63 +128,91 @@ def fit_runs(
     deadline = deadline or Deadline(settings.budget())
     rule = stop or stopping.chosen(settings)
     heeding = stopping.unless(stopping.unless(rule, deadline.up), asked)
-    most = settings.runs or (1 if deadline.end is None else None)
+    most = settings.runs or (1 if deadline.end is None else MOST)
     observers = tuple(observers)
     runs: list[Run] = []
     failures: list[DipError] = []
     while True:
         number = len(runs) + len(failures) + 1
-        own = replace(settings, seed=settings.seed + number - 1)
-        if number > 1:
-            prior = networks.build(own, problem.shape, problem.guide, problem.members).to(prior.code.device)
+        own = replace(settings, seed=settings.seed + number - 1, runs=1)
+        deadline.begin()
         try:
-            result = fit(problem, prior, own, stop=heeding, observers=observers, run=number)
+            with machine.enough_memory(problem.shape):
+                if number > 1:
+                    prior = networks.build(own, problem.shape, problem.guide, problem.members).to(prior.code.device)
+                result = fit(problem, prior, own, stop=heeding, observers=observers, run=number)
             runs.append(Run(number, own.seed, result))
         except DipError as error:
             failures.append(error)
-        enough = number == most or asked() is not None
-        if enough or (deadline.end is not None and not (runs and deadline.room(runs[-1].fit.seconds))):
+        if number == most or asked() is not None:
+            break
+        if deadline.end is not None and not deadline.room(runs[-1].fit.seconds if runs else 0.0):
             break
     if not runs:
         raise failures[0]
     runs = _judged(problem, rule, runs)
     mean = torch.stack([each.fit.average for each in runs if not each.astray]).mean(dim=0)
-    return Runs(problem.finish(mean), tuple(runs), _reason(runs, failures), sum(each.fit.seconds for each in runs))
+    reason = _reason(runs, failures, settings.runs, asked())
+    return Runs(problem.finish(mean), tuple(runs), reason, sum(each.fit.seconds for each in runs))
 
 
 def _judged(problem: Problem, rule: stopping.Rule, runs: list[Run]) -> list[Run]:
-    """The runs, with those marked that would make the mean clearly worse, the best taken first."""
+    """The runs, with those marked that went astray.
+
+    By pixels that none has seen: those that would make the mean clearly worse, the best taken first. Where there are
+    none, who is nearer to the measurement may only have learned more of its noise: left out is who is far from it.
+    """
     unseen = _unseen(problem, rule)
+    seen = unseen is None
 
-    def errors(chosen: list[int]) -> Tensor:
-        mean = torch.stack([runs[each].fit.average for each in chosen]).mean(dim=0)
-        return ((problem.operator(mean) - problem.measured) ** 2)[unseen]
+    def errors(picture: Tensor) -> Tensor:
+        """Squared error at each place, the channels of a place taken together: they share what is drawn there."""
+        error = (problem.operator(picture) - problem.measured) ** 2
+        weight = torch.ones_like(error) if unseen is None else unseen.to(error)
+        if error.ndim > 2:  # noqa: PLR2004 - (C, H, W)
+            error, weight = (each.flatten(0, -3).sum(dim=0) for each in (weight * error, weight))
+            error = error / weight.clamp(min=1)
+        return error[weight > 0]
 
-    best, *others = sorted(range(len(runs)), key=lambda each: float(errors([each]).mean()))
-    agreeing = [best]
+    alone = [float(errors(run.fit.average).mean()) for run in runs]
+    best, *others = sorted(range(len(runs)), key=lambda each: alone[each])
+    agreeing, total = [best], runs[best].fit.average
     for each in others:
-        without = errors(agreeing)
-        harm = errors([*agreeing, each]) - without
-        sure = SURE * float(harm.std()) / len(harm) ** 0.5
-        if float(harm.mean()) <= max(sure, WORTH * float(without.mean())):
+        without, together = (
+            errors(total / len(agreeing)),
+            errors((total + runs[each].fit.average) / (len(agreeing) + 1)),
+        )
+        harm = together - without
+        if seen:
+            welcome = alone[each] <= COLLAPSE * alone[best]
+        else:
+            sure = SURE * float(harm.std(correction=0)) / len(harm) ** 0.5
+            welcome = len(harm) < TELLING or float(harm.mean()) <= max(sure, WORTH * float(without.mean()))
+        if welcome:
             agreeing.append(each)
+            total = total + runs[each].fit.average
     return [replace(run, astray=each not in agreeing) for each, run in enumerate(runs)]
 
 
-def _unseen(problem: Problem, rule: stopping.Rule) -> Tensor:
-    """Which values of the measurement the rule holds out; all that count when it holds out none."""
+def _unseen(problem: Problem, rule: stopping.Rule) -> Tensor | None:
+    """Which values of the measurement the rule holds out; None when it holds out none."""
     _, fitted = rule.start(problem)
     ones = torch.ones_like(problem.measured)
     counting, seen = (ones if each.weight is None else each.weight.expand_as(ones) for each in (problem, fitted))
     unseen = counting > seen
-    return unseen if unseen.any() else counting > 0
+    return unseen if unseen.any() else None
 
 
-def _reason(runs: list[Run], failures: list[DipError]) -> str:
+def _reason(runs: list[Run], failures: list[DipError], wanted: int | None, asked: str | None) -> str:
     """Why it ended, and what became of the runs."""
+    told = [next(each for each in runs if not each.astray).fit.reason]
     count = len(runs) + len(failures)
-    if count == 1:
-        return runs[0].fit.reason
-    astray = sum(each.astray for each in runs) + len(failures)
-    left_out = f", {astray} went astray and {'was' if astray == 1 else 'were'} left out" if astray else ""
-    return f"{runs[0].fit.reason}; the mean of {count - astray} of {count} runs{left_out}"
+    if count > 1:
+        astray = sum(each.astray for each in runs) + len(failures)
+        left_out = f", {astray} went astray and {'was' if astray == 1 else 'were'} left out" if astray else ""
+        told.append(f"the mean of {count - astray} of {count} runs{left_out}")
+        if runs[-1].fit.reason in (asked, TIME_UP) and runs[-1].fit.reason != told[0]:
+            told.append(f"the last run was cut short: {runs[-1].fit.reason}")
+    if wanted and count < wanted and asked is None:
+        told.append(f"there was time for {count} of the {wanted} runs asked for")
+    return "; ".join(told)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ def restore(
     *,
     display: Display | None = None,
     signals: tuple[signal.Signals, ...] = (),
-    announce: Callable[[Settings], None] = lambda _: None,
+    announce: Callable[[str, Settings], None] = lambda _, __: None,
 ) -> tuple[dict[str, Any], signal.Signals | None]:
     """Restore one picture and leave what the record asks for.
 
@@ -52,7 +52,7 @@ def restore(
         job: what to do.
         display: shows progress.
         signals: the first of these ends the fit and keeps the best picture so far.
-        announce: told the settings as they will be used.
+        announce: told the preset and the settings as they will be used.
 
     Returns:
         The run's account, which is what `run.json` holds, and the signal that ended it, or None.
@@ -63,27 +63,21 @@ def restore(
     display = display or Silent()
     picture, data = images.read(job.source)
     preset = job.preset or DEFAULT_PRESET
-    case, settings = _posed(job, picture, preset)
-    carrier = case.picture
-    output = job.output or default_output(job, carrier)
-    suffix = ".png" if str(output) == "-" else output.suffix.lower()
-    folder = run_folder(job.record, output)
-    check_output(job, case, output, folder)
-    blank = pixels(case.problem.finish(torch.zeros(case.problem.shape)))
-    _check_format(case, blank, output, suffix)
-    truth = _truth(job, case, blank.shape)
-    deadline = Deadline(settings.budget())
-    if settings.time and job.preset is None:
+    plan = _laid_out(job, picture, preset)
+    deadline = Deadline(plan.settings.budget())
+    if plan.settings.time and job.preset is None:
         preset = planned(job.task, partial(_posed, job, picture), deadline)
-        case, settings = _posed(job, picture, preset)
-        display.note(f"{job.source}: a time of {settings.time} goes best with the preset {preset}")
+        plan = _laid_out(job, picture, preset)
+        display.note(f"{job.source}: a time of {plan.settings.time} goes best with the preset {preset}")
+    case, settings, output, folder, truth = plan
     bench = prepare(case.problem, settings)
-    for remark in (*case.remarks, *_worries(case, suffix)):
+    for remark in (*case.remarks, *_worries(case, output)):
         display.note(f"{job.source}: {remark}")
+    stopping.chosen(settings).start(bench.problem)  # what it refuses, it refuses before anything is touched
     rule = stopping.told(stopping.chosen(settings), bench.problem)
     if settings.stop.partition(":")[0] == stopping.Auto.name:
         display.note(f"{job.source}: {rule}")
-    announce(bench.settings)
+    announce(preset, bench.settings)
 
     told: list[Callable[[Row], None]] = [display.tell]
     observers: list[Observer] = [*case.observers, display]
@@ -95,7 +89,7 @@ def restore(
             images.write(images.encode(damaged, kind), folder / f"damaged{kind}")
         told.append(_unless_it_fails(Log(folder / LOG), display))
         every, at = job.record.snapshot_every, job.record.snapshots_asked()
-        snapshots = Snapshots(folder / "snapshots", carrier, every, at, case.problem.finish)
+        snapshots = Snapshots(folder / "snapshots", case.picture, every, at, case.problem.finish)
         observers.append(_unless_it_fails(snapshots, display))
     spread = Spread()
     if job.record.uncertainty:
@@ -108,13 +102,13 @@ def restore(
     with heeded(*signals, say=warn) as interrupt:
         with display.watching(job.source.name, settings.iterations):
             result = solve(bench, deadline=deadline, asked=interrupt.asked, observers=[meter, *observers])
-        account = {"rule": rule, **_account(job, preset, output, data, bench, result)} | _deliver(
-            case, result, output, meter, truth
-        )
+        account = {"rule": rule, **_account(job, preset, output, data, bench, result)}
+        account |= _deliver(case, result, output, meter, truth)
+        record = folder / "run.json" if folder else None
+        _write_record(record, account)
         if job.record.uncertainty:
-            account |= _spread_written(spread, result, Path(job.record.uncertainty))
-        if folder:
-            files.write(folder / "run.json", (json.dumps(account, indent=2, default=str) + "\n").encode())
+            account |= _spread_written(spread.map(result, case.known), Path(job.record.uncertainty))
+            _write_record(record, account)
     return account, interrupt.received
 
 
@@ -124,8 +118,44 @@ def _posed(job: Job, picture: Picture, preset: str) -> tuple[Case, Settings]:
         return job.task.case(picture, preset, job.arguments, job.given)
 
 
-def _check_format(case: Case, blank: NDArray[np.float32], output: Path, suffix: str) -> None:
+class _Plan(NamedTuple):
+    """What a job comes to with a preset, checked."""
+
+    case: Case
+    settings: Settings
+    output: Path
+    folder: Path | None
+    truth: NDArray[np.float32] | None
+
+
+def _laid_out(job: Job, picture: Picture, preset: str) -> _Plan:
+    """What the job comes to with this preset.
+
+    Raises:
+        DipError: when something is wrong with it.
+    """
+    case, settings = _posed(job, picture, preset)
+    output = job.output or default_output(job, case.picture)
+    folder = run_folder(job.record, output)
+    check_output(job, case, output, folder)
+    blank = pixels(case.problem.finish(torch.zeros(case.problem.shape)))
+    _check_format(case, blank, output)
+    return _Plan(case, settings, output, folder, _truth(job, case, blank.shape))
+
+
+def _write_record(path: Path | None, account: Mapping[str, Any]) -> None:
+    if path:
+        files.write(path, (json.dumps(account, indent=2, default=str) + "\n").encode())
+
+
+def _suffix(output: Path) -> str:
+    """Of the file that is written; on standard output it is PNG."""
+    return ".png" if str(output) == "-" else output.suffix.lower()
+
+
+def _check_format(case: Case, blank: NDArray[np.float32], output: Path) -> None:
     """Find now that a file of the output's suffix cannot hold the result, of which `blank` has the shape."""
+    suffix = _suffix(output)
     if case.render is None:
         images.encode(case.picture.showing(blank), suffix)
     elif suffix != ".png":
@@ -145,21 +175,21 @@ def _deliver(
             elif suffix == ".png":
                 images.write(file, output)
         return {"conclusion": conclusion}
-    file = images.encode(case.picture.showing(restored, case.known), ".png" if str(output) == "-" else output.suffix)
+    file = images.encode(case.picture.showing(restored, case.known), _suffix(output))
     images.write(file, output)
     # What is measured is what is in the file, rounded as it is there; some formats make three channels of one.
     written = images.decode(file, span=case.picture.span).pixels[: len(restored)]
     return measured(case, meter, written, truth)
 
 
-def _spread_written(spread: Spread, result: Runs, path: Path) -> dict[str, Any]:
+def _spread_written(values: NDArray[np.float32], path: Path) -> dict[str, Any]:
     """Write the map of the spread; where it is and what white means in it, in grey levels of 255."""
-    values = spread.map(result.agreeing)
     most = float(values.max())
+    samples: NDArray[Any] = values
     if path.suffix.lower() == ".png":
         full = np.iinfo(np.uint16).max
-        values = np.rint(values * (full / most if most else 0)).astype(np.uint16)
-    images.write(images.encode(from_array(values), path.suffix), path)
+        samples = np.rint(values * (full / most if most else 0)).astype(np.uint16)
+    images.write(images.encode(from_array(samples), path.suffix), path)
     return {"uncertainty": str(path), "uncertainty_most": GREYS * most}
 
 
@@ -198,9 +228,9 @@ def _truth(job: Job, case: Case, shape: tuple[int, ...]) -> NDArray[np.float32] 
     return truth
 
 
-def _worries(case: Case, suffix: str) -> list[str]:
+def _worries(case: Case, output: Path) -> list[str]:
     """What the format of the output would spoil."""
-    if case.known is not None and suffix.lower() in (".jpg", ".jpeg"):
+    if case.known is not None and _suffix(output) in (".jpg", ".jpeg"):
         return ["JPEG changes the known pixels a little: name the output .png to have them bit for bit."]
     return []
 
@@ -230,7 +260,7 @@ def _unless_it_fails(observer: Callable[..., None], display: Display) -> Callabl
 def _account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, result: Runs) -> dict[str, Any]:
     """Everything that is needed to do the run again and to know how it went."""
     device = bench.prior.code.device
-    first = result.runs[0].fit
+    first = result.first
     return {
         "version": dipcli.__version__,
         "argv": list(job.argv),

@@ -12,6 +12,7 @@ from dipcli.noise import GREYS
 from dipcli.options import Option, check
 
 Precision = Literal["auto", "fp32", "bf16"]
+LARGEST_SEED = 2**63 - 1
 # Of the averages that a rule chooses from; the first is the published one.
 MEMORIES = (0.99, 0.98, 0.995, 0.998)
 
@@ -102,7 +103,7 @@ class Settings:
         float | None,
         Option(
             "Memory of the running average of the outputs; 0 keeps single outputs. Without it there are several "
-            "averages, of 0.9 to 0.999, and the stopping rule chooses.",
+            "averages, of 0.98 to 0.998, and the stopping rule chooses.",
             least=0,
             below=1,
         ),
@@ -114,7 +115,7 @@ class Settings:
             "Seed of all random numbers: same seed, settings and CPU, same bits.",
             group="The machine",
             least=0,
-            most=2**63 - 1,
+            most=LARGEST_SEED,
         ),
     ] = 0
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1 ..., or mps.", group="The machine")] = "auto"
@@ -131,6 +132,8 @@ class Settings:
         stopping.named(self.stop)
         self.noise_level()
         self.budget()
+        if self.seed + (self.runs or 1) > LARGEST_SEED:
+            raise UsageError(f"--seed {self.seed} is too large for {self.runs} runs: use a smaller one.")
 
     def noise_level(self) -> float | None:
         """Of `--sigma`, on the scale of 0 to 255; None for auto.

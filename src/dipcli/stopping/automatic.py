@@ -62,7 +62,7 @@ def chosen(problem: Problem, level: float = 0.0) -> tuple[Rule, str]:
     noise = seen(problem)
     if noise is None:
         return HoldOut(), "rule holdout: too little to judge the noise by"
-    if not noise.dependent:
+    if not noise.dependent or not noise.level:
         return HoldOut(), "rule holdout: the noise is independent from pixel to pixel"
     level = level or GREYS * noise.level
     return Sigma(level), f"rule sigma: neighbouring pixels share their noise, of some {level:.0f} of 255"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dipcli.errors import UsageError
@@ -54,18 +54,20 @@ class Sigma:
         difference = math.sqrt(squared_error(problem.operator(step.average), problem.measured, problem.weight))
         reached = difference <= state.level
         reason = f"the picture differs from the input by as much as the noise does, {GREYS * state.level:.3g} of 255"
-        return Verdict(True, reason if reached else None, ("difference", GREYS * difference)), state
+        # Beyond that the fit can only learn noise: with `--iters` what is kept stays what was kept here.
+        verdict = Verdict(not state.reached, reason if reached else None, ("difference", GREYS * difference))
+        return verdict, replace(state, reached=state.reached or reached)
 
 
 def estimated(problem: Problem) -> float:
     """The standard deviation of the noise, 0..1, from a look at the measurement.
 
     Raises:
-        UsageError: when it is no picture, or too small a one.
+        UsageError: when it is no picture, too small a one, or one without noise.
     """
     noise = seen(problem)
-    if noise is None:
-        raise UsageError("There is too little to estimate the noise level from: give it as --sigma 25.")
+    if noise is None or not noise.level:
+        raise UsageError("There is nothing to estimate the noise level from: give it as --sigma 25.")
     return noise.level
 
 
@@ -80,7 +82,8 @@ def seen(problem: Problem) -> Noise | None:
 
 @dataclass(frozen=True)
 class _Sought:
-    """What `Sigma` remembers: the problem and the noise level, 0..1."""
+    """What `Sigma` remembers: the problem, the noise level, 0..1, and whether the difference has come down to it."""
 
     problem: Any
     level: float
+    reached: bool = False

@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dipcli.errors import UsageError
+from dipcli.losses import squared_error
 from dipcli.stopping.rule import Verdict
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from dipcli.engine import Step
     from dipcli.problem import Problem
 
+FLAT = 2  # dimensions that a list, or a table, has; a picture has (C, H, W)
 FEWEST = 4  # values that count, of which some can be held back
 USUAL, ENOUGH = 0.02, 2600  # share of the values to hold back, and how many tell enough
 EVERY = 5  # iterations between looks: the averages change slowly, and reading a value makes a GPU wait
@@ -66,7 +67,7 @@ class HoldOut:
         import torch
 
         measured = problem.measured
-        picture = measured.ndim > 2  # noqa: PLR2004 - (C, H, W)
+        picture = measured.ndim > FLAT
         place = measured.shape[-2:] if picture else measured.shape
         weight = torch.ones_like(measured) if problem.weight is None else problem.weight.expand_as(measured)
         counting = weight.reshape(-1, *place).amax(dim=0).cpu() > 0
@@ -81,11 +82,17 @@ class HoldOut:
         """Compare the errors at the pixels left out with the smallest so far."""
         if step.number % EVERY:
             return Verdict(keep=state.least == math.inf, signal=state.signal), state
-        errors = [_error(state.problem, average, state.weight) for average in step.averages]
+        problem = state.problem
+        errors = [
+            float(problem.loss(problem.operator(average), problem.measured, state.weight)) for average in step.averages
+        ]
         error, which = min((error, which) for which, error in enumerate(errors))
         signal = ("holdout", error)
         if error < state.least:
-            perfect = "the held-out pixels are predicted to a fraction of a grey level" if error < PERFECT else None
+            best = problem.operator(step.averages[which])
+            perfect = None
+            if problem.measured.ndim > FLAT and float(squared_error(best, problem.measured, state.weight)) < PERFECT:
+                perfect = "the held-out pixels are predicted to a fraction of a grey level"
             return Verdict(True, perfect, signal, which), replace(state, least=error, at=step.number, signal=signal)
         waited = step.number - state.at
         reason = f"the held-out pixels were not predicted better for {waited} iterations"
@@ -116,6 +123,10 @@ class HoldOut:
         middle = torch.zeros(side, side)
         inner = slice((side - 1) // 2, side // 2 + 1)
         middle[inner, inner] = 1
+        if whole.sum() < FEWEST:
+            raise UsageError(
+                f"There are only {int(whole.sum())} whole squares of {side} pixels to go by: choose a smaller block."
+            )
         chosen = self._chosen(whole)
         out, looked_at = torch.zeros(counting.shape), torch.zeros(counting.shape)
         out[: rows * side, : columns * side] = torch.kron(chosen, torch.ones(side, side))
@@ -132,7 +143,3 @@ class _Unseen:
     least: float = math.inf
     at: int = 0
     signal: tuple[str, float] | None = None
-
-
-def _error(problem: Problem, image: torch.Tensor, weight: torch.Tensor) -> float:
-    return float(problem.loss(problem.operator(image), problem.measured, weight))

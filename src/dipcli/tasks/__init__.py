@@ -9,6 +9,7 @@ LossOption = Annotated[
     typer.Option(
         "--loss",
         help="What counts as near to the input: l2 for Gaussian noise, l1 for impulse noise, huber for some of both "
-        "(its bend goes by --sigma), poisson for counted light.",
+        "(its bend goes by --sigma, "
+        "which only dip denoise estimates: elsewhere auto is a tenth of the range), poisson for counted light.",
     ),
 ]

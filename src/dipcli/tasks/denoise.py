@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LOUD = 50  # from here on more input noise was published: 1/20 in place of 1/30
 LOUDEST = 1000  # of 255 grey levels: nothing is left of the picture
-CLEAN = 1.0  # grey level: less noise than that nobody sees
+CLEAN, FAINT = 3, 20  # grey levels: noise that nobody sees; what texture can be taken for
 MANY, FAR = 0.02, 0.3  # impulse noise: so many values are so far from their neighbours
 
 # Narrow networks with no skip at full resolution, where most of the work would be. Measured on 256x256 pictures with
@@ -129,6 +129,9 @@ def worries(pixels: NDArray[np.float32], seen: Noise | None, loss: str) -> tuple
         return ("the picture is of one colour: there is nothing to remove",)
     if seen and seen.level < CLEAN / GREYS:
         return (f"there is hardly any noise in the picture ({GREYS * seen.level:.1f} of {GREYS}): it can only lose",)
+    if seen and seen.dependent and seen.level < FAINT / GREYS:
+        faint = f"what looks like noise is faint ({GREYS * seen.level:.0f} of {GREYS}) and may be fine texture"
+        return (f"{faint}: a clean picture can only lose",)
     wild = share_of_wild(pixels)
     if wild > MANY and loss == "l2":
         return (f"{100 * wild:.0f} % of the values are black or white among others: for such noise try --loss l1",)
