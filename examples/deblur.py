@@ -1,6 +1,6 @@
 """A task of one's own in one file: undo a blur of known width.
 
-    python examples/deblur.py deblur blurred.png --sigma 1.5
+    python examples/deblur.py deblur blurred.png --width 1.5
 
 A file like this in `src/dipcli/tasks/` would be found by itself and be `dip deblur`; here `main()` at the end makes it
 a command line of its own, with every shared option, the log and the run record.
@@ -36,32 +36,32 @@ PRESETS = {
 @task(presets=PRESETS, result="deblurred")
 def deblur(
     image: Picture,
-    sigma: Annotated[float, typer.Option(help="Width of the Gaussian blur, in pixels.")] = 1.5,
+    width: Annotated[float, typer.Option(help="Width of the Gaussian blur, in pixels.")] = 1.5,
 ) -> Problem:
     """Undo a Gaussian blur of known width.
 
     Examples:
-        deblur.py deblur blurred.png --sigma 1.5
+        deblur.py deblur blurred.png --width 1.5
     """
-    if not 0 < sigma < 5:
-        raise UsageError(f"--sigma {sigma} is out of range: use a number between 0 and 5.")
+    if not 0 < width < 5:
+        raise UsageError(f"--width {width} is out of range: use a number between 0 and 5.")
     import torch  # here, not above: help and completion must not pay for it
 
     return Problem(
         measured=torch.from_numpy(image.pixels),
         shape=image.pixels.shape,
-        operator=lambda x: blur(x, sigma),
+        operator=lambda x: blur(x, width),
     )
 
 
-def blur(image: Tensor, sigma: float) -> Tensor:
+def blur(image: Tensor, width: float) -> Tensor:
     """Gaussian blur, shape (C, H, W) to the same; beyond the border the picture is mirrored."""
     import torch
     import torch.nn.functional as F
 
-    radius = round(3 * sigma)
+    radius = round(3 * width)
     distance = torch.arange(-radius, radius + 1, device=image.device)
-    kernel = torch.exp(-((distance / sigma) ** 2) / 2)
+    kernel = torch.exp(-((distance / width) ** 2) / 2)
     kernel /= kernel.sum()
     padded = F.pad(image[:, None], [radius] * 4, mode="reflect")
     return F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None, :])[:, 0]

@@ -49,12 +49,12 @@ def test_the_notebook_restores_a_picture(small: Path) -> None:
 
 def test_a_task_of_ones_own_is_a_command_with_every_option(small: Path, tmp_path: Path) -> None:
     script = EXAMPLES / "deblur.py"
-    told = run(sys.executable, script, "deblur", small, "--sigma", 1, "--iters", 3, "--json", "-q")
+    told = run(sys.executable, script, "deblur", small, "--width", 1, "--iters", 3, "--json", "-q")
     assert '"task": "deblur"' in told
-    assert '"sigma": 1.0' in told
+    assert '"width": 1.0' in told
     assert (tmp_path / "small.deblurred.dip" / "run.json").exists()
     help_text = run(sys.executable, script, "deblur", "--help")
-    assert "--sigma" in help_text
+    assert "--width" in help_text
     assert "--iters" in help_text
 
 

@@ -30,6 +30,7 @@ FLOORS = [
     ["restarts"],
     ["bench"],
     ["observers", "displays", "job"],
+    ["account"],
     ["run"],
     ["tasks", "api"],
     ["cli"],

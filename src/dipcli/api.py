@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipcli import images, stopping
+from dipcli.account import measured
 from dipcli.bench import planned, prepare, solve
 from dipcli.case import Case
 from dipcli.displays import Bar, Silent
@@ -24,7 +25,6 @@ from dipcli.observers import Metrics, Spread, pixels
 from dipcli.options import knobs
 from dipcli.registry import DEFAULT_PRESET, Task
 from dipcli.restarts import Deadline
-from dipcli.run import measured
 from dipcli.settings import Settings
 
 ARGUMENTS = """

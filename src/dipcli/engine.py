@@ -139,7 +139,7 @@ def fit(
     if settings.optimize == "net,input":
         variables.append(code.requires_grad_())
     noise = _noise_like(code, settings)
-    image = torch.zeros(problem.shape, device=code.device)
+    image = torch.zeros(problem.shape, device=code.device, dtype=code.dtype)
     memories = settings.memories
     reached = Reached(0, (image,) * len(memories), (0.0,) * len(memories), None, state)
     lifeline = Lifeline(prior.network, code, reached)

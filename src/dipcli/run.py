@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import platform
 import signal
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,19 +12,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import dipcli
+from dipcli import account as accounts
 from dipcli import device as machine
-from dipcli import files, images, metrics, stopping
-from dipcli.bench import Bench, planned, prepare, solve
+from dipcli import images, stopping
+from dipcli.bench import planned, prepare, solve
 from dipcli.case import Case
 from dipcli.displays import Display, Silent
 from dipcli.engine import Observer
 from dipcli.errors import DipError, UsageError
 from dipcli.interrupt import heeded
 from dipcli.job import LOG, Job, check_output, clear, default_output, run_folder
-from dipcli.noise import GREYS
-from dipcli.observers import Log, Metrics, Row, Snapshots, Spread, pixels, tensor
-from dipcli.picture import Picture, from_array
+from dipcli.observers import Log, Metrics, Row, Snapshots, Spread, pixels
+from dipcli.picture import Picture
 from dipcli.registry import DEFAULT_PRESET
 from dipcli.restarts import Deadline, Runs
 from dipcli.settings import Settings
@@ -102,13 +96,13 @@ def restore(
     with heeded(*signals, say=warn) as interrupt:
         with display.watching(job.source.name, settings.iterations):
             result = solve(bench, deadline=deadline, asked=interrupt.asked, observers=[meter, *observers])
-        account = {"rule": rule, **_account(job, preset, output, data, bench, result)}
+        account = {"rule": rule, **accounts.account(job, preset, output, data, bench, result)}
         account |= _deliver(case, result, output, meter, truth)
         record = folder / "run.json" if folder else None
-        _write_record(record, account)
+        accounts.write(record, account)
         if job.record.uncertainty:
-            account |= _spread_written(spread.map(result, case.known), Path(job.record.uncertainty))
-            _write_record(record, account)
+            account |= accounts.written_spread(spread.map(result, case.known), Path(job.record.uncertainty))
+            accounts.write(record, account)
     return account, interrupt.received
 
 
@@ -143,11 +137,6 @@ def _laid_out(job: Job, picture: Picture, preset: str) -> _Plan:
     return _Plan(case, settings, output, folder, _truth(job, case, blank.shape))
 
 
-def _write_record(path: Path | None, account: Mapping[str, Any]) -> None:
-    if path:
-        files.write(path, (json.dumps(account, indent=2, default=str) + "\n").encode())
-
-
 def _suffix(output: Path) -> str:
     """Of the file that is written; on standard output it is PNG."""
     return ".png" if str(output) == "-" else output.suffix.lower()
@@ -179,38 +168,7 @@ def _deliver(
     images.write(file, output)
     # What is measured is what is in the file, rounded as it is there; some formats make three channels of one.
     written = images.decode(file, span=case.picture.span).pixels[: len(restored)]
-    return measured(case, meter, written, truth)
-
-
-def _spread_written(values: NDArray[np.float32], path: Path) -> dict[str, Any]:
-    """Write the map of the spread; where it is and what white means in it, in grey levels of 255."""
-    most = float(values.max())
-    samples: NDArray[Any] = values
-    if path.suffix.lower() == ".png":
-        full = np.iinfo(np.uint16).max
-        samples = np.rint(values * (full / most if most else 0)).astype(np.uint16)
-    images.write(images.encode(from_array(samples), path.suffix), path)
-    return {"uncertainty": str(path), "uncertainty_most": GREYS * most}
-
-
-def measured(
-    case: Case, meter: Metrics, restored: NDArray[np.float32], truth: NDArray[np.float32] | None
-) -> dict[str, Any]:
-    """How near a restored picture, (C, H, W), is to the measurement, and to the truth where that is known.
-
-    Returns:
-        psnr_noisy; psnr_ref, psnr_ref_y, psnr_ref_unknown, ssim_ref and the baselines' own, where there is a truth;
-        None for infinite; the task's conclusion.
-    """
-    measures = {"psnr_noisy": meter.agreement(tensor(restored, meter.problem.measured.device))}
-    told: dict[str, Any] = {}
-    if truth is not None:
-        compare = partial(metrics.likeness, reference=truth, border=case.border, known=case.known)
-        measures |= {name.replace("psnr", "psnr_ref", 1): value for name, value in compare(restored).items()}
-        measures["ssim_ref"] = measures.pop("ssim")
-        told["baselines"] = {name: _finite(compare(baseline)) for name, baseline in case.baselines.items()}
-    conclusion = case.conclude(restored) if case.conclude else None
-    return _finite(measures) | told | {"conclusion": conclusion}
+    return accounts.measured(case, meter, written, truth)
 
 
 def _truth(job: Job, case: Case, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
@@ -235,11 +193,6 @@ def _worries(case: Case, output: Path) -> list[str]:
     return []
 
 
-def _finite(measures: Mapping[str, float]) -> dict[str, float | None]:
-    """The same with None for infinite, which JSON cannot say."""
-    return {name: value if math.isfinite(value) else None for name, value in measures.items()}
-
-
 def _unless_it_fails(observer: Callable[..., None], display: Display) -> Callable[..., None]:
     """The same observer, silenced when it fails to write: a full disk must not cost the picture."""
     failed = False
@@ -255,47 +208,3 @@ def _unless_it_fails(observer: Callable[..., None], display: Display) -> Callabl
             display.note(f"{error} ({type(observer).__name__.lower()} ends here, the fit goes on)")
 
     return guarded
-
-
-def _account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, result: Runs) -> dict[str, Any]:
-    """Everything that is needed to do the run again and to know how it went."""
-    device = bench.prior.code.device
-    first = result.first
-    return {
-        "version": dipcli.__version__,
-        "argv": list(job.argv),
-        "task": job.task.name,
-        "arguments": dict(job.arguments),
-        "input": str(job.source),
-        "input_sha256": hashlib.sha256(data).hexdigest(),
-        "output": str(output),
-        "preset": preset,
-        "settings": asdict(bench.settings),
-        "parameters": sum(each.numel() for each in bench.prior.network.parameters()),
-        "input_depth": bench.prior.code.shape[1],
-        "seed": bench.settings.seed,
-        "device": machine.name(device),
-        "precision": bench.settings.precision,
-        "threads": bench.settings.threads or torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "iterations": sum(each.fit.steps for each in result.runs),
-        "kept": first.kept,
-        "memory": first.memory,
-        "reason": result.reason,
-        "events": [event for each in result.runs for event in each.fit.events],
-        "runs": [
-            {
-                "seed": each.seed,
-                "iterations": each.fit.steps,
-                "kept": each.fit.kept,
-                "memory": each.fit.memory,
-                "reason": each.fit.reason,
-                "seconds": round(each.fit.seconds, 3),
-                "astray": each.astray,
-            }
-            for each in result.runs
-        ],
-        "seconds": round(result.seconds, 3),
-        "peak_memory_bytes": machine.peak_memory(device),
-    }

@@ -1,0 +1,114 @@
+"""What a run says of itself: the account that goes into run.json, and the measures of its picture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import dipcli
+from dipcli import device as machine
+from dipcli import files, images, metrics
+from dipcli.bench import Bench
+from dipcli.case import Case
+from dipcli.job import Job
+from dipcli.noise import GREYS
+from dipcli.observers import Metrics, tensor
+from dipcli.picture import from_array
+from dipcli.restarts import Runs
+
+
+def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, result: Runs) -> dict[str, Any]:
+    """Everything that is needed to do the run again and to know how it went."""
+    device = bench.prior.code.device
+    first = result.first
+    return {
+        "version": dipcli.__version__,
+        "argv": list(job.argv),
+        "task": job.task.name,
+        "arguments": dict(job.arguments),
+        "input": str(job.source),
+        "input_sha256": hashlib.sha256(data).hexdigest(),
+        "output": str(output),
+        "preset": preset,
+        "settings": asdict(bench.settings),
+        "parameters": sum(each.numel() for each in bench.prior.network.parameters()),
+        "input_depth": bench.prior.code.shape[1],
+        "seed": bench.settings.seed,
+        "device": machine.name(device),
+        "precision": bench.settings.precision,
+        "threads": bench.settings.threads or torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "iterations": sum(each.fit.steps for each in result.runs),
+        "kept": first.kept,
+        "memory": first.memory,
+        "reason": result.reason,
+        "events": [event for each in result.runs for event in each.fit.events],
+        "runs": [
+            {
+                "seed": each.seed,
+                "iterations": each.fit.steps,
+                "kept": each.fit.kept,
+                "memory": each.fit.memory,
+                "reason": each.fit.reason,
+                "seconds": round(each.fit.seconds, 3),
+                "astray": each.astray,
+            }
+            for each in result.runs
+        ],
+        "seconds": round(result.seconds, 3),
+        "peak_memory_bytes": machine.peak_memory(device),
+    }
+
+
+def write(path: Path | None, told: Mapping[str, Any]) -> None:
+    """Write an account, if there is a place for it."""
+    if path:
+        files.write(path, (json.dumps(told, indent=2, default=str) + "\n").encode())
+
+
+def written_spread(values: NDArray[np.float32], path: Path) -> dict[str, Any]:
+    """Write the map of the spread; where it is and what white means in it, in grey levels of 255."""
+    most = float(values.max())
+    samples: NDArray[Any] = values
+    if path.suffix.lower() == ".png":
+        full = np.iinfo(np.uint16).max
+        samples = np.rint(values * (full / most if most else 0)).astype(np.uint16)
+    images.write(images.encode(from_array(samples), path.suffix), path)
+    return {"uncertainty": str(path), "uncertainty_most": GREYS * most}
+
+
+def measured(
+    case: Case, meter: Metrics, restored: NDArray[np.float32], truth: NDArray[np.float32] | None
+) -> dict[str, Any]:
+    """How near a restored picture, (C, H, W), is to the measurement, and to the truth where that is known.
+
+    Returns:
+        psnr_noisy; psnr_ref, psnr_ref_y, psnr_ref_unknown, ssim_ref and the baselines' own, where there is a truth;
+        None for infinite; the task's conclusion.
+    """
+    measures = {"psnr_noisy": meter.agreement(tensor(restored, meter.problem.measured.device))}
+    told: dict[str, Any] = {}
+    if truth is not None:
+        compare = partial(metrics.likeness, reference=truth, border=case.border, known=case.known)
+        measures |= {name.replace("psnr", "psnr_ref", 1): value for name, value in compare(restored).items()}
+        measures["ssim_ref"] = measures.pop("ssim")
+        told["baselines"] = {name: _finite(compare(baseline)) for name, baseline in case.baselines.items()}
+    conclusion = case.conclude(restored) if case.conclude else None
+    return _finite(measures) | told | {"conclusion": conclusion}
+
+
+def _finite(measures: Mapping[str, float]) -> dict[str, float | None]:
+    """The same with None for infinite, which JSON cannot say."""
+    return {name: value if math.isfinite(value) else None for name, value in measures.items()}
