@@ -23,7 +23,7 @@ FLOORS = [
     ["stopping"],
     ["settings", "recovery"],
     ["engine", "picture", "device"],
-    ["case", "images"],
+    ["case", "images", "sketch"],
     ["operators", "coding", "classifiers", "curves", "layers", "registry"],
     ["architectures"],
     ["networks"],

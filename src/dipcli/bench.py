@@ -10,7 +10,7 @@ from time import perf_counter
 import torch
 
 from dipcli import device as machine
-from dipcli import networks, stopping
+from dipcli import networks, restarts, stopping
 from dipcli.case import Case
 from dipcli.engine import Observer, Prior, Step, fit
 from dipcli.errors import DipError
@@ -38,8 +38,13 @@ class Bench:
     settings: Settings
 
 
-def prepare(problem: Problem, settings: Settings) -> Bench:
+def prepare(problem: Problem, settings: Settings, *, stop: stopping.Rule | None = None) -> Bench:
     """Choose device and precision, and make a fresh prior there.
+
+    Args:
+        problem: the measurement and how it came about.
+        settings: how to fit.
+        stop: the rule; the one that the settings name when left out. What it holds out is not in the network's input.
 
     Raises:
         DipError: when the device is not there, memory runs out, or the settings do not go together.
@@ -52,8 +57,9 @@ def prepare(problem: Problem, settings: Settings) -> Bench:
     settings = replace(settings, device=str(device), precision=precision)
     machine.forget_peak_memory(device)
     with machine.enough_memory(problem.shape):
-        prior = networks.build(settings, problem.shape, problem.guide, problem.members)
-        return Bench(problem.to(device), prior.to(device), settings)
+        problem = problem.to(device)
+        prior = restarts.fresh(problem, settings, stop or stopping.chosen(settings))
+        return Bench(problem, prior.to(device), settings)
 
 
 def solve(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Operator: TypeAlias = "Callable[[Tensor], Tensor]"
+Guide: TypeAlias = "Tensor | Callable[[Tensor | None], Tensor]"
 
 
 def identity(image: Tensor) -> Tensor:
@@ -33,7 +34,9 @@ class Problem:
             device with the problem, a plain function follows its argument.
         loss: E(prediction, measured, weight), a scalar.
         weight: which of y's pixels count, broadcastable to y; all of them when None.
-        guide: a picture that shows what x shows, shape (any C, H, W), values 0..1, for `--input guide`.
+        guide: a picture that shows what x shows, shape (any C, H, W), values 0..1, for `--input guide`. Where it is
+            drawn from y itself it is a function from the weight to that picture: a pixel that does not count, because
+            a rule holds it out, must not show in it either.
         members: how many pictures x is made of, one behind the other along the channels, each with its own network.
         finish: a last touch on the restored picture, before it is looked at or written.
     """
@@ -43,14 +46,19 @@ class Problem:
     operator: Operator = identity
     loss: Loss = squared_error
     weight: Tensor | None = None
-    guide: Tensor | None = None
+    guide: Guide | None = None
     members: int = 1
     finish: Operator = identity
+
+    def shown(self) -> Tensor | None:
+        """The guide as a network may see it."""
+        return self.guide(self.weight) if callable(self.guide) else self.guide
 
     def to(self, device: torch.device) -> Problem:
         """The same problem with its tensors on another device; an operator that is a module is moved, not copied."""
         from torch import nn  # here, not above: the command line must not pay for it
 
-        weight, guide = (None if each is None else each.to(device) for each in (self.weight, self.guide))
+        weight = None if self.weight is None else self.weight.to(device)
+        guide = self.guide if self.guide is None or callable(self.guide) else self.guide.to(device)
         operator = self.operator.to(device) if isinstance(self.operator, nn.Module) else self.operator
         return replace(self, measured=self.measured.to(device), weight=weight, guide=guide, operator=operator)

@@ -139,7 +139,7 @@ def fit_runs(
         try:
             with machine.enough_memory(problem.shape):
                 if number > 1:
-                    prior = networks.build(own, problem.shape, problem.guide, problem.members).to(prior.code.device)
+                    prior = fresh(problem, own, rule).to(prior.code.device)
                 result = fit(problem, prior, own, stop=heeding, observers=observers, run=number)
             runs.append(Run(number, own.seed, result))
         except DipError as error:
@@ -154,6 +154,21 @@ def fit_runs(
     mean = torch.stack([each.fit.average for each in runs if not each.astray]).mean(dim=0)
     reason = _reason(runs, failures, settings.runs, asked())
     return Runs(problem.finish(mean), tuple(runs), reason, sum(each.fit.seconds for each in runs))
+
+
+def fresh(problem: Problem, settings: Settings, rule: stopping.Rule) -> Prior:
+    """A network that has seen nothing, and its input, on the CPU.
+
+    Args:
+        problem: says what the picture is like.
+        settings: say what the network is like.
+        rule: what it holds out of the fit is not in the input either.
+    """
+    shown = None
+    if settings.input == "guide":
+        _, reduced = rule.start(problem)
+        shown = reduced.shown()
+    return networks.build(settings, problem.shape, shown, problem.members)
 
 
 def _judged(problem: Problem, rule: stopping.Rule, runs: list[Run]) -> list[Run]:

@@ -12,6 +12,7 @@ from dipcli.errors import UsageError
 from dipcli.noise import GREYS, Noise, look
 from dipcli.problem import Problem
 from dipcli.registry import PUBLISHED, Presets, task
+from dipcli.sketch import Sketch
 from dipcli.tasks import LossOption
 
 if TYPE_CHECKING:
@@ -25,23 +26,24 @@ LOUDEST = 1000  # of 255 grey levels: nothing is left of the picture
 CLEAN, FAINT = 3, 20  # grey levels: noise that nobody sees; what texture can be taken for
 MANY, FAR = 0.02, 0.3  # impulse noise: so many values are so far from their neighbours
 
-# Narrow networks with no skip at full resolution, where most of the work would be. Measured on 256x256 pictures with
-# noise of sigma 25: docs/results.md.
+# Narrow networks that see the sketches of `dipcli.sketch`, with more input noise than was published: measured on
+# 256x256 pictures with noise of sigma 25, docs/performance.md.
 PRESETS: Presets = {
     "fast": {
-        "network": "skip:channels=8,16,32,64,128:skips=0,4,4,4,4:up=nearest",
+        "network": "skip:channels=8,16,32,64,128:skips=4,4,4,4,4",
         "pad": "zero",
-        "input_depth": 8,
+        "input": "guide",
         "rate": 0.03,
         "beta2": 0.99,
-        "reg_noise": 0.03,
+        "reg_noise": 0.05,
     },
     "balanced": {
-        "network": "skip:channels=16,32,64,128,128:skips=0,4,4,4,4",
+        "network": "skip:channels=16,32,64,128,128:skips=4,4,4,4,4",
         "pad": "zero",
-        "input_depth": 32,
+        "input": "guide",
         "rate": 0.02,
         "beta2": 0.99,
+        "reg_noise": 0.07,
     },
     # The published network with a rule to stop it.
     "best": {
@@ -56,8 +58,23 @@ PRESETS: Presets = {
     },
 }
 
+# Where a sketch is of no use: from noise, with no skip at full resolution, where most of the work would be.
+WITHOUT_SKETCH: Presets = {
+    "fast": {
+        "network": "skip:channels=8,16,32,64,128:skips=0,4,4,4,4:up=nearest",
+        "input": "noise",
+        "input_depth": 8,
+        "reg_noise": 0.03,
+    },
+    "balanced": {
+        "network": "skip:channels=16,32,64,128,128:skips=0,4,4,4,4",
+        "input": "noise",
+        "reg_noise": 1 / 30,
+    },
+}
 
-@task(presets=PRESETS, result="denoised", lengths={"fast": 1000, "balanced": 2000, "best": 2000})
+
+@task(presets=PRESETS, result="denoised", lengths={"fast": 600, "balanced": 600, "best": 2000})
 def denoise(
     image: Picture,
     simulate_noise: Annotated[
@@ -102,10 +119,20 @@ def denoise(
         pixels = image.rounded((image.pixels + noise).astype(np.float32))
     seen = look(pixels)
     level = str(GREYS * seen.level) if seen and seen.level and sigma == "auto" else sigma
-    problem = Problem(measured=torch.from_numpy(pixels), shape=pixels.shape, loss=losses.named(loss, level))
+    problem = Problem(
+        measured=torch.from_numpy(pixels),
+        shape=pixels.shape,
+        loss=losses.named(loss, level),
+        guide=None if level == "auto" else Sketch(pixels, float(level) / GREYS),
+    )
+    # The sketches keep impulses, and noise that neighbours share.
+    plain = level == "auto" or loss == "l1" or (seen is not None and seen.dependent)
+    presets = dict(WITHOUT_SKETCH) if plain else {}
+    if simulate_noise is not None and simulate_noise >= LOUD:
+        presets["paper"] = {"reg_noise": 1 / 20}
     remarks = worries(pixels, seen, loss)
     if simulate_noise is None:
-        return Case(problem=problem, picture=image, remarks=remarks)
+        return Case(problem=problem, picture=image, remarks=remarks, presets=presets)
     return Case(
         problem=problem,
         picture=image,
@@ -113,7 +140,7 @@ def denoise(
         damaged=pixels,
         baselines={"noisy": pixels},
         remarks=remarks,
-        presets={"paper": {"reg_noise": 1 / 20}} if simulate_noise >= LOUD else {},
+        presets=presets,
     )
 
 
