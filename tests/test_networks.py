@@ -275,7 +275,7 @@ def test_a_guide_is_no_input_unless_it_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("settings", "size", "way_out"),
     [
-        (Settings(input="guide"), None, "there is not for this task"),
+        (Settings(input="guide"), None, "there is not one for this picture"),
         (Settings(input="guide", input_depth=32), (20, 24), "guide's 3 channels: leave --input-depth out"),
         (Settings(input="guide"), (24, 20), "The guide picture is 20x24, the picture 24x20"),
     ],

@@ -112,7 +112,7 @@ def _code(settings: Settings, height: int, width: int, guide: Tensor | None) -> 
     if settings.input == "guide":
         if guide is None:
             raise UsageError(
-                "--input guide needs a guide picture, which there is not for this task and picture: choose another --input."
+                "--input guide needs a guide picture, and there is not one for this picture: choose another --input."
             )
         if settings.input_depth not in (None, guide.shape[0]):
             raise UsageError(f"--input guide has the guide's {guide.shape[0]} channels: leave --input-depth out.")
