@@ -76,7 +76,7 @@ class Settings:
         Literal["noise", "meshgrid", "fourier", "guide"],
         Option(
             "The network's fixed input: uniform noise, the pixel coordinates, sines and cosines of them, or a guide: "
-            "the flash picture of dip flash, the decoded one of dip dejpeg, and for dip denoise what three classical "
+            "the flash picture of dip flash, the decoded one of dip dejpeg, and for dip denoise what three simple "
             "filters make of the picture."
         ),
     ] = "noise"
