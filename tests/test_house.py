@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each room may import from those before it, never from those after it; on one line, from none of its neighbours.
 FLOORS = [
     ["errors"],
-    ["specs", "files", "interrupt", "noise", "options"],
+    ["specs", "files", "interrupt", "noise", "options", "fused", "upsampled"],
     ["losses"],
     ["problem", "metrics"],
     ["stopping"],

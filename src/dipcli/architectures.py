@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol, TypeVar
 from torch import nn
 
 from dipcli.errors import UsageError
-from dipcli.layers import Branches, FreePicture, Residual, activation, convolution, leaky, norm
+from dipcli.layers import Branches, FreePicture, Level, Residual, activation, convolution, leaky, norm
 
 WIDEST, DEEPEST, LARGEST, LONGEST = 4096, 12, 31, 256  # channels, levels, kernel, blocks: more would be a slip
 
@@ -128,7 +128,7 @@ class Skip:
             body,
             nn.Upsample(scale_factor=2, mode=self._each(self.up)[level]),
         )
-        return nn.Sequential(
+        return Level(
             Branches(shortcut, deep) if shortcut else deep,
             norm(skip + below),
             convolution(skip + below, channels, up, pad),

@@ -56,6 +56,7 @@ def prepare(problem: Problem, settings: Settings, *, stop: stopping.Rule | None 
         precision = "fp32" if free else machine.precision(device)
     settings = replace(settings, device=str(device), precision=precision)
     machine.forget_peak_memory(device)
+    machine.keep_memory(device)
     with machine.enough_memory(problem.shape):
         problem = problem.to(device)
         prior = restarts.fresh(problem, settings, stop or stopping.chosen(settings))

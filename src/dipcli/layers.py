@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from dipcli import fused, upsampled
+
+WIDE = 64  # channels from which on it is faster to convolve before upsampling, measured on one thread
 SLOPE = 0.2  # of LeakyReLU, published
 SCALE = 0.1  # of the uniform noise that a fit begins with, published
 
@@ -31,6 +36,45 @@ class Branches(nn.Module):
         # Slices, unlike a reshape, let the result lie in memory as the branches' outputs do.
         parts = [branch(x).chunk(self.members, dim=1) for branch in self.branches]
         return torch.cat([part for member in zip(*parts, strict=True) for part in member], dim=1)
+
+
+class Level(nn.Sequential):
+    """One level of an encoder-decoder with skips.
+
+        y = rest(conv(norm([shortcut(x), upsample(deep(x))])))
+
+    Made of, in this order: the `Branches` shortcut and deep, or deep alone; norm; the convolution; the rest. Deep is
+    a sequence that ends with the upsampling.
+
+    On the CPU, where the convolution is wide, norm and convolution of the upsampled channels are taken before they
+    are upsampled, and those of the shortcut beside them: see `dipcli.upsampled`. The numbers are the same.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (1, C, H, W) to (1, C', H, W)."""
+        parts: list[Any] = list(self)
+        ways, together, convolution, *rest = parts
+        if not _early(x, convolution):
+            y: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+            return y
+        *shortcut, deep = parts[0].branches if isinstance(ways, Branches) else parts[:1]
+        *down, up = deep
+        low = _through(down, x)
+        skip = together.num_features - low.shape[1]
+        weight, bias = together.weight, together.bias
+        low = upsampled.norm(low, weight[skip:], bias[skip:], together.eps, up.mode)
+        pad = "reflection" if convolution.padding_mode == "reflect" else "zero"
+        if shortcut:
+            short = _through(shortcut[0], x)
+            short = functional.batch_norm(short, None, None, weight[:skip], bias[:skip], True, 0.0, together.eps)
+            around = (convolution.kernel_size[0] // 2,) * 4
+            short = functional.pad(short, around, mode="reflect" if pad == "reflection" else "constant")
+            y = functional.conv2d(short, convolution.weight[:, :skip], convolution.bias)
+        else:
+            y = convolution.bias[None, :, None, None].expand(-1, -1, *x.shape[2:])
+        y = y.contiguous(memory_format=torch.channels_last)
+        y = upsampled.convolve(low, convolution.weight[:, skip:], y, up.mode, pad)
+        return _through(rest, y)
 
 
 class Residual(nn.Module):
@@ -89,3 +133,25 @@ def leaky() -> nn.LeakyReLU:
 def activation(channels: int) -> tuple[nn.Module, nn.Module]:
     """What follows a convolution of the published networks: batch norm, then LeakyReLU."""
     return norm(channels), leaky()
+
+
+def _early(x: Tensor, convolution: nn.Conv2d) -> bool:
+    """Whether this convolution is faster before x is upsampled: wide, of one member, channels last, on the CPU."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return x.device.type == "cpu" and last and convolution.groups == 1 and convolution.out_channels >= WIDE
+
+
+def _through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Through the layers one after the other, a norm and the activation behind it in one step."""
+    last: nn.Module | None = None
+    for layer in layers:
+        if isinstance(last, nn.BatchNorm2d):
+            if isinstance(layer, nn.LeakyReLU):
+                x = fused.norm_act(x, last.weight, last.bias, last.eps, layer.negative_slope)
+                last = None
+                continue
+            x = last(x)
+        last = layer
+        if not isinstance(layer, nn.BatchNorm2d):
+            x = layer(x)
+    return last(x) if isinstance(last, nn.BatchNorm2d) else x
