@@ -61,7 +61,9 @@ class Dip:
 
     def quick(self, *arguments: object, iterations: int = 3, stdin: bytes | None = None) -> Result:
         """With a tiny network."""
-        return self(*arguments, "--iters", iterations, "--network", TINY, "--input-depth", 4, stdin=stdin)
+        return self(
+            *arguments, "--iters", iterations, "--network", TINY, "--input", "noise", "--input-depth", 4, stdin=stdin
+        )
 
 
 @pytest.fixture

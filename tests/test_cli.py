@@ -78,7 +78,7 @@ def test_the_log_leaves_empty_what_is_not_known(dip: Dip, noisy_png: Path) -> No
 
 
 def test_without_iterations_the_rule_ends_the_run(dip: Dip, noisy_png: Path) -> None:
-    rest = ("--network", TINY, "--input-depth", 4, "--json")
+    rest = ("--network", TINY, "--input", "noise", "--input-depth", 4, "--json")
     told = json.loads(dip("denoise", noisy_png, "--stop", "holdout:patience=5:fraction=0.2", *rest).stdout)
     assert told["iterations"] == told["kept"] + 5
     assert "not predicted better for 5 iterations" in told["reason"]
@@ -158,7 +158,7 @@ def test_any_size_goes_through_the_published_depth(height: int, width: int, chan
     array = noisy(scene(height, width, channels))
     data = images.encode(from_array(array), ".png")
     network = "skip:channels=2x5:skips=1x5"
-    arguments = ("denoise", "-", "--iters", 1, "--network", network, "--input-depth", 2, "-q")
+    arguments = ("denoise", "-", "--iters", 1, "--network", network, "--input", "noise", "--input-depth", 2, "-q")
     result = Dip(app)(*arguments, stdin=data)
     assert result.exit_code == 0, result.output
     assert images.decode(result.stdout_bytes).array().shape == from_array(array).array().shape
@@ -214,7 +214,14 @@ def test_standard_input_may_replace_an_earlier_result(dip: Dip, noisy_png: Path,
 )
 def test_every_knob_runs_and_makes_a_difference(dip: Dip, noisy_png: Path, tmp_path: Path, knob: list[str]) -> None:
     steps = 103 if "lbfgs" in knob else 6  # L-BFGS begins after 100 steps of Adam
-    base = {"--iters": steps, "--network": TINY, "--input-depth": 4, "--precision": "fp32", "--stop": "none"}
+    base = {
+        "--iters": steps,
+        "--network": TINY,
+        "--input": "noise",
+        "--input-depth": 4,
+        "--precision": "fp32",
+        "--stop": "none",
+    }
     changed = {**base, knob[0]: knob[1]}
     if "meshgrid" in knob:
         del changed["--input-depth"]
@@ -526,7 +533,7 @@ STUCK = "import dipcli.run as r, time; r.fit = lambda *a, **k: [time.sleep(0.05)
 
 def start(*arguments: object, patch: str = "") -> subprocess.Popen[str]:
     code = f"import torch; torch.set_num_threads(1); {patch}\nfrom dipcli.cli import main; main()"
-    tiny = ["--network", TINY, "--input-depth", "4"]
+    tiny = ["--network", TINY, "--input", "noise", "--input-depth", "4"]
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments), *tiny],
         stdout=subprocess.PIPE,
@@ -681,7 +688,7 @@ def test_a_snapshot_of_an_earlier_run_may_be_the_input(dip: Dip, noisy_png: Path
 
 
 def test_who_names_a_rule_or_a_limit_leaves_the_end_to_it(dip: Dip, noisy_png: Path) -> None:
-    quick = ("superres", noisy_png, "--scale", 1.5, "--network", TINY, "--input-depth", 4, "--json")
+    quick = ("superres", noisy_png, "--scale", 1.5, "--network", TINY, "--input", "noise", "--input-depth", 4, "--json")
     told = json.loads(dip(*quick, "--stop", "emv:patience=2:guard=1", "--max-iters", 50).stdout)
     assert told["iterations"] <= 50
     assert told["reason"].startswith(("the variance", "the limit"))

@@ -37,7 +37,7 @@ RULES = [
     "none",
 ]
 CAT = Path(__file__).parent.parent / "examples" / "cat_clean.png"
-SMALL = ("--network", TINY, "--input-depth", 4, "--max-iters", 30)
+SMALL = ("--network", TINY, "--input", "noise", "--input-depth", 4, "--max-iters", 30)
 
 
 def told(folder: Path) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def test_several_runs_are_logged_apart(dip: Dip, noisy_png: Path, tmp_path: Path
 
 
 def test_the_mean_of_runs_is_what_is_written(noisy_png: Path) -> None:
-    rest = {"network": TINY, "input_depth": 4, "iterations": 60, "progress": False}
+    rest = {"network": TINY, "input": "noise", "input_depth": 4, "iterations": 60, "progress": False}
     picture = iio.imread(noisy_png).astype(np.float32) / 255
     alone = [dipcli.denoise(picture, seed=seed, **rest).image for seed in (0, 1)]
     both = dipcli.denoise(picture, runs=2, **rest)
@@ -190,13 +190,13 @@ def test_a_time_budget_is_kept_and_a_preset_chosen_for_it(dip: Dip, noisy_png: P
 
 
 def test_what_time_is_left_goes_into_further_runs(dip: Dip, noisy_png: Path) -> None:
-    rest = ("--network", TINY, "--input-depth", 4, "--preset", "fast", "--iters", 5, "--json")
+    rest = ("--network", TINY, "--input", "noise", "--input-depth", 4, "--preset", "fast", "--iters", 5, "--json")
     assert len(json.loads(dip("denoise", noisy_png, "--time", "3s", *rest).stdout)["runs"]) > 1
     assert len(json.loads(dip("denoise", noisy_png, "--time", "3s", "--runs", 1, *rest).stdout)["runs"]) == 1
 
 
 def test_from_python_too(noisy_png: Path) -> None:
-    rest = {"network": TINY, "input_depth": 4, "progress": False}
+    rest = {"network": TINY, "input": "noise", "input_depth": 4, "progress": False}
     restored = dipcli.denoise(noisy_png, time=1, sigma=90, stop="sigma", uncertainty=True, **rest)
     assert (restored.settings.time, restored.settings.sigma) == ("1", "90")
     assert restored.uncertainty.shape == (37, 53)
@@ -323,7 +323,7 @@ def test_planning_goes_by_what_there_is() -> None:
         tried.append(preset)
         if preset == "best":
             raise DipError("There is not enough memory: try another preset.")
-        settings = replace(task.settings(preset), network=TINY, input_depth=4, threads=1)
+        settings = replace(task.settings(preset), network=TINY, input="noise", input_depth=4, threads=1)
         return Case(problem=Problem(measured=measured, shape=(3, 32, 32)), picture=picture), settings
 
     assert bench.planned(task, pose, Deadline(1e6)) == "balanced"

@@ -42,7 +42,7 @@ class Settings:
             "When to stop and which picture to keep: holdout (smallest error at pixels left out), emv or wmv (smallest "
             "moving or windowed variance of the outputs), sigma (as far from the input as the noise), none (the last "
             "average) or auto (holdout, but sigma where neighbouring pixels share their noise). Parameters follow as "
-            "holdout:fraction=0.02:patience=200.",
+            "holdout:fraction=0.04:patience=200.",
         ),
     ] = "auto"
     sigma: Annotated[

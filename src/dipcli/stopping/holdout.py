@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FLAT = 2  # dimensions that a list, or a table, has; a picture has (C, H, W)
 FEWEST = 4  # values that count, of which some can be held back
-USUAL, ENOUGH = 0.02, 2600  # share of the values to hold back, and how many tell enough
+USUAL, ENOUGH = 0.04, 2600  # share of the values to hold back, and how many tell enough
 EVERY = 5  # iterations between looks: the averages change slowly, and reading a value makes a GPU wait
 PERFECT = (0.25 / 255) ** 2  # an error that no 8-bit file can show
 LARGEST_BLOCK = 64
@@ -35,7 +35,7 @@ class HoldOut:
     Where neighbours share their noise, squares of `block` pixels are left out and only the middle of each is looked at.
 
     Attributes:
-        fraction: share of the pixels left out, up to 0.5; 0 is 0.02, but at most 2600 pixels: their error is known well
+        fraction: share of the pixels left out, up to 0.5; 0 is 0.04, but at most 2600 pixels: their error is known well
             enough then, and the others are better used.
         patience: iterations without a new minimum after which to stop.
         block: side of the squares left out, in pixels.
