@@ -629,9 +629,10 @@ def test_more_channels_than_colours_go_through_tiff(dip: Dip, tmp_path: Path, dt
 
 
 def test_the_log_and_the_record_tell_of_a_collapse(dip: Dip, noisy_png: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
+    from dipcli import engine
+    from dipcli.adam import Adam
 
-    class Spiking(torch.optim.Adam):
+    class Spiking(Adam):
         calls = 0
 
         def step(self, closure: object = None) -> object:
@@ -642,7 +643,7 @@ def test_the_log_and_the_record_tell_of_a_collapse(dip: Dip, noisy_png: Path, mo
             group["lr"] = rate
             return loss
 
-    monkeypatch.setattr(torch.optim, "Adam", Spiking)
+    monkeypatch.setattr(engine, "Adam", Spiking)
     result = dip.quick("denoise", noisy_png, "--log-every", 25, iterations=130)
     assert result.exit_code == 0, result.output
     folder = noisy_png.with_name("noisy.denoised.dip")

@@ -10,7 +10,8 @@ import torch
 from conftest import TINY, noisy, scene
 from torch import Tensor, nn
 
-from dipcli import recovery
+from dipcli import engine, recovery
+from dipcli.adam import Adam
 from dipcli.engine import Fit, Prior, Step, fit
 from dipcli.losses import squared_error
 from dipcli.networks import build
@@ -28,10 +29,10 @@ def denoising() -> Problem:
     return Problem(measured=measured, shape=SHAPE)
 
 
-def spiking(*calls: int, rate: float = 10.0) -> type[torch.optim.Adam]:
+def spiking(*calls: int, rate: float = 10.0) -> type[Adam]:
     """Adam whose rate is out of all proportion at some calls."""
 
-    class Spiking(torch.optim.Adam):
+    class Spiking(Adam):
         count = 0
 
         def step(self, closure: object = None) -> object:
@@ -64,7 +65,7 @@ def watched(settings: Settings, **rest: object) -> tuple[Fit, list[Step], list[T
 def test_a_fit_that_collapses_goes_back_and_ends_soundly(
     monkeypatch: pytest.MonkeyPatch, stop: str, optimize: str, spike: int
 ) -> None:
-    monkeypatch.setattr(torch.optim, "Adam", spiking(*range(spike, spike + 12)))
+    monkeypatch.setattr(engine, "Adam", spiking(*range(spike, spike + 12)))
     result, steps, _ = watched(replace(PLAIN, iterations=250, reg_noise=0.03, stop=stop, optimize=optimize))
     assert [step.number for step in steps] == list(range(1, 251)), "lost iterations count"
     assert [step.number for step in steps if step.event] == [120]
@@ -84,7 +85,7 @@ def test_it_goes_on_as_from_there_with_half_the_step(monkeypatch: pytest.MonkeyP
     """Weights, input and Adam's moments are those of the state gone back to: the next step is half of what it was."""
     settings = replace(PLAIN, iterations=122, optimize=optimize)
     _, straight, path = watched(replace(settings, iterations=92))
-    monkeypatch.setattr(torch.optim, "Adam", spiking(*range(103, 115)))
+    monkeypatch.setattr(engine, "Adam", spiking(*range(103, 115)))
     _, steps, weights = watched(settings)
     assert steps[119].event
     assert torch.equal(weights[119], path[89]), "the weights of iteration 90"
@@ -109,7 +110,7 @@ def test_the_statistics_of_a_network_and_the_state_of_a_rule_go_back(monkeypatch
     def watch(step: Step, verdict: Verdict) -> None:
         seen.append((verdict.signal[1], network[1].running_var.clone(), step.event))
 
-    monkeypatch.setattr(torch.optim, "Adam", spiking(*range(103, 115)))
+    monkeypatch.setattr(engine, "Adam", spiking(*range(103, 115)))
     torch.manual_seed(0)
     fit(denoising(), Prior(network, torch.rand(1, 4, 24, 20)), PLAIN, stop=Counting(), observers=[watch])
     assert seen[119][2], "it collapsed"
@@ -118,7 +119,7 @@ def test_the_statistics_of_a_network_and_the_state_of_a_rule_go_back(monkeypatch
 
 
 def test_a_collapse_in_the_last_iterations_costs_only_those(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.optim, "Adam", spiking(97))
+    monkeypatch.setattr(engine, "Adam", spiking(97))
     result, steps, _ = watched(replace(PLAIN, iterations=98, ema=0.5))
     assert result.kept == 80
     assert torch.equal(result.image, steps[79].average)
@@ -161,7 +162,7 @@ def run_of(factor: Callable[[int], float], settings: Settings) -> Fit:
 def looked(*losses: float) -> list[bool]:
     """Whether the lifeline goes back, look by look."""
     network, code = nn.Linear(1, 1), torch.zeros(1)
-    optimizer = torch.optim.Adam(network.parameters())
+    optimizer = Adam(network.parameters(), lr=0.001)
     reached = Reached(0, code, 0.0, None, None)
     lifeline = Lifeline(network, code, reached)
     steps = [Step(number, torch.tensor(loss), code, (code,), 0.1, 0.0) for number, loss in enumerate(losses, start=1)]

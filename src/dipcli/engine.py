@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dipcli import recovery, stopping
+from dipcli.adam import Adam
 from dipcli.errors import DipError
 from dipcli.losses import total_variation
 from dipcli.problem import Problem
@@ -160,7 +161,7 @@ def fit(
         return loss
 
     for number, optimizer in enumerate(_optimizers(variables, settings), start=1):
-        loss: Tensor = optimizer.step(evaluate)  # type: ignore[arg-type, assignment] # annotated for floats alone
+        loss: Tensor = optimizer.step(evaluate)
         shares = tuple(1 - memory * (1 - share) for memory, share in zip(memories, reached.shares, strict=True))
         averages = tuple(
             torch.lerp(average, image, (1 - memory) / share)
@@ -234,14 +235,14 @@ def _noise_like(code: Tensor, settings: Settings) -> Iterator[Tensor]:
         yield pool[begin : begin + size].as_strided(code.shape, code.stride())
 
 
-def _optimizers(variables: list[Tensor], settings: Settings) -> Iterator[torch.optim.Optimizer]:
+def _optimizers(variables: list[Tensor], settings: Settings) -> Iterator[Adam | torch.optim.LBFGS]:
     """The optimiser of each iteration in turn, for ever."""
     if settings.optimizer == "lbfgs":
-        yield from repeat(torch.optim.Adam(variables, lr=ADAM_RATE_BEFORE_LBFGS), ADAM_BEFORE_LBFGS)
+        yield from repeat(Adam(variables, lr=ADAM_RATE_BEFORE_LBFGS), ADAM_BEFORE_LBFGS)
         # One call is one iteration: the history of directions lives on between calls. The negative tolerances,
         # the published ones, keep it from resting on a plateau of the noisy loss.
         yield from repeat(
             torch.optim.LBFGS(variables, lr=settings.rate, max_iter=1, tolerance_grad=-1, tolerance_change=-1)
         )
     fused = all(each.device.type in ("cpu", "cuda") for each in variables)
-    yield from repeat(torch.optim.Adam(variables, lr=settings.rate, betas=(0.9, settings.beta2), fused=fused))
+    yield from repeat(Adam(variables, lr=settings.rate, betas=(0.9, settings.beta2), fused=fused))

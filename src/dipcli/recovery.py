@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dipcli.adam import Adam
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -76,7 +78,7 @@ class _Held:
     reached: Reached
     weights: dict[str, Tensor]
     code: Tensor
-    optimizer: torch.optim.Optimizer | None
+    optimizer: Adam | torch.optim.LBFGS | None
     moments: dict[str, Any]
 
 
@@ -101,7 +103,7 @@ class Lifeline:
         self.trusted = self.newest = self._held(reached, None)
 
     def check(
-        self, step: Step, reached: Reached, optimizer: torch.optim.Optimizer, *, last: bool
+        self, step: Step, reached: Reached, optimizer: Adam | torch.optim.LBFGS, *, last: bool
     ) -> tuple[Step, Reached]:
         """The same, or, after a collapse, the step that says so and what the fit had come to when it was last sound.
 
@@ -129,12 +131,12 @@ class Lifeline:
         self.events.append(f"iteration {step.number}: {event}")
         return replace(step, event=event), self.trusted.reached
 
-    def _held(self, reached: Reached, optimizer: torch.optim.Optimizer | None) -> _Held:
+    def _held(self, reached: Reached, optimizer: Adam | torch.optim.LBFGS | None) -> _Held:
         weights = {name: value.clone() for name, value in self.network.state_dict().items()}
-        moments = deepcopy(optimizer.state_dict()) if isinstance(optimizer, torch.optim.Adam) else {}
+        moments = deepcopy(optimizer.state_dict()) if isinstance(optimizer, Adam) else {}
         return _Held(reached, weights, self.code.detach().clone(), optimizer, moments)
 
-    def _go_back(self, optimizer: torch.optim.Optimizer) -> None:
+    def _go_back(self, optimizer: Adam | torch.optim.LBFGS) -> None:
         """Put everything back, in place, and halve the step."""
         held = self.newest = self.trusted
         self.network.load_state_dict(held.weights)
