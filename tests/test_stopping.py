@@ -129,6 +129,7 @@ def test_unless_ends_when_asked() -> None:
         ("holdout:fraction=0.1", HoldOut(fraction=0.1)),
         ("emv:alpha=0.25:guard=7", EMV(alpha=0.25, guard=7)),
         ("auto", Auto()),
+        ("auto:patience=100", Auto(patience=100)),
         ("wmv:window=50:patience=9", WMV(window=50, patience=9)),
         ("sigma:level=25", Sigma(25.0)),
         ("holdout:block=5", HoldOut(block=5)),
@@ -153,6 +154,7 @@ def test_a_rule_has_a_name_and_parameters(text: str, rule: stopping.Rule) -> Non
         ("wmv:window=15", "10, 20, 30"),
         ("sigma:level=-1", "0 to 255"),
         ("auto:level=-1", "0 to 255"),
+        ("auto:patience=0", "patience of 1 or more"),
         ("", "auto, emv, holdout, none, sigma, wmv"),
     ],
 )
@@ -369,6 +371,8 @@ def test_auto_holds_out_where_pixels_are_independent_and_goes_by_the_level_where
         state, _ = Auto().start(Problem(measured=picture, shape=(3, 128, 128)))
         assert isinstance(state[0], rule)
         assert words in state[1]
+    state, _ = Auto(patience=70).start(Problem(measured=measured, shape=(3, 128, 128)))
+    assert state[0] == HoldOut(patience=70)
     state, _ = Auto(20.0).start(Problem(measured=smoothed(measured), shape=(3, 128, 128)))
     assert state[0] == Sigma(20.0)
 

@@ -27,17 +27,20 @@ class Auto:
 
     Attributes:
         level: of the noise, for `sigma`; 0 estimates it.
+        patience: of `holdout`, iterations.
     """
 
     name: ClassVar[str] = "auto"
     level: float = 0.0
+    patience: int = HoldOut.patience
 
     def __post_init__(self) -> None:
         Sigma(self.level)
+        HoldOut(patience=self.patience)
 
     def start(self, problem: Problem) -> tuple[tuple[Rule, str, Any], Problem]:
         """The chosen rule, why it was chosen, and what it starts with."""
-        rule, why = chosen(problem, self.level)
+        rule, why = chosen(problem, self.level, self.patience)
         state, problem = rule.start(problem)
         return (rule, why, state), problem
 
@@ -50,19 +53,21 @@ class Auto:
         return verdict, (rule, why, inner)
 
 
-def chosen(problem: Problem, level: float = 0.0) -> tuple[Rule, str]:
+def chosen(problem: Problem, level: float = 0.0, patience: int = HoldOut.patience) -> tuple[Rule, str]:
     """The rule for a problem, and why, in a few words.
 
     Args:
         problem: the measurement is looked at.
         level: of the noise, on the scale of 0 to 255; 0 estimates it.
+        patience: of `holdout`.
     """
+    holdout = HoldOut(patience=patience)
     if problem.operator is not identity or problem.weight is not None:
-        return HoldOut(), "rule holdout"
+        return holdout, "rule holdout"
     noise = seen(problem)
     if noise is None:
-        return HoldOut(), "rule holdout: too little to judge the noise by"
+        return holdout, "rule holdout: too little to judge the noise by"
     if not noise.dependent or not noise.level:
-        return HoldOut(), "rule holdout: the noise is independent from pixel to pixel"
+        return holdout, "rule holdout: the noise is independent from pixel to pixel"
     level = level or GREYS * noise.level
     return Sigma(level), f"rule sigma: neighbouring pixels share their noise, of some {level:.0f} of 255"

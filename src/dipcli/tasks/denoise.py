@@ -36,6 +36,7 @@ PRESETS: Presets = {
         "rate": 0.03,
         "beta2": 0.99,
         "reg_noise": 0.05,
+        "stop": "auto:patience=100",
     },
     "balanced": {
         "network": "skip:channels=16,32,64,128,128:skips=4,4,4,4,4",
