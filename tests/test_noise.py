@@ -51,6 +51,19 @@ def test_noise_that_went_through_jpeg_is_known() -> None:
     assert look(decoded.astype(np.float32)).dependent
 
 
+def test_where_noise_is_strongest_is_known() -> None:
+    """Of counted photons in the bright parts; of white noise it is as strong everywhere."""
+    generator = np.random.default_rng(0)
+    bright = np.linspace(0.1, 0.6, 160)[None, None].repeat(160, axis=1).repeat(3, axis=0)
+    for photons in (30, 100, 300):
+        seen = look((generator.poisson(photons * bright) / photons).astype(np.float32))
+        assert seen.strongest == pytest.approx((0.52 / photons) ** 0.5, rel=0.1)
+        assert seen.level < seen.strongest
+    for level in (10, 25, 50):
+        seen = look((scenery() + level / 255 * white()).astype(np.float32))
+        assert 255 * seen.strongest == pytest.approx(level, rel=0.12)
+
+
 def test_poisson_and_impulse_noise_are_independent() -> None:
     generator = np.random.default_rng(0)
     counted = generator.poisson(30 * scenery()) / 30

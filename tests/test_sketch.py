@@ -77,7 +77,8 @@ def test_what_a_rule_holds_out_is_not_in_the_input() -> None:
 
 def case(pixels: np.ndarray, preset: str = "balanced", **options: object) -> tuple[Problem, Settings]:
     picture = from_array(np.rint(255 * pixels.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0))
-    posed, settings = tasks()["denoise"].case(picture, preset, options, {})
+    sigma = {"sigma": options.pop("sigma")} if "sigma" in options else {}
+    posed, settings = tasks()["denoise"].case(picture, preset, options, sigma)
     return posed.problem, settings
 
 
@@ -104,6 +105,12 @@ def test_denoising_begins_from_noise_where_sketches_are_of_no_use(preset: str) -
         _, settings = case(pixels, preset, **options)
         assert settings.input == "noise", options
         assert "skips=0,4,4,4,4" in settings.network
+
+
+@pytest.mark.parametrize(("level", "expected"), [(3, 0.02), (10, 0.028), (25, 0.07), (50, 0.14), (120, 0.2)])
+def test_the_stronger_the_noise_the_more_input_noise(level: float, expected: float) -> None:
+    _, settings = case(scenery(side=160) + np.random.default_rng(0).normal(0, 5 / 255, (3, 160, 160)), sigma=str(level))
+    assert settings.reg_noise == pytest.approx(expected)
 
 
 def test_the_published_settings_see_no_sketch() -> None:

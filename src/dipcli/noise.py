@@ -13,7 +13,7 @@ whole blocks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ CLIPPED = 0.1  # share of a block's values at the ends of their range from which
 # White noise in nine pictures at levels of 5 to 50, Poisson and impulse noise had ratios of at most 1.1; noise smoothed
 # by 0.5 of a pixel had 1.2 and more, as had JPEG with its usual half-size colour at qualities of 50 to 90.
 DEPENDENT = 1.17
+SHADES = 3  # dark, middling and bright blocks
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,13 @@ class Noise:
         level: standard deviation of the noise, 0..1.
         ratio: standard deviation of the details one scale up to that of the finest, in the channels or between them,
             whichever is more; about 1 for independent noise.
+        strongest: the level where it is highest, among dark, middling and bright parts: of counted photons it is the
+            bright ones.
     """
 
     level: float
     ratio: float
+    strongest: float
 
     @property
     def dependent(self) -> bool:
@@ -74,7 +78,7 @@ def look(image: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> 
         return None
     flat = np.ptp(_blocks(image, SIDE).reshape(len(usable), len(image), -1), axis=2).max(axis=1) == 0
     if (flat & usable).sum() > usable.sum() / 2:
-        return Noise(0.0, 1.0)  # a drawing, or a single colour
+        return Noise(0.0, 1.0, 0.0)  # a drawing, or a single colour
     if (usable & ~flat).sum() >= FEWEST:
         usable &= ~flat  # a frame, or what a scanner left blank
     fine, coarse = _details(image, usable)
@@ -82,8 +86,11 @@ def look(image: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> 
     if len(image) > 1:
         fine_between, coarse_between = _details(np.diff(image, axis=0), usable)
         ratios.append(coarse_between / fine_between if fine_between > 0 else 1.0)
-    noise = Noise(fine, max(ratios))
-    return Noise(_left_by_a_surface(image, known) or fine, noise.ratio) if noise.dependent else noise
+    noise = Noise(fine, max(ratios), max(fine, _strongest(image, usable)))
+    if not noise.dependent:
+        return noise
+    level = _left_by_a_surface(image, known) or fine
+    return replace(noise, level=level, strongest=level)
 
 
 def _usable(image: NDArray[np.float32], known: NDArray[np.bool_] | None, side: int) -> NDArray[np.bool_]:
@@ -109,6 +116,20 @@ def _left_by_a_surface(image: NDArray[np.float32], known: NDArray[np.bool_] | No
     left = values - values @ surfaces @ surfaces.T
     variances = (left**2).sum(axis=(1, 2)) / (len(image) * (WIDE**2 - surfaces.shape[1]))
     return BY_CHANCE * float(np.sqrt(np.quantile(variances, QUIET)))
+
+
+def _strongest(image: NDArray[np.float32], usable: NDArray[np.bool_]) -> float:
+    """The level of the finest details in the calmest blocks of the shade in which it is highest."""
+    import numpy as np
+
+    order = np.flatnonzero(usable)[np.argsort(_blocks(image, SIDE)[usable].mean(axis=1), kind="stable")]
+    levels = [0.0]
+    for shade in np.array_split(order, SHADES):
+        if len(shade) >= FEWEST:
+            one = np.zeros_like(usable)
+            one[shade] = True
+            levels.append(_details(image, one)[0])
+    return max(levels)
 
 
 def _details(image: NDArray[np.float32], usable: NDArray[np.bool_]) -> tuple[float, float]:

@@ -59,6 +59,10 @@ PRESETS: Presets = {
     },
 }
 
+# Input noise for each of 255 grey levels of the picture's noise: what the sketches leave of it grows with it.
+REG = {"fast": 0.002, "balanced": 0.0028}
+LEAST, MOST = 0.02, 0.2  # of it
+
 # Where a sketch is of no use: from noise, with no skip at full resolution, where most of the work would be.
 WITHOUT_SKETCH: Presets = {
     "fast": {
@@ -120,15 +124,16 @@ def denoise(
         pixels = image.rounded((image.pixels + noise).astype(np.float32))
     seen = look(pixels)
     level = str(GREYS * seen.level) if seen and seen.level and sigma == "auto" else sigma
+    strongest = GREYS * seen.strongest if seen and sigma == "auto" else float(sigma if level != "auto" else 0)
     problem = Problem(
         measured=torch.from_numpy(pixels),
         shape=pixels.shape,
         loss=losses.named(loss, level),
-        guide=None if level == "auto" else Sketch(pixels, float(level) / GREYS),
+        guide=Sketch(pixels, strongest / GREYS) if strongest else None,
     )
     # The sketches keep impulses, and noise that neighbours share.
-    plain = level == "auto" or loss == "l1" or (seen is not None and seen.dependent)
-    presets = dict(WITHOUT_SKETCH) if plain else {}
+    plain = not strongest or loss == "l1" or (seen is not None and seen.dependent)
+    presets = dict(WITHOUT_SKETCH) if plain else _sketched(strongest)
     if simulate_noise is not None and simulate_noise >= LOUD:
         presets["paper"] = {"reg_noise": 1 / 20}
     remarks = worries(pixels, seen, loss)
@@ -143,6 +148,11 @@ def denoise(
         remarks=remarks,
         presets=presets,
     )
+
+
+def _sketched(level: float) -> dict[str, dict[str, float]]:
+    """What the presets that begin from sketches ask for where the noise is of this level, of 255."""
+    return {preset: {"reg_noise": min(max(share * level, LEAST), MOST)} for preset, share in REG.items()}
 
 
 def worries(pixels: NDArray[np.float32], seen: Noise | None, loss: str) -> tuple[str, ...]:
