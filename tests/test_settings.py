@@ -41,9 +41,18 @@ def test_what_is_given_takes_the_place_of_what_the_preset_sets() -> None:
 
 def test_naming_the_presets_own_input_changes_nothing_and_another_one_brings_its_own_depth() -> None:
     task = tasks()["denoise"]
-    assert task.settings("fast", input="noise") == task.settings("fast")
-    assert task.settings("fast", input="meshgrid").input_depth is None
+    assert task.settings("fast", input="guide") == task.settings("fast")
+    assert task.settings("paper", input="noise") == task.settings("paper")
+    assert tasks()["superres"].settings("fast").input_depth == 8
+    assert tasks()["superres"].settings("fast", input="meshgrid").input_depth is None
     assert task.settings("fast", input="fourier", input_depth=12).input_depth == 12
+
+
+def test_a_time_budget_is_filled_whatever_runs_the_preset_asks_for() -> None:
+    task = tasks()["denoise"]
+    assert (task.settings("best").runs, task.settings("best", runs=2).runs) == (3, 2)
+    assert task.settings("best", time="90s").runs is None
+    assert task.settings("best", time="90s", runs=2).runs == 2
 
 
 def test_an_unknown_preset_is_answered_with_what_there_is() -> None:

@@ -82,7 +82,7 @@ def case(pixels: np.ndarray, preset: str = "balanced", **options: object) -> tup
     return posed.problem, settings
 
 
-@pytest.mark.parametrize("preset", ["fast", "balanced"])
+@pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
 def test_denoising_begins_from_sketches_where_the_noise_is_independent(preset: str) -> None:
     problem, settings = case(noisy(side=160), preset)
     assert settings.input == "guide"
@@ -92,7 +92,7 @@ def test_denoising_begins_from_sketches_where_the_noise_is_independent(preset: s
     assert told.input == "guide"
 
 
-@pytest.mark.parametrize("preset", ["fast", "balanced"])
+@pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
 def test_denoising_begins_from_noise_where_sketches_are_of_no_use(preset: str) -> None:
     shared = gaussian_filter(np.random.default_rng(0).normal(0, 1, (3, 160, 160)), (0, 1, 1))
     smooth = scenery(side=160) + SIGMA * shared / shared.std()

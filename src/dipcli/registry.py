@@ -81,6 +81,8 @@ class Task:
         rules = given.get("stop", "none") != "none" or (most and most < (chosen.get("iterations") or 0))
         if rules and "iterations" not in given:
             chosen.pop("iterations", None)  # who names a rule or a limit leaves the end to it
+        if given.get("time") and "runs" not in given:
+            chosen.pop("runs", None)  # as many as there is time for
         if given.get("input", chosen.get("input", "noise")) != chosen.get("input", "noise"):
             chosen.pop("input_depth", None)  # it was meant for the preset's own input
         return Settings(**{**chosen, **given})
