@@ -43,7 +43,7 @@ PRESETS: Presets = {
         "input": "guide",
         "rate": 0.03,
         "beta2": 0.99,
-        "reg_noise": 0.05,
+        "reg_noise": 0.03,
         "stop": "auto:patience=100",
     },
     "balanced": BALANCED,
@@ -59,7 +59,7 @@ PRESETS: Presets = {
 }
 
 # Input noise for each of 255 grey levels of the picture's noise: what the sketches leave of it grows with it.
-REG = {"fast": 0.002, "balanced": 0.0028, "best": 0.0028}
+REG = {"fast": 0.0012, "balanced": 0.0028, "best": 0.0028}
 LEAST, MOST = 0.02, 0.2  # of it
 
 # Where a sketch is of no use: from noise, with no skip at full resolution, where most of the work would be.
