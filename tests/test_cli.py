@@ -528,7 +528,7 @@ def test_the_second_signal_ends_at_once(noisy_png: Path, number: signal.Signals,
 
 
 IGNORING = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-STUCK = "import dipcli.run as r, time; r.fit = lambda *a, **k: [time.sleep(0.05) for _ in range(2000)]"
+STUCK = "import dipcli.run as r, time; r.solve = lambda *a, **k: [time.sleep(0.05) for _ in range(2000)]"
 
 
 def start(*arguments: object, patch: str = "") -> subprocess.Popen[str]:

@@ -77,8 +77,8 @@ def test_what_a_rule_holds_out_is_not_in_the_input() -> None:
 
 def case(pixels: np.ndarray, preset: str = "balanced", **options: object) -> tuple[Problem, Settings]:
     picture = from_array(np.rint(255 * pixels.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0))
-    sigma = {"sigma": options.pop("sigma")} if "sigma" in options else {}
-    posed, settings = tasks()["denoise"].case(picture, preset, options, sigma)
+    given = {name: options.pop(name) for name in ("sigma", "input") if name in options}
+    posed, settings = tasks()["denoise"].case(picture, preset, options, given)
     return posed.problem, settings
 
 
@@ -100,6 +100,7 @@ def test_denoising_begins_from_noise_where_sketches_are_of_no_use(preset: str) -
         (smooth, {}),
         (np.full((3, 64, 64), 0.5), {}),
         (noisy(side=160), {"loss": "l1"}),
+        (noisy(side=160), {"input": "noise"}),
         (noisy(side=20), {}),
     ):
         _, settings = case(pixels, preset, **options)

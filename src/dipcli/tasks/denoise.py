@@ -93,6 +93,7 @@ def denoise(
     loss: LossOption = "l2",
     *,
     sigma: str = "auto",
+    input: str = "guide",  # noqa: A002 - the setting's name
 ) -> Case:
     """Remove noise of unknown strength.
 
@@ -133,7 +134,7 @@ def denoise(
         guide=Sketch(pixels, strongest / GREYS) if strongest else None,
     )
     # The sketches keep impulses, and noise that neighbours share.
-    plain = not strongest or loss == "l1" or (seen is not None and seen.dependent)
+    plain = input != "guide" or not strongest or loss == "l1" or (seen is not None and seen.dependent)
     presets = dict(WITHOUT_SKETCH) if plain else _sketched(strongest)
     if simulate_noise is not None and simulate_noise >= LOUD:
         presets["paper"] = {"reg_noise": 1 / 20}
