@@ -22,9 +22,9 @@ AROUND = ((0.7, 1.0, 0.7), (1.0, 0.0, 1.0), (0.7, 1.0, 0.7))  # the neighbours t
 class Sketch:
     """What three simple filters make of a noisy picture: the guide of `dip denoise`.
 
-    Non-local means, twice, and a blur. A network that sees them need not find out where things are: it reaches in some
-    hundred iterations what takes it thousands from noise, and on fine textures it ends higher. The three differ in what
-    they make of the noise, and that helps more than any of them alone.
+    Non-local means, twice, and a blur. A network that sees them need not find out where things are: where there is much
+    detail it gets as far in some hundred iterations as from noise in thousands, and ends higher. The three differ in
+    what they make of the noise, and that helps more than any of them alone.
 
     The pixels that a rule holds out are filled in from their neighbours first: they would show in the sketch, noise and
     all, and a network that repeats them would look as if it predicted them.
