@@ -26,10 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 from peers import PEERS
-from stopping import NAMES, noisy
+from stopping import NAMES, middle, noisy
 from torch import Tensor
 
-from dipcli import images
 from dipcli.bench import prepare, solve
 from dipcli.engine import Step
 from dipcli.metrics import psnr
@@ -143,9 +142,7 @@ def main() -> None:
         return
     torch.set_num_threads(options.threads)
     for name in options.pictures.split(","):
-        whole = images.read(options.folder / f"{name}_clean.png")[0].array()[..., :3] / 255.0
-        top, left = (max(0, (side - options.side) // 2) for side in whole.shape[:2])
-        clean = whole[top : top + options.side, left : left + options.side]
+        clean = middle(options.folder / f"{name}_clean.png", options.side) / 255.0
         truth = from_array(clean).pixels
         spoilt = noisy(clean, f"gauss{SIGMA}", options.seed)
         for method in options.methods.split(","):

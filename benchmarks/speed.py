@@ -25,14 +25,15 @@ from time import perf_counter
 import numpy as np
 import torch
 from peers import published
+from stopping import middle
 from torch import Tensor
 
-from dipcli import images, stopping
 from dipcli.bench import prepare, solve
 from dipcli.engine import Step
 from dipcli.metrics import psnr
 from dipcli.picture import from_array
 from dipcli.registry import tasks
+from dipcli.stopping import Verdict
 
 SIGMA = 25
 WARMING = 2  # iterations that are not counted
@@ -45,20 +46,11 @@ def scenery(size: int) -> np.ndarray:
     return np.rint(255 * (0.2 + 0.6 * picture)).astype(np.uint8)
 
 
-def clean_picture(options: argparse.Namespace) -> np.ndarray:
-    """The middle of the picture that was given, or a made-up one."""
-    if options.picture is None:
-        return scenery(options.size)
-    whole = images.read(options.picture)[0].array()[..., :3]
-    top, left = ((side - options.size) // 2 for side in whole.shape[:2])
-    return whole[top : top + options.size, left : left + options.size]
-
-
 def one(options: argparse.Namespace) -> dict[str, float]:
     """A single measurement: seconds of each iteration, peak memory in MiB, PSNR at the end."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    clean = clean_picture(options)
+    clean = scenery(options.size) if options.picture is None else middle(options.picture, options.size)
     noise = np.random.default_rng(options.seed).normal(0, SIGMA, clean.shape)
     noisy = np.rint(np.clip(clean + noise, 0, 255)).astype(np.uint8)
     began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -78,7 +70,7 @@ def one(options: argparse.Namespace) -> dict[str, float]:
         bench = prepare(case.problem, settings)
         times[0] = perf_counter()
 
-        def observe(_step: Step, _verdict: stopping.Verdict) -> None:
+        def observe(_step: Step, _verdict: Verdict) -> None:
             times.append(perf_counter())
 
         restored = solve(bench, observers=[observe]).image.numpy()

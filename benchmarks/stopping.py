@@ -46,6 +46,15 @@ MORE = 200  # iterations to go on for
 RULES = ("holdout", "emv", "wmv", "sigma")
 
 
+def middle(path: Path, side: int | None) -> np.ndarray:
+    """The middle of a picture, uint8 (side, side, 3), or all of it when side is None."""
+    whole = images.read(path)[0].array()[..., :3]
+    if side is None:
+        return whole
+    top, left = (max(0, (length - side) // 2) for length in whole.shape[:2])
+    return whole[top : top + side, left : left + side]
+
+
 def noisy(clean: np.ndarray, noise: str, seed: int) -> np.ndarray:
     """The clean picture, float (H, W, 3) of 0..1, with noise, as 8 bits.
 
@@ -288,10 +297,7 @@ def main() -> None:
     for noise in options.noise.split(","):
         for seed in map(int, options.seeds.split(",")):
             for name in options.pictures.split(","):
-                clean = images.read(options.folder / f"{name}_clean.png")[0].array()[..., :3] / 255.0
-                if not options.whole:
-                    top, left = ((side - SIDE) // 2 for side in clean.shape[:2])
-                    clean = clean[top : top + SIDE, left : left + SIDE]
+                clean = middle(options.folder / f"{name}_clean.png", None if options.whole else SIDE) / 255.0
                 asked = {
                     "picture": name,
                     "noise": noise,

@@ -126,7 +126,7 @@ def denoise(
         pixels = image.rounded((image.pixels + noise).astype(np.float32))
     seen = look(pixels)
     level = str(GREYS * seen.level) if seen and seen.level and sigma == "auto" else sigma
-    strongest = GREYS * seen.strongest if seen and sigma == "auto" else float(sigma if level != "auto" else 0)
+    strongest = float(sigma) if sigma != "auto" else GREYS * seen.strongest if seen else 0.0
     problem = Problem(
         measured=torch.from_numpy(pixels),
         shape=pixels.shape,
