@@ -38,14 +38,15 @@ class _NormAct(torch.autograd.Function):
         y, weight, bias, scale = ctx.saved_tensors
         rows = BLOCK // len(weight) or 1
         blocks = list(zip(*(torch.split(_pixels(each), rows) for each in (slopes, y)), strict=True))
-        of_bias, together = (weight.new_zeros(1, len(weight)) for _ in range(2))
-        ones = weight.new_ones(1, rows)
+        of_weight, of_bias = torch.zeros_like(weight), torch.zeros_like(weight)
         for slope, result in blocks:
-            every = ones[:, : len(slope)]
-            of_bias.addmm_(every, _before(slope, result, ctx.slope).to(weight.dtype))
-            # The slope before the activation times what it was given is the slope after times the result.
-            together.addmm_(every, slope.to(weight.dtype) * result)
-        of_weight = (together - bias * of_bias) / weight
+            # The way back through a norm with the mean `bias` and the deviation `weight`, the sums alone.
+            before, normed = _before(slope, result, ctx.slope), functional.leaky_relu(result, 1 / ctx.slope)
+            _, some, more = torch.ops.aten.native_batch_norm_backward(
+                before, normed, weight, None, None, bias, 1 / weight, True, 0.0, [False, True, True]
+            )
+            of_weight += some
+            of_bias += more
         count = y.numel() // len(weight)
         factor, drift = weight * scale, -scale * of_weight / count
         constant = -factor * of_bias / count - drift * bias
@@ -54,7 +55,7 @@ class _NormAct(torch.autograd.Function):
         for part, (slope, result) in zip(torch.split(_pixels(of_x), rows), blocks, strict=True):
             torch.addcmul(constant, functional.leaky_relu(result, 1 / ctx.slope), drift, out=part)
             part.addcmul_(_before(slope, result, ctx.slope), factor)
-        return of_x, of_weight[0], of_bias[0], None, None
+        return of_x, of_weight, of_bias, None, None
 
 
 def _before(slope: Tensor, result: Tensor, leak: float) -> Tensor:

@@ -37,6 +37,27 @@ class Band(NamedTuple):
     matrix: Tensor
 
 
+class Blocks(NamedTuple):
+    """A banded matrix in which one block comes again and again, each time so many columns further to the right.
+
+    Attributes:
+        step: how many columns.
+        before: those that the first block reaches to the left of the matrix.
+        matrix: the block.
+        ends: the rows of the matrix at its two ends that are others.
+    """
+
+    step: int
+    before: int
+    matrix: Tensor
+    ends: tuple[Band, ...]
+
+    @property
+    def after(self) -> int:
+        """Columns that the last block reaches to the right of the matrix."""
+        return max(0, self.matrix.shape[1] - self.before - self.step)
+
+
 @lru_cache(maxsize=64)
 def _spread(length: int, mode: str, pad: str, taps: int) -> Tensor:
     """S_t U along one axis, for each tap t: shape (taps, 2 length, length)."""
@@ -49,30 +70,89 @@ def _spread(length: int, mode: str, pad: str, taps: int) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _bands(length: int, mode: str, pad: str, taps: int, axis: str, way: str, dtype: torch.dtype) -> tuple[Band, ...]:
-    """The bands of `_spread`, along the rows or the columns, for the way forward or back (transposed).
-
-    Taps and pixels are on one side, in the order in which they lie in memory: along the rows the taps come first,
-    along the columns the pixels do.
-    """
+def _down(length: int, mode: str, pad: str, taps: int, way: str, dtype: torch.dtype) -> tuple[Band, ...]:
+    """`_spread` along the rows, some at a time, for the way forward or back (transposed): the taps come first."""
     matrix = _spread(length, mode, pad, taps)
     matrix = matrix if way == "forward" else matrix.transpose(1, 2)
-    step = ROWS if axis == "rows" else COLUMNS
-    step = step if way == "forward" else step // 2
+    step = ROWS if way == "forward" else ROWS // 2
     bands = []
     for begin in range(0, matrix.shape[1], step):
         rows = matrix[:, begin : begin + step]
-        touched = rows.abs().sum((0, 1)).nonzero()
-        columns = slice(int(touched.min()), int(touched.max()) + 1)
+        columns = _touched(rows.flatten(0, 1))
         part = rows[:, :, columns]
-        if way == "forward":
-            flat = part.permute(1, 0, 2) if axis == "rows" else part.permute(1, 2, 0)
-            flat = flat.flatten(1)
-        else:
-            flat = part if axis == "rows" else part.transpose(0, 1)
-            flat = flat.flatten(0, 1)
+        flat = part.transpose(0, 1).flatten(1) if way == "forward" else part.flatten(0, 1)
         bands.append(Band(slice(begin, begin + rows.shape[1]), columns, flat.contiguous().to(dtype)))
     return tuple(bands)
+
+
+@lru_cache(maxsize=256)
+def _across(length: int, mode: str, pad: str, taps: int, way: str, dtype: torch.dtype) -> Blocks:
+    """`_spread` along the columns, for the way forward or back (transposed): the pixels come first."""
+    high, wide = (COLUMNS, COLUMNS // 2 * taps) if way == "forward" else (COLUMNS // 2 * taps, COLUMNS)
+
+    def whole(length: int) -> Tensor:
+        matrix = _spread(length, mode, pad, taps)
+        return matrix.permute(1, 2, 0).flatten(1) if way == "forward" else matrix.permute(2, 0, 1).flatten(0, 1)
+
+    # Far from both ends, in the middle of three.
+    middle = whole(3 * COLUMNS // 2)[high : 2 * high]
+    near = _touched(middle)
+    block, before = middle[:, near], wide - near.start
+    true = whole(length)
+    count = -(-len(true) // high)
+    repeated = torch.zeros(count * high, before + count * wide + block.shape[1])
+    for each in range(count):
+        repeated[each * high : (each + 1) * high, each * wide : each * wide + block.shape[1]] += block
+    repeated[: len(true), before : before + true.shape[1]] -= true
+    others = repeated[: len(true)].any(1).nonzero().flatten()
+    ends = []
+    for some in (others[others < len(true) // 2], others[others >= len(true) // 2]):
+        if len(some):
+            rows = slice(int(some.min()), int(some.max()) + 1)
+            columns = _touched(true[rows])
+            ends.append(Band(rows, columns, true[rows, columns].to(dtype)))
+    return Blocks(wide, before, block.to(dtype), tuple(ends))
+
+
+def _touched(rows: Tensor) -> slice:
+    """From the first to the last column that is not zero."""
+    columns = rows.abs().sum(0).nonzero()
+    return slice(int(columns.min()), int(columns.max()) + 1)
+
+
+def _room(x: Tensor, lines: int, length: int, blocks: Blocks) -> tuple[Tensor, Tensor]:
+    """Uninitialised room for lines to be multiplied by these blocks: all of it, and the lines.
+
+    Returns:
+        All of it, as `_times` wants it, and the part that is to be filled, shape (lines, length, O), O the channels
+        of x.
+    """
+    channels, end = x.shape[-1], blocks.before + lines * length
+    everything = x.new_empty(end + blocks.after, channels)
+    everything[: blocks.before].zero_()
+    everything[end:].zero_()
+    return everything, everything[blocks.before : end].view(lines, length, channels)
+
+
+def _times(room: tuple[Tensor, Tensor], blocks: Blocks, out: Tensor) -> None:
+    """The product of a banded matrix and each of the lines.
+
+    All lines are taken at once: what a block finds beyond the end of a line, at the beginning of the next, does not
+    count, for there the ends take its place.
+
+    Args:
+        room: the lines, as `_room` gives it; their length a multiple of the blocks' step.
+        blocks: the matrix.
+        out: shape (lines, length', O), contiguous.
+    """
+    everything, lines = room
+    count, length, channels = lines.shape
+    high, wide = blocks.matrix.shape
+    many = count * length // blocks.step
+    windows = everything.as_strided((many, wide, channels), (blocks.step * channels, channels, 1))
+    torch.bmm(blocks.matrix.expand(many, -1, -1), windows, out=out.view(many, high, channels))
+    for rows, columns, matrix in blocks.ends:
+        out[:, rows] = torch.bmm(matrix.expand(count, -1, -1), lines[:, columns])
 
 
 class _Convolution(torch.autograd.Function):
@@ -84,24 +164,23 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.how = mode, pad
         outputs, channels, taps, _ = weight.shape
-        pixels = x.permute(0, 2, 3, 1)[0]
-        height, width, _ = pixels.shape
+        height, width = x.shape[2:]
+        pixels, y = _widened(x, COLUMNS // 2), start.permute(0, 2, 3, 1)[0]
+        wide = pixels.shape[1]
         mixing = weight.permute(2, 1, 3, 0).reshape(taps, channels, taps * outputs)
-        y = start.permute(0, 2, 3, 1)[0]
-        across = _bands(width, mode, pad, taps, "columns", "forward", x.dtype)
+        across = _across(width, mode, pad, taps, "forward", x.dtype)
         done, before = 0, y  # rows of the small picture whose products are at hand, and those products
-        for rows, source, down in _bands(height, mode, pad, taps, "rows", "forward", x.dtype):
-            products = x.new_empty(taps, source.stop - source.start, 2 * width, outputs)
+        for rows, source, down in _down(height, mode, pad, taps, "forward", x.dtype):
+            products = x.new_empty(taps, source.stop - source.start, 2 * wide, outputs)
             kept = max(done - source.start, 0)
             if kept:
                 products[:, :kept] = before[:, -kept:]
-            fresh = pixels[source.start + kept : source.stop].flatten(0, 1)
+            fresh = pixels[source.start + kept : source.stop]
+            room = _room(y, len(fresh), wide * taps, across)
             for tap in range(taps):
-                mixed = (fresh @ mixing[tap]).view(-1, width * taps, outputs)
-                for columns, near, along in across:
-                    part = mixed[:, near.start * taps : near.stop * taps]
-                    products[tap, kept:, columns] = torch.bmm(along.expand(len(mixed), -1, -1), part)
-            y[rows].flatten(1).addmm_(down, products.flatten(2).flatten(0, 1))
+                torch.mm(fresh.flatten(0, 1), mixing[tap], out=room[1].view(-1, taps * outputs))
+                _times(room, across, products[tap, kept:])
+            y[rows].flatten(1).addmm_(down, products[:, :, : 2 * width].flatten(2).flatten(0, 1))
             done, before = source.stop, products
         return start
 
@@ -110,26 +189,32 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         outputs, channels, taps, _ = weight.shape
-        pixels, slopes = x.permute(0, 2, 3, 1)[0], slope.permute(0, 2, 3, 1)[0].contiguous()
-        height, width, _ = pixels.shape
+        height, width = x.shape[2:]
+        pixels, slopes = x.permute(0, 2, 3, 1)[0], _widened(slope, COLUMNS)
+        wide = slopes.shape[1] // 2
         mixing = weight.permute(2, 3, 0, 1).reshape(-1, channels)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        of_weight = torch.zeros(taps * taps * outputs, channels, dtype=wide)
+        exact = torch.promote_types(x.dtype, torch.float32)
+        of_weight = torch.zeros(taps * taps * outputs, channels, dtype=exact)
         of_pixels = x.new_empty(height, width, channels)
-        across = _bands(width, *ctx.how, taps, "columns", "back", x.dtype)
-        for rows, source, up in _bands(height, *ctx.how, taps, "rows", "back", x.dtype):
-            gathered = (up @ slopes[source].flatten(1)).view(taps, -1, 2 * width, outputs)
-            here = gathered.shape[1]
-            mixed = x.new_empty(here, width, taps, taps * outputs)
-            for tap in range(taps):
-                for columns, near, along in across:
-                    part = torch.bmm(along.expand(here, -1, -1), gathered[tap, :, near])
-                    mixed[:, columns, tap] = part.view(here, -1, taps * outputs)
-            flat = mixed.view(here * width, -1)
+        across = _across(width, *ctx.how, taps, "back", x.dtype)
+        for rows, source, up in _down(height, *ctx.how, taps, "back", x.dtype):
+            here = rows.stop - rows.start
+            room = _room(slopes, taps * here, 2 * wide, across)
+            torch.mm(up, slopes[source].flatten(1), out=room[1].view(taps * here, -1))
+            mixed = x.new_empty(taps * here, wide * taps, outputs)
+            _times(room, across, mixed)
+            flat = mixed.view(taps, here, wide, -1)[:, :, :width].permute(1, 2, 0, 3).reshape(here * width, -1)
             of_weight += flat.T @ pixels[rows].flatten(0, 1)
             torch.mm(flat, mixing, out=of_pixels[rows].flatten(0, 1))
         of_weight = of_weight.view(taps, taps, outputs, channels).permute(2, 3, 0, 1)
         return slope, of_pixels.permute(2, 0, 1)[None], of_weight.to(weight.dtype), None, None
+
+
+def _widened(x: Tensor, multiple: int) -> Tensor:
+    """The pixels, shape (H, W', C), with zeros to the right until W' is a multiple of this."""
+    pixels = x.permute(0, 2, 3, 1)[0].contiguous()
+    missing = -pixels.shape[1] % multiple
+    return functional.pad(pixels, (0, 0, 0, missing)) if missing else pixels
 
 
 class _Norm(torch.autograd.Function):
