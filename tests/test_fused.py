@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from dipcli import banded, fused, layers, upsampled
 from dipcli import device as machine
-from dipcli import fused, layers, upsampled
 from dipcli.engine import fit
 from dipcli.networks import build
 from dipcli.problem import Problem
@@ -66,6 +66,31 @@ def test_a_convolution_before_upsampling_is_the_one_after_it(
 
     weight = torch.randn(4, 3, kernel, kernel, dtype=torch.double, requires_grad=True)
     agree(ours, plain, picture(3, height, width), weight, picture(4, 2 * height, 2 * width, seed=1))
+
+
+@given(
+    st.integers(4, 100),
+    st.integers(1, 3),
+    st.sampled_from([1, 3, 5]),
+    st.sampled_from(["bilinear", "nearest"]),
+    st.sampled_from(["reflection", "zero"]),
+    st.sampled_from(["forward", "back"]),
+)
+def test_the_same_block_again_and_again_is_the_whole_matrix(
+    length: int, count: int, taps: int, mode: str, pad: str, way: str
+) -> None:
+    spread = banded.spread(length, mode, pad, taps)
+    whole = spread.permute(1, 2, 0).flatten(1) if way == "forward" else spread.permute(2, 0, 1).flatten(0, 1)
+    blocks = banded.across(length, mode, pad, taps, way, torch.float32)
+    high = len(blocks.matrix)
+    many = -(-len(whole) // high)
+    lines = banded.room(torch.empty(2), count, many * blocks.step, blocks)
+    lines.inside.zero_()
+    given = torch.randn(count, whole.shape[1], 2)
+    lines.inside[:, : whole.shape[1]] = given
+    out = torch.empty(count, many * high, 2)
+    banded.multiply(blocks, lines, out)
+    assert torch.allclose(out[:, : len(whole)], whole @ given, atol=1e-5)
 
 
 @given(st.integers(2, 20), st.integers(2, 20), st.sampled_from(["bilinear", "nearest"]))

@@ -11,148 +11,16 @@ along the rows and one along the columns. Neither u, nor what is padded, nor wha
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-ROWS, COLUMNS = 16, 32  # of the enlarged picture that are computed at a time: the fastest of 8 to 64
+from dipcli import banded
+
 BLOCK = 4096  # pixels that are summed at a time, so that what lies between is in the processor's cache
-
-
-class Band(NamedTuple):
-    """Some rows of a banded matrix.
-
-    Attributes:
-        rows: which.
-        columns: those in which they are not zero.
-        matrix: the rows there. A column stands for one pixel, or for a pixel and a tap.
-    """
-
-    rows: slice
-    columns: slice
-    matrix: Tensor
-
-
-class Blocks(NamedTuple):
-    """A banded matrix in which one block comes again and again, each time so many columns further to the right.
-
-    Attributes:
-        step: how many columns.
-        before: those that the first block reaches to the left of the matrix.
-        matrix: the block.
-        ends: the rows of the matrix at its two ends that are others.
-    """
-
-    step: int
-    before: int
-    matrix: Tensor
-    ends: tuple[Band, ...]
-
-    @property
-    def after(self) -> int:
-        """Columns that the last block reaches to the right of the matrix."""
-        return max(0, self.matrix.shape[1] - self.before - self.step)
-
-
-@lru_cache(maxsize=64)
-def _spread(length: int, mode: str, pad: str, taps: int) -> Tensor:
-    """S_t U along one axis, for each tap t: shape (taps, 2 length, length)."""
-    large = functional.interpolate(
-        torch.eye(length)[None], scale_factor=2, mode="linear" if mode == "bilinear" else "nearest"
-    )
-    around = (taps // 2, taps // 2)
-    padded = functional.pad(large, around, mode="reflect" if pad == "reflection" and taps > 1 else "constant")
-    return padded[0].unfold(1, 2 * length, 1).permute(1, 2, 0)
-
-
-@lru_cache(maxsize=256)
-def _down(length: int, mode: str, pad: str, taps: int, way: str, dtype: torch.dtype) -> tuple[Band, ...]:
-    """`_spread` along the rows, some at a time, for the way forward or back (transposed): the taps come first."""
-    matrix = _spread(length, mode, pad, taps)
-    matrix = matrix if way == "forward" else matrix.transpose(1, 2)
-    step = ROWS if way == "forward" else ROWS // 2
-    bands = []
-    for begin in range(0, matrix.shape[1], step):
-        rows = matrix[:, begin : begin + step]
-        columns = _touched(rows.flatten(0, 1))
-        part = rows[:, :, columns]
-        flat = part.transpose(0, 1).flatten(1) if way == "forward" else part.flatten(0, 1)
-        bands.append(Band(slice(begin, begin + rows.shape[1]), columns, flat.contiguous().to(dtype)))
-    return tuple(bands)
-
-
-@lru_cache(maxsize=256)
-def _across(length: int, mode: str, pad: str, taps: int, way: str, dtype: torch.dtype) -> Blocks:
-    """`_spread` along the columns, for the way forward or back (transposed): the pixels come first."""
-    high, wide = (COLUMNS, COLUMNS // 2 * taps) if way == "forward" else (COLUMNS // 2 * taps, COLUMNS)
-
-    def whole(length: int) -> Tensor:
-        matrix = _spread(length, mode, pad, taps)
-        return matrix.permute(1, 2, 0).flatten(1) if way == "forward" else matrix.permute(2, 0, 1).flatten(0, 1)
-
-    # Far from both ends, in the middle of three.
-    middle = whole(3 * COLUMNS // 2)[high : 2 * high]
-    near = _touched(middle)
-    block, before = middle[:, near], wide - near.start
-    true = whole(length)
-    count = -(-len(true) // high)
-    repeated = torch.zeros(count * high, before + count * wide + block.shape[1])
-    for each in range(count):
-        repeated[each * high : (each + 1) * high, each * wide : each * wide + block.shape[1]] += block
-    repeated[: len(true), before : before + true.shape[1]] -= true
-    others = repeated[: len(true)].any(1).nonzero().flatten()
-    ends = []
-    for some in (others[others < len(true) // 2], others[others >= len(true) // 2]):
-        if len(some):
-            rows = slice(int(some.min()), int(some.max()) + 1)
-            columns = _touched(true[rows])
-            ends.append(Band(rows, columns, true[rows, columns].to(dtype)))
-    return Blocks(wide, before, block.to(dtype), tuple(ends))
-
-
-def _touched(rows: Tensor) -> slice:
-    """From the first to the last column that is not zero."""
-    columns = rows.abs().sum(0).nonzero()
-    return slice(int(columns.min()), int(columns.max()) + 1)
-
-
-def _room(x: Tensor, lines: int, length: int, blocks: Blocks) -> tuple[Tensor, Tensor]:
-    """Uninitialised room for lines to be multiplied by these blocks: all of it, and the lines.
-
-    Returns:
-        All of it, as `_times` wants it, and the part that is to be filled, shape (lines, length, O), O the channels
-        of x.
-    """
-    channels, end = x.shape[-1], blocks.before + lines * length
-    everything = x.new_empty(end + blocks.after, channels)
-    everything[: blocks.before].zero_()
-    everything[end:].zero_()
-    return everything, everything[blocks.before : end].view(lines, length, channels)
-
-
-def _times(room: tuple[Tensor, Tensor], blocks: Blocks, out: Tensor) -> None:
-    """The product of a banded matrix and each of the lines.
-
-    All lines are taken at once: what a block finds beyond the end of a line, at the beginning of the next, does not
-    count, for there the ends take its place.
-
-    Args:
-        room: the lines, as `_room` gives it; their length a multiple of the blocks' step.
-        blocks: the matrix.
-        out: shape (lines, length', O), contiguous.
-    """
-    everything, lines = room
-    count, length, channels = lines.shape
-    high, wide = blocks.matrix.shape
-    many = count * length // blocks.step
-    windows = everything.as_strided((many, wide, channels), (blocks.step * channels, channels, 1))
-    torch.bmm(blocks.matrix.expand(many, -1, -1), windows, out=out.view(many, high, channels))
-    for rows, columns, matrix in blocks.ends:
-        out[:, rows] = torch.bmm(matrix.expand(count, -1, -1), lines[:, columns])
 
 
 class _Convolution(torch.autograd.Function):
@@ -165,21 +33,21 @@ class _Convolution(torch.autograd.Function):
         ctx.how = mode, pad
         outputs, channels, taps, _ = weight.shape
         height, width = x.shape[2:]
-        pixels, y = _widened(x, COLUMNS // 2), start.permute(0, 2, 3, 1)[0]
+        pixels, y = _widened(x, banded.COLUMNS // 2), start.permute(0, 2, 3, 1)[0]
         wide = pixels.shape[1]
         mixing = weight.permute(2, 1, 3, 0).reshape(taps, channels, taps * outputs)
-        across = _across(width, mode, pad, taps, "forward", x.dtype)
+        across = banded.across(width, mode, pad, taps, "forward", x.dtype)
         done, before = 0, y  # rows of the small picture whose products are at hand, and those products
-        for rows, source, down in _down(height, mode, pad, taps, "forward", x.dtype):
+        for rows, source, down in banded.down(height, mode, pad, taps, "forward", x.dtype):
             products = x.new_empty(taps, source.stop - source.start, 2 * wide, outputs)
             kept = max(done - source.start, 0)
             if kept:
                 products[:, :kept] = before[:, -kept:]
             fresh = pixels[source.start + kept : source.stop]
-            room = _room(y, len(fresh), wide * taps, across)
+            lines = banded.room(y, len(fresh), wide * taps, across)
             for tap in range(taps):
-                torch.mm(fresh.flatten(0, 1), mixing[tap], out=room[1].view(-1, taps * outputs))
-                _times(room, across, products[tap, kept:])
+                torch.mm(fresh.flatten(0, 1), mixing[tap], out=lines.inside.view(-1, taps * outputs))
+                banded.multiply(across, lines, out=products[tap, kept:])
             y[rows].flatten(1).addmm_(down, products[:, :, : 2 * width].flatten(2).flatten(0, 1))
             done, before = source.stop, products
         return start
@@ -190,19 +58,19 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         outputs, channels, taps, _ = weight.shape
         height, width = x.shape[2:]
-        pixels, slopes = x.permute(0, 2, 3, 1)[0], _widened(slope, COLUMNS)
+        pixels, slopes = x.permute(0, 2, 3, 1)[0], _widened(slope, banded.COLUMNS)
         wide = slopes.shape[1] // 2
         mixing = weight.permute(2, 3, 0, 1).reshape(-1, channels)
         exact = torch.promote_types(x.dtype, torch.float32)
         of_weight = torch.zeros(taps * taps * outputs, channels, dtype=exact)
         of_pixels = x.new_empty(height, width, channels)
-        across = _across(width, *ctx.how, taps, "back", x.dtype)
-        for rows, source, up in _down(height, *ctx.how, taps, "back", x.dtype):
+        across = banded.across(width, *ctx.how, taps, "back", x.dtype)
+        for rows, source, up in banded.down(height, *ctx.how, taps, "back", x.dtype):
             here = rows.stop - rows.start
-            room = _room(slopes, taps * here, 2 * wide, across)
-            torch.mm(up, slopes[source].flatten(1), out=room[1].view(taps * here, -1))
+            lines = banded.room(slopes, taps * here, 2 * wide, across)
+            torch.mm(up, slopes[source].flatten(1), out=lines.inside.view(taps * here, -1))
             mixed = x.new_empty(taps * here, wide * taps, outputs)
-            _times(room, across, mixed)
+            banded.multiply(across, lines, out=mixed)
             flat = mixed.view(taps, here, wide, -1)[:, :, :width].permute(1, 2, 0, 3).reshape(here * width, -1)
             of_weight += flat.T @ pixels[rows].flatten(0, 1)
             torch.mm(flat, mixing, out=of_pixels[rows].flatten(0, 1))
