@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from dipcli import banded, fused, layers, upsampled
+from dipcli import banded, fused, layers, pixelwise, upsampled
 from dipcli import device as machine
 from dipcli.engine import fit
 from dipcli.networks import build
@@ -106,6 +106,28 @@ def test_a_norm_before_upsampling_is_the_one_after_it(height: int, width: int, m
     agree(ours, plain, picture(3, height, width), weight, bias)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4, 5, 16, 20])
+@pytest.mark.parametrize("height", [5, 32])
+def test_a_norm_of_few_channels_is_a_norm(channels: int, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "SMALL", 0)
+
+    def plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return functional.batch_norm(x, None, None, weight, bias, training=True, eps=EPS)
+
+    weight, bias = torch.randn(2, channels, dtype=torch.double).requires_grad_()
+    agree(lambda *given: fused.norm(*given, EPS), plain, picture(channels, height, 7), weight, bias)
+
+
+def test_pixels_are_taken_together_as_far_as_they_go() -> None:
+    for channels, height, width, shape in (
+        (8, 4, 6, (3, 64)),
+        (20, 4, 4, (1, 320)),
+        (20, 3, 3, (9, 20)),
+        (128, 2, 2, (4, 128)),
+    ):
+        assert pixelwise.rows(picture(channels, height, width)).shape == shape
+
+
 @pytest.mark.parametrize("weight", [[1, -0.5, 2], [1, 1, 0], [1e-3, 1, 1]])
 @pytest.mark.parametrize("block", [2**19, 16, 1])
 def test_norm_and_activation_at_once(weight: list[float], block: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +155,8 @@ def test_the_slopes_are_those_of_small_differences(monkeypatch: pytest.MonkeyPat
     check = torch.autograd.gradcheck
     assert check(lambda x, w, s: upsampled.convolve(x, w, s * 1, "bilinear", "reflection"), (x, weight, start))
     assert check(lambda x, f, b: upsampled.norm(x, f, b, EPS, "bilinear"), (x, factor, bias))
+    monkeypatch.setattr(fused, "SMALL", 0)
+    assert check(lambda x, f, b: fused.norm(x, f, b, EPS), (x, factor, bias))
     assert check(lambda x, f, b: fused.norm_act(x * 1, f, b, EPS, SLOPE), (x, factor, bias))
 
 

@@ -17,8 +17,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each room may import from those before it, never from those after it; on one line, from none of its neighbours.
 FLOORS = [
     ["errors"],
-    ["specs", "files", "interrupt", "noise", "options", "adam", "fused", "banded"],
-    ["losses", "upsampled"],
+    ["specs", "files", "interrupt", "noise", "options", "adam", "banded", "pixelwise"],
+    ["losses", "fused", "upsampled"],
     ["problem", "metrics"],
     ["stopping"],
     ["settings", "recovery"],

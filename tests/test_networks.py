@@ -117,7 +117,7 @@ def test_it_agrees_with_the_published_network_layer_by_layer(settings: Settings,
         hooks = [
             each.register_forward_hook(lambda module, _x, _y: order.append(module))
             for each in network.modules()
-            if type(each).__module__.startswith("torch.nn")
+            if (type(each).__module__.startswith("torch.nn") or isinstance(each, nn.BatchNorm2d))
             and not list(each.children())
             and not isinstance(each, silent)
         ]

@@ -18,9 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from dipcli import banded
-
-BLOCK = 4096  # pixels that are summed at a time, so that what lies between is in the processor's cache
+from dipcli import banded, pixelwise
 
 
 class _Convolution(torch.autograd.Function):
@@ -94,23 +92,23 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, mode: str) -> Tensor:
-        mean, second = (total / (x.shape[2] * x.shape[3]) for total in _sums(x, _smooth(x, mode)))
+        mean, second = (total / (x.shape[2] * x.shape[3]) for total in pixelwise.sums(x, _smooth(x, mode)))
         scale = (second - mean**2 + eps).clamp(min=eps).rsqrt()
         ctx.save_for_backward(x, weight, mean, scale)
         ctx.mode = mode
         factor = weight * scale
-        return _affine(x, factor, bias - mean * factor)
+        return pixelwise.affine(x, factor, bias - mean * factor)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale = ctx.saved_tensors
-        of_bias, together = _sums(slope, x)
+        of_bias, together = pixelwise.sums(slope, x)
         of_weight = (together - mean * of_bias) * scale
         count = x.shape[2] * x.shape[3]
         factor, drift = weight * scale, -weight * scale**2 * of_weight / count
-        of_x = _affine(slope, factor, -factor * of_bias / count - drift * mean)
-        of_x.addcmul_(_smooth(x, ctx.mode), drift.to(x.dtype)[:, None, None])
+        of_x = pixelwise.affine(slope, factor, -factor * of_bias / count - drift * mean)
+        pixelwise.add(of_x, _smooth(x, ctx.mode), drift)
         return of_x, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None, None
 
 
@@ -122,24 +120,6 @@ def _smooth(x: Tensor, mode: str) -> Tensor:
     window = (line[:, None] * line).expand(x.shape[1], 1, 3, 3)
     around = functional.pad(x, (1, 1, 1, 1), mode="replicate")
     return functional.conv2d(around, window.contiguous(memory_format=torch.channels_last), groups=x.shape[1])
-
-
-def _sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums of x and of x y over the pixels, each of shape (C,), not in less than single precision."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    sums = torch.zeros(2, x.shape[1], dtype=wide)
-    pairs = (torch.split(each.permute(0, 2, 3, 1).flatten(0, 2), BLOCK) for each in (x, y))
-    for part, other in zip(*pairs, strict=True):
-        exact = part.to(wide)
-        sums[0] += exact.sum(0)
-        sums[1] += (exact * other).sum(0)
-    return sums[0], sums[1]
-
-
-def _affine(x: Tensor, factor: Tensor, constant: Tensor) -> Tensor:
-    """Multiply and add, channel by channel, in the precision of x."""
-    factor, constant = (each.to(x.dtype)[:, None, None] for each in (factor, constant))
-    return torch.addcmul(constant, x, factor)
 
 
 def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, mode: str) -> Tensor:
