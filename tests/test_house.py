@@ -22,6 +22,7 @@ FLOORS = [
     ["problem", "metrics"],
     ["stopping"],
     ["settings", "recovery"],
+    ["warmup"],
     ["engine", "picture", "device"],
     ["case", "images", "sketch"],
     ["operators", "coding", "classifiers", "curves", "layers", "registry"],

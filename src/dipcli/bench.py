@@ -133,7 +133,7 @@ def _pace(case: Case, settings: Settings) -> float:
         float(step.loss)  # a GPU may still be at work on it
         times.append(perf_counter())
 
-    bench = prepare(case.problem, settings)
+    bench = prepare(case.problem, replace(settings, warmup=0))
     trial = stopping.exactly(stopping.Never(), TRIAL)
     with _threads(settings.threads), machine.enough_memory(case.problem.shape):
         fit(bench.problem, bench.prior, bench.settings, stop=trial, observers=[watch])

@@ -8,7 +8,8 @@ It knows no file, no terminal and no task.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import repeat
 from time import perf_counter
 from typing import TypeAlias
@@ -17,13 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dipcli import recovery, stopping
+from dipcli import recovery, stopping, warmup
 from dipcli.adam import Adam
 from dipcli.errors import DipError
 from dipcli.losses import total_variation
 from dipcli.problem import Problem
 from dipcli.recovery import Kept, Lifeline, Reached
 from dipcli.settings import Settings
+from dipcli.warmup import Part
 
 ADAM_BEFORE_LBFGS = 100  # the published warm-up: so many steps of Adam,
 ADAM_RATE_BEFORE_LBFGS = 0.001  # at this rate
@@ -36,14 +38,17 @@ class Prior:
     Attributes:
         network: maps z, shape (1, D, H', W'), to a picture, shape (1, C, H, W).
         code: z. The convolutional networks want H' and W' padded; they crop what they return.
+        window: side of the smallest part of z that the network makes something of, a picture of that size; None when
+            it wants all of it.
     """
 
     network: nn.Module
     code: Tensor
+    window: int | None = None
 
     def to(self, device: torch.device) -> Prior:
         """The same prior on another device. The network is moved, not copied."""
-        return Prior(self.network.to(device), self.code.to(device))
+        return replace(self, network=self.network.to(device), code=self.code.to(device))
 
 
 @dataclass(frozen=True)
@@ -139,29 +144,31 @@ def fit(
     variables: list[Tensor] = [*prior.network.parameters()]
     if settings.optimize == "net,input":
         variables.append(code.requires_grad_())
-    noise = _noise_like(code, settings)
+    perturbed = _perturbed(code, settings)
     image = torch.zeros(problem.shape, device=code.device, dtype=code.dtype)
     memories = settings.memories
     reached = Reached(0, (image,) * len(memories), (0.0,) * len(memories), None, state)
     lifeline = Lifeline(prior.network, code, reached)
     began, watching = perf_counter(), 0.0
 
-    def evaluate() -> Tensor:
-        """One look at E( A( f_theta(z) ), y ) and its slope, z perturbed."""
+    def evaluate(part: Part) -> Tensor:
+        """One look at E( A( f_theta(z) ), y ) and its slope, z perturbed; of the whole picture or a window."""
         nonlocal image
         for variable in variables:
             variable.grad = None
-        z = code + next(noise) if settings.reg_noise else code
-        x = network(z)
-        loss = problem.loss(problem.operator(x), problem.measured, problem.weight)
+        x = network(perturbed(part))
+        shown = part.problem
+        loss = shown.loss(shown.operator(x), shown.measured, shown.weight)
         if settings.tv:
             loss = loss + settings.tv * total_variation(x)
         image = x.detach().clone()  # with free pixels x is the variable itself, which the step is about to change
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
+    warmup.warm_up(evaluate, next(_optimizers(variables, settings)), problem, code, prior.window, settings)
+    whole = partial(evaluate, Part(problem))
     for number, optimizer in enumerate(_optimizers(variables, settings), start=1):
-        loss: Tensor = optimizer.step(evaluate)
+        loss: Tensor = optimizer.step(whole)
         shares = tuple(1 - memory * (1 - share) for memory, share in zip(memories, reached.shares, strict=True))
         averages = tuple(
             torch.lerp(average, image, (1 - memory) / share)
@@ -218,6 +225,14 @@ def _quick(prior: Prior, settings: Settings) -> tuple[Callable[[Tensor], Tensor]
         return picture[0].float()
 
     return rounded, code
+
+
+def _perturbed(code: Tensor, settings: Settings) -> Callable[[Part], Tensor]:
+    """Part of z, with fresh noise added to it each time."""
+    if not settings.reg_noise:
+        return lambda part: code[..., part.rows, part.columns]
+    noise = _noise_like(code, settings)
+    return lambda part: code[..., part.rows, part.columns] + next(noise)[..., part.rows, part.columns]
 
 
 def _noise_like(code: Tensor, settings: Settings) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dipcli import specs
+from dipcli import specs, warmup
 from dipcli.architectures import Architecture, Pixels, ResNet, Skip, UNet
 from dipcli.engine import Prior
 from dipcli.errors import UsageError
@@ -18,7 +18,10 @@ DEPTH = 32  # channels of z, published for most pictures with noise as the input
 
 
 class Crop(nn.Module):
-    """Cut the middle out of a picture: what was padded for the network's sake is in no loss and no output."""
+    """Cut the middle out of a picture: what was padded for the network's sake is in no loss and no output.
+
+    A picture that is smaller, because the network was shown a part of its input alone, stays as it is.
+    """
 
     def __init__(self, height: int, width: int) -> None:
         super().__init__()
@@ -26,7 +29,7 @@ class Crop(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From (..., H', W') to (..., H, W)."""
-        top, left = (x.shape[-2] - self.height) // 2, (x.shape[-1] - self.width) // 2
+        top, left = (max(0, side - own) // 2 for side, own in zip(x.shape[-2:], (self.height, self.width), strict=True))
         return x[..., top : top + self.height, left : left + self.width]
 
 
@@ -101,7 +104,8 @@ def build(settings: Settings, shape: tuple[int, int, int], guide: Tensor | None 
         network = chosen.network(code.shape[1], (channels // members, height, width), settings.pad)
     if members > 1:
         network = Ensemble(network, members)
-    return Prior(nn.Sequential(network, Crop(height, width)), code)
+    window = None if chosen.free else math.ceil(max(warmup.SIDE, least) / chosen.stride) * chosen.stride
+    return Prior(nn.Sequential(network, Crop(height, width)), code, window)
 
 
 def _code(settings: Settings, height: int, width: int, guide: Tensor | None) -> Tensor:

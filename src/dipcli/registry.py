@@ -31,6 +31,7 @@ PUBLISHED: Mapping[str, Any] = {
     "beta2": 0.999,
     "ema": 0.99,
     "tv": 0.0,
+    "warmup": 0,
     "stop": "none",
 }
 METHOD = frozenset(each.name for each in fields(Settings))

@@ -100,6 +100,15 @@ class Settings:
     reg_noise: Annotated[
         float, Option("Standard deviation of the fresh noise added to the input at each iteration.", least=0)
     ] = 1 / 30
+    warmup: Annotated[
+        int,
+        Option(
+            "Steps on small windows of the picture before the first iteration, where the picture is large enough and "
+            "is itself what was measured.",
+            least=0,
+            most=100_000,
+        ),
+    ] = 0
     ema: Annotated[
         float | None,
         Option(

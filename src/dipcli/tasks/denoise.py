@@ -35,6 +35,7 @@ BALANCED: dict[str, Any] = {
     "rate": 0.02,
     "beta2": 0.99,
     "reg_noise": 0.07,
+    "warmup": 200,
 }
 PRESETS: Presets = {
     "fast": {
@@ -44,6 +45,7 @@ PRESETS: Presets = {
         "rate": 0.03,
         "beta2": 0.99,
         "reg_noise": 0.03,
+        "warmup": 200,
         "stop": "auto:patience=100",
     },
     "balanced": BALANCED,
