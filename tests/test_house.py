@@ -89,6 +89,7 @@ def test_the_engine_knows_no_file_no_terminal_and_no_task() -> None:
         "recovery",
         "settings",
         "stopping",
+        "warmup",
     }
     assert not re.search(r"\b(open|print|Path)\(|import (typer|rich|pathlib|sys)", (PACKAGE / "engine.py").read_text())
 
