@@ -23,6 +23,7 @@ Size = tuple[int, int]
 
 # The share of a Gaussian beyond 4 standard deviations, 6e-5, is less than a 60th of an 8-bit grey level of 255.
 GAUSSIAN_REACH = 4
+ROUNDING = 1e-9  # of a distance in pixels
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,14 @@ def gaussian(sigma: float) -> Kernel:
     Args:
         sigma: standard deviation in pixels of the picture that is resampled: the large one, when it shrinks.
     """
+    reach = max(GAUSSIAN_REACH * sigma, 1.0)
 
     def weigh(distance: Tensor) -> Tensor:
         # By how much further each pixel is than the nearest: the sum of a row is then at least 1, however small sigma.
         further = distance**2 - (distance**2).min(dim=1, keepdim=True).values
-        return torch.exp(-further / sigma / sigma / 2)
+        return torch.exp(-further / sigma / sigma / 2) * (distance.abs() <= reach + ROUNDING)
 
-    return Kernel(max(GAUSSIAN_REACH * sigma, 1.0), weigh, stretches=False)
+    return Kernel(reach + 1, weigh, stretches=False)  # what counts is decided above, on both sides alike
 
 
 def _width(number: str, text: str) -> float:
