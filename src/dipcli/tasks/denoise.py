@@ -82,7 +82,7 @@ WITHOUT_SKETCH: Presets = {
 }
 
 
-@task(presets=PRESETS, result="denoised", lengths={"fast": 1000, "balanced": 1400, "best": 1400})
+@task(presets=PRESETS, result="denoised", lengths={"fast": 450, "balanced": 950, "best": 950})
 def denoise(
     image: Picture,
     simulate_noise: Annotated[
