@@ -182,12 +182,15 @@ def slopes(network: nn.Module, code: Tensor, dtype: torch.dtype, target: Tensor)
 def test_a_network_computes_the_same_both_ways(pad: str, monkeypatch: pytest.MonkeyPatch) -> None:
     prior = build(Settings(network=WIDE, input_depth=4, pad=pad), (3, 40, 56))
     monkeypatch.setattr(fused, "LARGE", 0)
+    monkeypatch.setattr(fused, "SMALL", 0)
+    monkeypatch.setattr(layers, "ROOMY", 0)
     network, target = prior.network.to(memory_format=torch.channels_last), torch.rand(1, 3, 40, 56).double()
     calls = []
     monkeypatch.setattr(upsampled, "convolve", lambda *a, of=upsampled.convolve: (calls.append(1), of(*a))[1])
     early = [slopes(network, prior.code, dtype, target) for dtype in (torch.double, torch.bfloat16)]
     assert len(calls) == 4, "the wide levels take the fast way"
     monkeypatch.setattr(layers, "WIDE", 10**9)
+    monkeypatch.setattr(fused, "SMALL", 10**9)
     late = [slopes(network, prior.code, dtype, target) for dtype in (torch.double, torch.bfloat16)]
     assert len(calls) == 4
     for mine, plain in zip(early[0], late[0], strict=True):
@@ -223,7 +226,11 @@ def test_other_layouts_take_the_plain_way() -> None:
 
 @pytest.mark.parametrize("change", [{}, {"optimize": "net,input"}, {"optimizer": "lbfgs", "iterations": 103}])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_fit_of_a_wide_network_repeats_bit_by_bit(change: dict[str, object], precision: str) -> None:
+def test_a_fit_of_a_wide_network_repeats_bit_by_bit(
+    change: dict[str, object], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "ROOMY", 0)
+    monkeypatch.setattr(fused, "SMALL", 0)
     given = {"network": WIDE, "input_depth": 4, "iterations": 5, "stop": "none", "precision": precision, **change}
     settings = Settings(**given)
     problem = Problem(measured=torch.rand(3, 18, 21, generator=torch.Generator().manual_seed(0)), shape=(3, 18, 21))

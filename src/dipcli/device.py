@@ -66,7 +66,7 @@ def keep_memory(device: torch.device) -> None:
         option = getattr(ctypes.CDLL(None), "mallopt", None)
         if option is not None:
             option(M_MMAP_THRESHOLD, 2**30)
-            option(M_TRIM_THRESHOLD, 2**31 - 1)
+            option(M_TRIM_THRESHOLD, -1)  # never
 
 
 def forget_peak_memory(device: torch.device) -> None:

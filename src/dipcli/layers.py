@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from dipcli import fused, upsampled
 
-WIDE = 32  # channels from which on it is faster to convolve before upsampling, measured on one thread
+WIDE = 32  # channels from which on it is faster to convolve before upsampling,
+ROOMY = 128**2  # and pixels of the enlarged picture: below, many small steps take longer than what they spare
 SLOPE = 0.2  # of LeakyReLU, published
 SCALE = 0.1  # of the uniform noise that a fit begins with, published
 
@@ -149,7 +150,8 @@ def activation(channels: int) -> tuple[nn.Module, nn.Module]:
 def _early(x: Tensor, convolution: nn.Conv2d) -> bool:
     """Whether this convolution is faster before x is upsampled: wide, of one member, channels last, on the CPU."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return x.device.type == "cpu" and last and convolution.groups == 1 and convolution.out_channels >= WIDE
+    large = convolution.out_channels >= WIDE and x.shape[2] * x.shape[3] >= ROOMY
+    return x.device.type == "cpu" and last and convolution.groups == 1 and large
 
 
 def _through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
