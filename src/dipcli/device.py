@@ -65,7 +65,7 @@ def keep_memory(device: torch.device) -> None:
     if device.type == "cpu" and sys.platform == "linux":
         option = getattr(ctypes.CDLL(None), "mallopt", None)
         if option is not None:
-            option(M_MMAP_THRESHOLD, 2**30)
+            option(M_MMAP_THRESHOLD, 2**31 - 1)
             option(M_TRIM_THRESHOLD, -1)  # never
 
 
