@@ -18,8 +18,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     ["errors"],
     ["specs", "files", "interrupt", "noise", "options", "adam", "banded", "pixelwise"],
-    ["losses", "fused", "upsampled"],
-    ["problem", "metrics"],
+    ["losses", "upsampled"],
+    ["problem", "metrics", "fused"],
     ["stopping"],
     ["settings", "recovery"],
     ["warmup"],

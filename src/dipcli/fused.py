@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from dipcli import pixelwise
+from dipcli import upsampled
 
 EVEN = 16  # channels of which PyTorch's norm likes to have a multiple: of others it is three times as slow,
 SMALL = 2**16  # which is noticed from so many numbers on
@@ -21,31 +21,6 @@ LARGE = 2**24  # numbers in a tensor whose memory is worth it: the way back take
 BLOCK = 2**19  # numbers that are worked on at a time, so that what lies between stays in the processor's cache
 # A norm whose factor is much smaller than its constant cannot be undone in few digits: it keeps its input as well.
 UNDOABLE = 0.1
-
-
-class _Norm(torch.autograd.Function):
-    """y = weight n + bias, n = (x - m) / sqrt(v + eps)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        mean, second = (total / (x.numel() // len(weight)) for total in pixelwise.sums(x, x))
-        scale = (second - mean**2).clamp(min=0).add(eps).rsqrt()
-        ctx.save_for_backward(x, weight, mean, scale)
-        factor = weight * scale
-        return pixelwise.affine(x, factor, bias - mean * factor)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, scale = ctx.saved_tensors
-        of_bias, together = pixelwise.sums(slope, x)
-        of_weight = (together - mean * of_bias) * scale
-        count = x.numel() // len(weight)
-        factor = weight * scale
-        drift = -factor * scale * of_weight / count
-        of_x = pixelwise.affine(x, drift, -factor * of_bias / count - drift * mean)
-        pixelwise.add(of_x, slope, factor)
-        return of_x, of_weight, of_bias, None
 
 
 class _NormAct(torch.autograd.Function):
@@ -113,9 +88,7 @@ def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     odd = x.shape[1] % EVEN and x.numel() >= SMALL and x.device.type == "cpu"
     if not odd or not x.is_contiguous(memory_format=torch.channels_last):
         return functional.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
-    wide = torch.promote_types(x.dtype, torch.float32)
-    y: Tensor = _Norm.apply(x, weight.to(wide), bias.to(wide), eps)  # type: ignore[no-untyped-call]
-    return y
+    return upsampled.norm(x, weight, bias, eps, "nearest")  # each pixel repeated, which leaves mean and variance alone
 
 
 def norm_act(x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
