@@ -118,6 +118,23 @@ def test_a_norm_of_few_channels_is_a_norm(channels: int, height: int, monkeypatc
     agree(lambda *given: fused.norm(*given, EPS), plain, picture(channels, height, 7), weight, bias)
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_a_norm_of_what_hardly_varies_is_exact_enough(mode: str) -> None:
+    """In single precision: a thousandth of variation about one, as flat pictures have it."""
+    x = (1 + 1e-3 * picture(4, 40, 40).detach()).requires_grad_()
+    weight, bias = torch.ones(4), torch.zeros(4)
+
+    def plain(x: Tensor) -> Tensor:
+        return functional.batch_norm(enlarged(x, mode), None, None, None, None, training=True, eps=1e-12)
+
+    single = x.detach().float().requires_grad_()
+    exact, ours = plain(x), enlarged(upsampled.norm(single, weight, bias, 1e-12, mode), mode)
+    assert torch.allclose(ours.double(), exact, atol=2e-3)
+    slope = torch.randn(exact.shape, dtype=torch.double, generator=torch.Generator().manual_seed(9))
+    (of_x,), (of_single,) = torch.autograd.grad(exact, x, slope), torch.autograd.grad(ours, single, slope.float())
+    assert (of_single - of_x).norm() < 2e-3 * of_x.norm()
+
+
 def test_pixels_are_taken_together_as_far_as_they_go() -> None:
     for channels, height, width, shape in (
         (8, 4, 6, (3, 64)),

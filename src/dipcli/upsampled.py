@@ -92,23 +92,26 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, mode: str) -> Tensor:
-        mean, second = (total / (x.shape[2] * x.shape[3]) for total in pixelwise.sums(x, _smooth(x, mode)))
-        scale = (second - mean**2 + eps).clamp(min=eps).rsqrt()
-        ctx.save_for_backward(x, weight, mean, scale)
+        count = x.shape[2] * x.shape[3]
+        mean = pixelwise.sums(x, x)[0] / count
+        # The mean is taken off first: where x hardly varies it is most of x, and all that follows is rounded.
+        x = pixelwise.affine(x, torch.ones_like(mean), -mean)
+        scale = (pixelwise.sums(x, _smooth(x, mode))[1] / count + eps).clamp(min=eps).rsqrt()
+        ctx.save_for_backward(x, weight, scale)
         ctx.mode = mode
-        factor = weight * scale
-        return pixelwise.affine(x, factor, bias - mean * factor)
+        return pixelwise.affine(x, weight * scale, bias.to(scale.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, scale = ctx.saved_tensors
+        x, weight, scale = ctx.saved_tensors
         of_bias, together = pixelwise.sums(slope, x)
-        of_weight = (together - mean * of_bias) * scale
+        of_weight = together * scale
         count = x.shape[2] * x.shape[3]
-        factor, drift = weight * scale, -weight * scale**2 * of_weight / count
-        of_x = pixelwise.affine(slope, factor, -factor * of_bias / count - drift * mean)
-        pixelwise.add(of_x, _smooth(x, ctx.mode), drift)
+        factor = weight * scale
+        drift = -factor * scale * of_weight / count
+        of_x = pixelwise.affine(_smooth(x, ctx.mode), drift, -factor * of_bias / count)
+        pixelwise.add(of_x, slope, factor)
         return of_x, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None, None
 
 
