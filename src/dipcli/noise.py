@@ -33,8 +33,9 @@ CLIPPED = 0.1  # share of a block's values at the ends of their range from which
 # by 0.5 of a pixel had 1.2 and more, as had JPEG with its usual half-size colour at qualities of 50 to 90.
 DEPENDENT = 1.17
 SHADES = 3  # dark, middling and bright blocks
-# One of them has stronger noise than the whole from this ratio on: of nine pictures with the same noise everywhere
-# the ratio was at most 1.14, where all that is bright is of bricks; with counted photons it was 1.1 to 1.5.
+# One of them has stronger noise than the whole from this ratio on: of nine pictures with noise of 25 grey levels
+# everywhere the ratio was at most 1.14, where all that is bright is of bricks; these outweigh noise of 10 levels: it
+# was 1.28. With counted photons it was 1.1 to 1.5.
 STRONGER = 1.2
 
 
