@@ -56,12 +56,13 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         outputs, channels, taps, _ = weight.shape
         height, width = x.shape[2:]
-        pixels, slopes = x.permute(0, 2, 3, 1)[0], _widened(slope, banded.COLUMNS)
-        wide = slopes.shape[1] // 2
-        mixing = weight.permute(2, 3, 0, 1).reshape(-1, channels)
+        # To the right of the picture pixels are nought, and what their slopes are does not count.
+        pixels, slopes = _widened(x, banded.COLUMNS // 2), _widened(slope, banded.COLUMNS)
+        wide = pixels.shape[1]
+        mixing = weight.permute(2, 3, 0, 1).reshape(taps, taps * outputs, channels)
         exact = torch.promote_types(x.dtype, torch.float32)
-        of_weight = torch.zeros(taps * taps * outputs, channels, dtype=exact)
-        of_pixels = x.new_empty(height, width, channels)
+        of_weight = torch.zeros(taps, taps * outputs, channels, dtype=exact)
+        of_pixels = x.new_empty(height, wide, channels)
         across = banded.across(width, *ctx.how, taps, "back", x.dtype)
         for rows, source, up in banded.down(height, *ctx.how, taps, "back", x.dtype):
             here = rows.stop - rows.start
@@ -69,11 +70,12 @@ class _Convolution(torch.autograd.Function):
             torch.mm(up, slopes[source].flatten(1), out=lines.inside.view(taps * here, -1))
             mixed = x.new_empty(taps * here, wide * taps, outputs)
             banded.multiply(across, lines, out=mixed)
-            flat = mixed.view(taps, here, wide, -1)[:, :, :width].permute(1, 2, 0, 3).reshape(here * width, -1)
-            of_weight += flat.T @ pixels[rows].flatten(0, 1)
-            torch.mm(flat, mixing, out=of_pixels[rows].flatten(0, 1))
+            fresh, changed = pixels[rows].flatten(0, 1), of_pixels[rows].flatten(0, 1)
+            for tap, flat in enumerate(mixed.view(taps, here * wide, taps * outputs)):
+                of_weight[tap] += flat.T @ fresh
+                changed.addmm_(flat, mixing[tap], beta=min(tap, 1))
         of_weight = of_weight.view(taps, taps, outputs, channels).permute(2, 3, 0, 1)
-        return slope, of_pixels.permute(2, 0, 1)[None], of_weight.to(weight.dtype), None, None
+        return slope, of_pixels[:, :width].permute(2, 0, 1)[None], of_weight.to(weight.dtype), None, None
 
 
 def _widened(x: Tensor, multiple: int) -> Tensor:
