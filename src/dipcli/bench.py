@@ -16,7 +16,7 @@ from dipcli.engine import Observer, Prior, Step, fit
 from dipcli.errors import DipError
 from dipcli.problem import Problem
 from dipcli.registry import Task
-from dipcli.restarts import Deadline, Runs, fit_runs
+from dipcli.restarts import Deadline, Hold, Progress, Runs, fit_runs
 from dipcli.settings import Settings
 
 BY_SPEED = ("fast", "balanced", "best")
@@ -70,6 +70,8 @@ def solve(
     deadline: Deadline | None = None,
     asked: Callable[[], str | None] = lambda: None,
     observers: Iterable[Observer] = (),
+    begin: Progress | None = None,
+    hold: Hold = restarts.let_go,
 ) -> Runs:
     """Fit, with as many threads as the settings ask for. The bench's network is fitted in place: use it once.
 
@@ -79,6 +81,8 @@ def solve(
         deadline: takes the place of the one that `settings.time` sets.
         asked: why the runs should end now, or None.
         observers: called after each iteration of each run.
+        begin: how far earlier fits of the same had come.
+        hold: given the fits' progress now and then, as by `fit_runs`.
 
     Raises:
         DipError: when memory runs out or the fit runs away.
@@ -92,6 +96,8 @@ def solve(
             deadline=deadline,
             asked=asked,
             observers=observers,
+            begin=begin,
+            hold=hold,
         )
 
 

@@ -30,6 +30,7 @@ from dipcli.settings import Record, Settings
 
 if TYPE_CHECKING:
     from dipcli.job import Job
+    from dipcli.resume import HalfDone
 
 FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130
 
@@ -51,6 +52,7 @@ def app() -> typer.Typer:
     whole.callback()(_root)
     for task in tasks().values():
         whole.command(task.name)(command(task))
+    whole.command("resume")(_resume)
     return whole
 
 
@@ -85,6 +87,37 @@ def _root(
     ] = False,
 ) -> None:
     """Its signature is what `dip` itself has; the tasks have the rest."""
+
+
+def _resume(
+    run: Annotated[
+        Path, typer.Argument(help="The folder that the run left beside its output: clean.dip", metavar="RUN")
+    ],
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say which settings are used.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of the path.")] = False,
+) -> None:
+    """Go on with a run that was cut short.
+
+    It goes on from its last checkpoint with the options that it began with,
+    and on the same machine comes to the same picture, bit for bit, as if
+    nothing had happened. The picture and other files that it reads have to
+    be as they were.
+
+    Examples:
+
+        dip resume noisy.denoised.dip
+    """
+    with _failures_told():
+        from dipcli.resume import find, finished
+
+        given = {"quiet": quiet, "verbose": verbose, "as_json": as_json}
+        if account := finished(run):
+            displays.choose(quiet=quiet).note(f"{run} is done already: {account['output']}")
+            _hand_out(account, as_json=as_json)
+            raise typer.Exit
+        before = find(run)
+        raise typer.Exit(_restore_all([before.job], given, before))
 
 
 def _every_task(
@@ -211,7 +244,7 @@ def _destination(sources: list[Path], output: str | None) -> tuple[Path | None, 
     return file, folder
 
 
-def _restore_all(jobs: list[Job], given: dict[str, Any]) -> int:
+def _restore_all(jobs: list[Job], given: dict[str, Any], resume: HalfDone | bool = False) -> int:
     """Restore one picture after the other, past those that fail; the exit code."""
     from dipcli.run import restore
 
@@ -221,7 +254,9 @@ def _restore_all(jobs: list[Job], given: dict[str, Any]) -> int:
     for job in jobs:
         announce = partial(_tell_settings, tell, job)
         try:
-            account, ended_by = restore(job, display=display, signals=(SIGINT, SIGTERM), announce=announce)
+            account, ended_by = restore(
+                job, display=display, signals=(SIGINT, SIGTERM), announce=announce, resume=resume
+            )
         except DipError as error:
             if len(jobs) == 1:
                 raise

@@ -72,6 +72,14 @@ class Curves:
         self.seen.append(squares.reshape(len(TARGETS), -1).mean(dim=1))
         self.iterations.append(step.number)
 
+    def remember(self) -> dict[str, list[Any]]:
+        """What it has seen."""
+        return {"iterations": list(self.iterations), "seen": list(self.seen)}
+
+    def recall(self, seen: dict[str, list[Any]]) -> None:
+        """Go on from what it had seen."""
+        self.iterations, self.seen = seen["iterations"], seen["seen"]
+
     def errors(self) -> NDArray[np.float32]:
         """The mean squared errors so far, shape (iterations, targets)."""
         errors: NDArray[np.float32] = torch.stack(self.seen).cpu().numpy()

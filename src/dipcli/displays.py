@@ -67,17 +67,17 @@ class Facts:
     def __init__(self, iterations: int | None) -> None:
         self.iterations = iterations
         self.progress, self.state, self.row = "starting", "", ""
-        self.first, self.best = 0.0, 0
+        self.first, self.since, self.best = 0.0, 0, 0
 
     def learn(self, step: Step, verdict: Verdict) -> None:
-        """Take in one iteration; the first, which is slower than all others, says nothing of the pace."""
+        """Take in one iteration; the first of a fit, which is slower than all others, says nothing of the pace."""
         of = f"/{self.iterations}" if self.iterations else ""
         again = f"run {step.run}  " if step.run > 1 else ""
         self.progress = f"{again}{step.number}{of}"
-        if step.number == 1:
-            self.first = perf_counter()
+        if not self.first or step.number <= self.since:
+            self.first, self.since = perf_counter(), step.number
         else:
-            pace = max(perf_counter() - self.first, 1e-6) / (step.number - 1)
+            pace = max(perf_counter() - self.first, 1e-6) / (step.number - self.since)
             self.progress += f"  {1 / pace:.1f}/s"
             if self.iterations:
                 self.progress += f"  {clock((self.iterations - step.number) * pace)} left"

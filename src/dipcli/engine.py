@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import repeat
+from itertools import islice, repeat
 from time import perf_counter
 from typing import TypeAlias
 
@@ -22,8 +22,9 @@ from dipcli import recovery, stopping, warmup
 from dipcli.adam import Adam
 from dipcli.errors import DipError
 from dipcli.losses import total_variation
+from dipcli.perturbation import perturbed_input
 from dipcli.problem import Problem
-from dipcli.recovery import Kept, Lifeline, Reached
+from dipcli.recovery import Checkpoint, Kept, Lifeline, Reached
 from dipcli.settings import Settings
 from dipcli.warmup import Part
 
@@ -111,6 +112,11 @@ class Fit:
 
 
 Observer: TypeAlias = Callable[[Step, stopping.Verdict], None]
+Hold: TypeAlias = Callable[[Callable[[], Checkpoint], bool], None]
+
+
+def let_go(_take: Callable[[], Checkpoint], _last: bool) -> None:
+    """Hold nothing: a run that is cut short begins anew."""
 
 
 def fit(
@@ -121,6 +127,8 @@ def fit(
     stop: stopping.Rule | None = None,
     observers: Iterable[Observer] = (),
     run: int = 1,
+    begin: Checkpoint | None = None,
+    hold: Hold = let_go,
 ) -> Fit:
     """Fit the prior to one measurement and return the picture that the rule keeps.
 
@@ -131,6 +139,9 @@ def fit(
         stop: the rule; the one that the settings name when left out.
         observers: called after each iteration, in order; they watch and cannot steer.
         run: which of several fits this is, for the observers.
+        begin: where an earlier fit of the same problem, prior and settings stood; it goes on from there, bit for bit.
+        hold: called every ten iterations, after the observers, and at the last one, with a function that takes a
+            checkpoint, and whether this is the last. What is taken is of this moment, and may change with the next.
 
     A fit that collapses (its loss stays 5 dB above what it was lately, or is no number) goes back to its last sound
     state, weights, optimiser, average, rule and all, and goes on with half the step: the published remedy.
@@ -140,46 +151,43 @@ def fit(
     """
     rule = stop or stopping.chosen(settings)
     state, problem = rule.start(problem)
-    network, code = _quick(prior, settings)
+    spent, draws, z = (begin.seconds, begin.draws, begin.code) if begin else (0.0, 0, prior.code)
+    network, code = _quick(replace(prior, code=z), settings)
     variables: list[Tensor] = [*prior.network.parameters()]
     if settings.optimize == "net,input":
         variables.append(code.requires_grad_())
-    perturbed = _perturbed(code, settings)
+    perturbed = perturbed_input(code, settings, draws)
     image = torch.zeros(problem.shape, device=code.device, dtype=prior.code.dtype)
     memories = settings.memories
     reached = Reached(0, (image,) * len(memories), (0.0,) * len(memories), None, state)
     lifeline = Lifeline(prior.network, code, reached)
-    began, watching = perf_counter(), 0.0
+    began, watching = perf_counter() - spent, 0.0
 
     def evaluate(part: Part) -> Tensor:
         """One look at E( A( f_theta(z) ), y ) and its slope, z perturbed; of the whole picture or a window."""
-        nonlocal image
+        nonlocal image, draws
         for variable in variables:
             variable.grad = None
-        x = network(perturbed(part))
-        shown = part.problem
-        loss = shown.loss(shown.operator(x), shown.measured, shown.weight)
-        if settings.tv:
-            loss = loss + settings.tv * total_variation(x)
+        x, draws = network(perturbed(part)), draws + 1
+        loss = _loss(part.problem, x, settings)
         image = x.detach().clone()  # with free pixels x is the variable itself, which the step is about to change
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    warmup.warm_up(evaluate, next(_optimizers(variables, settings)), problem, code, prior.window, settings)
+    turns = enumerate(_optimizers(variables, settings), start=1)
+    if begin:
+        *_, (_, optimizer) = islice(turns, begin.watched.newest.reached.number)
+        reached = lifeline.resume(begin, optimizer)
+    else:
+        warmup.warm_up(evaluate, next(_optimizers(variables, settings)), problem, code, prior.window, settings)
     whole = partial(evaluate, Part(problem))
-    for number, optimizer in enumerate(_optimizers(variables, settings), start=1):
+    for number, optimizer in turns:
         loss: Tensor = optimizer.step(whole)
-        shares = tuple(1 - memory * (1 - share) for memory, share in zip(memories, reached.shares, strict=True))
-        averages = tuple(
-            torch.lerp(average, image, (1 - memory) / share)
-            for average, memory, share in zip(reached.averages, memories, shares, strict=True)
-        )
+        averages, shares = _averaged(reached, image, memories)
         rate, seconds = optimizer.param_groups[0]["lr"], perf_counter() - began - watching
         step = Step(number, loss.detach(), image, averages, rate, seconds, run=run)
         verdict, state = rule.judge(step, reached.state)
-        better = verdict.keep or reached.kept is None
-        kept = Kept(number, averages[verdict.which], memories[verdict.which]) if better else reached.kept
-        reached = Reached(number, averages, shares, kept, state)
+        reached = Reached(number, averages, shares, _kept(reached.kept, step, verdict, memories), state)
 
         if number % recovery.LOOKED_AT == 0 or verdict.stop:
             step, reached = lifeline.check(step, reached, optimizer, last=verdict.stop is not None)
@@ -187,23 +195,52 @@ def fit(
         paused = perf_counter()
         for observe in observers:
             observe(step, verdict)
+        if lifeline.sound_at(number):
+            hold(partial(lifeline.checkpoint, optimizer, draws, seconds), verdict.stop is not None)
         watching += perf_counter() - paused
 
         if verdict.stop or lifeline.tries == recovery.TRIES:
-            reason = verdict.stop or "the fit collapsed again and again"
-            if step.event:
-                reason += f"; it had collapsed, the picture is from before iteration {number}: try a smaller --lr"
             seconds = perf_counter() - began - watching
-            return _ended(problem, reached.kept, number, reason, seconds, lifeline.events)
+            return _ended(problem, reached.kept, step, verdict.stop, seconds, lifeline.events)
     raise AssertionError("the optimisers never end")
 
 
-def _ended(problem: Problem, kept: Kept | None, number: int, reason: str, seconds: float, events: list[str]) -> Fit:
+def _averaged(
+    reached: Reached, image: Tensor, memories: tuple[float, ...]
+) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
+    """The averages with another output, and the sums of the weights in them."""
+    shares = tuple(1 - memory * (1 - share) for memory, share in zip(memories, reached.shares, strict=True))
+    averages = tuple(
+        torch.lerp(average, image, (1 - memory) / share)
+        for average, memory, share in zip(reached.averages, memories, shares, strict=True)
+    )
+    return averages, shares
+
+
+def _kept(kept: Kept | None, step: Step, verdict: stopping.Verdict, memories: tuple[float, ...]) -> Kept:
+    """The best so far, or one of this step's averages."""
+    if kept and not verdict.keep:
+        return kept
+    return Kept(step.number, step.averages[verdict.which], memories[verdict.which])
+
+
+def _ended(
+    problem: Problem, kept: Kept | None, step: Step, reason: str | None, seconds: float, events: list[str]
+) -> Fit:
     """The result, if there is one to show."""
     if kept is None or not kept.image.isfinite().all():
         raise DipError("The fit ran away to numbers that are not finite: try a smaller --lr.")
+    reason = reason or "the fit collapsed again and again"
+    if step.event:
+        reason += f"; it had collapsed, the picture is from before iteration {step.number}: try a smaller --lr"
     finished = problem.finish(kept.image)
-    return Fit(finished, kept.image, kept.number, kept.memory, number, reason, seconds, tuple(events))
+    return Fit(finished, kept.image, kept.number, kept.memory, step.number, reason, seconds, tuple(events))
+
+
+def _loss(problem: Problem, x: Tensor, settings: Settings) -> Tensor:
+    """E( A(x), y ), and what is asked of x besides."""
+    loss = problem.loss(problem.operator(x), problem.measured, problem.weight)
+    return loss + settings.tv * total_variation(x) if settings.tv else loss
 
 
 def _quick(prior: Prior, settings: Settings) -> tuple[Callable[[Tensor], Tensor], Tensor]:
@@ -226,35 +263,6 @@ def _quick(prior: Prior, settings: Settings) -> tuple[Callable[[Tensor], Tensor]
 
     # Rounding what is noise costs nothing; a guide, with noise on it, shows finer shades than bf16 has.
     return rounded, code.bfloat16() if settings.input == "noise" and settings.optimize == "net" else code
-
-
-def _perturbed(code: Tensor, settings: Settings) -> Callable[[Part], Tensor]:
-    """Part of z, with fresh noise added to it each time."""
-    if not settings.reg_noise:
-        return lambda part: code[..., part.rows, part.columns]
-    noise = _noise_like(code, settings)
-    return lambda part: code[..., part.rows, part.columns] + next(noise)[..., part.rows, part.columns]
-
-
-def _noise_like(code: Tensor, settings: Settings) -> Iterator[Tensor]:
-    """Normal noise of z's shape and layout, another at each iteration, for ever.
-
-    Drawing it takes a tenth of a narrow network's step. So a pool of twice z's size is drawn once, and each iteration
-    is given the stretch of it that begins at a random place. Where z is noise itself it is the sum of two stretches:
-    with one the published network had 0.25 dB less after 300 iterations than with noise drawn afresh, with two as much.
-    From sketches two come to no more than one, in a third more iterations.
-    """
-    count = 2 if settings.input == "noise" else 1
-    generator = torch.Generator(code.device).manual_seed(settings.seed)
-    size = code.numel()
-    exact = torch.promote_types(code.dtype, torch.float32)
-    pool = torch.randn(2 * size, generator=generator, device=code.device, dtype=exact)
-    pool = pool.mul_(settings.reg_noise / count**0.5).to(code.dtype)
-    places = torch.Generator().manual_seed(settings.seed)
-    while True:
-        begins = torch.randint(size + 1, (count,), generator=places).tolist()
-        first, *others = (pool[begin : begin + size] for begin in begins)
-        yield sum(others, start=first).as_strided(code.shape, code.stride())
 
 
 def _optimizers(variables: list[Tensor], settings: Settings) -> Iterator[Adam | torch.optim.LBFGS]:

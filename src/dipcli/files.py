@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from dipcli.errors import DipError
 
@@ -19,11 +23,22 @@ def write(path: Path, data: bytes) -> None:
     Raises:
         DipError: when it cannot be written; what was there is untouched.
     """
+    with opened(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, which takes its place whole when all went well, or not at all.
+
+    Raises:
+        DipError: when it cannot be written; what was there is untouched.
+    """
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o666 & ~_umask())
@@ -35,6 +50,18 @@ def write(path: Path, data: bytes) -> None:
         raise DipError(
             f"Cannot write {path}: {error.strerror or error}. Make room, or choose another place."
         ) from error
+
+
+def sweep(*paths: Path) -> None:
+    """Remove what a process that was killed while it wrote these files left beside them.
+
+    Args:
+        paths: files that nobody else is writing now.
+    """
+    for path in paths:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            with suppress(OSError):
+                left.unlink()
 
 
 def make_folder(path: Path) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 LOG = "log.csv"  # every run that keeps a record has one
+CHECKPOINT = "checkpoint.pt"
+RECORD = "run.json"
 DAMAGED = ("damaged.png", "damaged.tif")  # what was made of the picture where the damage was simulated
 
 
@@ -89,7 +91,7 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
     spared = {each.resolve() for each in spared}
     try:
         for old in (
-            *(folder / name for name in ("run.json", *DAMAGED)),
+            *(folder / name for name in (RECORD, CHECKPOINT, *DAMAGED)),
             *(folder / "snapshots").glob(6 * "[0-9]" + "*.png"),
             *(folder / "snapshots").glob("run[0-9]*/" + 6 * "[0-9]" + "*.png"),
         ):

@@ -105,13 +105,17 @@ class Log:
     """`log.csv`: a row each time there is one, on disk at once.
 
     Args:
-        path: where; an earlier log is replaced.
+        path: where; an earlier log is replaced,
+        after: but for its rows up to this run and iteration, of a run that goes on from there.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, after: tuple[int, int] | None = None) -> None:
         self.path = path
+        earlier = _rows(path, after) if after and path.exists() else []
         files.write(path, b"")
         self.write(COLUMNS)
+        for row in earlier:
+            self.write(row)
 
     def __call__(self, row: Row) -> None:
         """Add a row; what is not known stays empty."""
@@ -173,6 +177,7 @@ class Spread:
         self.kept: dict[int, Tensor] = {}
         self.older: Tensor | None = None
         self.newer: Tensor | None = None
+        self.mean = self.variance = torch.zeros(())
         self.run = self.count = 0
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
@@ -196,6 +201,15 @@ class Spread:
         if step.number % LOOKED_AT == 0:
             self.older, self.newer = self.newer, self.kept[step.run]
 
+    def remember(self) -> dict[str, Any]:
+        """What it has seen."""
+        return {**vars(self), "kept": dict(self.kept)}
+
+    def recall(self, seen: dict[str, Any]) -> None:
+        """Go on from what it had seen."""
+        for name in vars(self):
+            setattr(self, name, seen[name])
+
     def map(self, runs: Runs, known: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
         """The spread of each pixel of the result, shape (H, W), in units of the picture's range.
 
@@ -210,6 +224,14 @@ class Spread:
         height, width = runs.image.shape[-2:]  # what was fitted may be larger, as a JPEG's whole blocks are
         spread: NDArray[np.float32] = total.mean(dim=0).sqrt()[:height, :width].cpu().numpy()
         return spread if known is None or known.shape != spread.shape else np.where(known, np.float32(0), spread)
+
+
+def _rows(path: Path, after: tuple[int, int]) -> list[list[str]]:
+    """The rows of a log up to a run and an iteration; what was cut short in the middle of a row is left out."""
+    number, run = COLUMNS.index("iteration"), COLUMNS.index("run")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[run].isdecimal()]
+    return [row for row in rows if (int(row[run]), int(row[number])) <= after]
 
 
 def pixels(image: Tensor) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dipcli.adam import Adam
+from dipcli.errors import DipError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,22 +65,60 @@ class Reached:
 
 
 @dataclass(frozen=True)
-class _Held:
+class Held:
     """Copies of all that a step changes.
 
     Attributes:
         reached: the average, the kept step and the rule's state.
         weights: of the network, with whatever statistics it keeps.
-        code: z.
-        optimizer: the one at work; None before the first step.
+        code: z, where it is fitted too.
         moments: Adam's. L-BFGS, whose history is a hundred times the weights, begins anew.
     """
 
     reached: Reached
     weights: dict[str, Tensor]
-    code: Tensor
-    optimizer: Adam | torch.optim.LBFGS | None
+    code: Tensor | None
     moments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a lifeline remembers.
+
+    Attributes:
+        trusted: the state that a collapse goes back to.
+        newest: the latest, which the next look may find sound.
+        lately: what the loss was at the last looks.
+        tries: how often it went back without a sound look since.
+        events: what it did, a sentence each.
+    """
+
+    trusted: Held
+    newest: Held
+    lately: tuple[float, ...]
+    tries: int
+    events: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything from which a fit goes on as if nothing had happened.
+
+    Attributes:
+        code: z.
+        watched: the lifeline's memory; its newest state is where the fit stands.
+        rates: the optimiser's.
+        history: L-BFGS's memory, as PyTorch hands it out; empty for Adam, whose moments are in the newest state.
+        draws: how often noise was added to z.
+        seconds: time spent in the fit.
+    """
+
+    code: Tensor
+    watched: Watched
+    rates: tuple[float, ...]
+    history: dict[str, Any]
+    draws: int
+    seconds: float
 
 
 class Lifeline:
@@ -91,7 +130,7 @@ class Lifeline:
 
     Args:
         network: with whatever statistics it keeps.
-        code: z.
+        code: z; it is watched where it is fitted too.
         reached: where the fit begins.
     """
 
@@ -131,21 +170,84 @@ class Lifeline:
         self.events.append(f"iteration {step.number}: {event}")
         return replace(step, event=event), self.trusted.reached
 
-    def _held(self, reached: Reached, optimizer: Adam | torch.optim.LBFGS | None) -> _Held:
+    def sound_at(self, number: int) -> bool:
+        """Whether the fit was looked at after this iteration and was sound: `checkpoint` is of this moment."""
+        return self.newest.reached.number == number and not self.warned and not self.tries
+
+    def checkpoint(self, optimizer: Adam | torch.optim.LBFGS, draws: int, seconds: float) -> Checkpoint:
+        """What a fit that was looked at just now goes on from.
+
+        Args:
+            optimizer: the one at work.
+            draws: how often noise was added to z.
+            seconds: spent in the fit.
+        """
+        watched = Watched(self.trusted, self.newest, tuple(self.lately), self.tries, tuple(self.events))
+        history = {} if isinstance(optimizer, Adam) else dict(optimizer.state_dict())
+        rates = tuple(group["lr"] for group in optimizer.param_groups)
+        return Checkpoint(self.code.detach(), watched, rates, history, draws, seconds)
+
+    def resume(self, checkpoint: Checkpoint, optimizer: Adam | torch.optim.LBFGS) -> Reached:
+        """Put everything in the place where it was.
+
+        Args:
+            checkpoint: of a fit of the same network.
+            optimizer: the one that was at work, as it was made.
+
+        Returns:
+            What the fit had come to.
+
+        Raises:
+            DipError: when the checkpoint is of a fit of something else.
+        """
+        watched = checkpoint.watched
+        self._check(watched)
+        self.trusted, self.newest, self.tries = watched.trusted, watched.newest, watched.tries
+        self.lately, self.events = deque(watched.lately, maxlen=LATELY), list(watched.events)
+        self._put_back(self.newest)
+        if self.newest.moments:
+            optimizer.load_state_dict(deepcopy(self.newest.moments))
+        elif checkpoint.history:
+            optimizer.load_state_dict(checkpoint.history)
+        for group, rate in zip(optimizer.param_groups, checkpoint.rates, strict=True):
+            group["lr"] = rate
+        return self.newest.reached
+
+    def _check(self, watched: Watched) -> None:
+        """See that all that was held is of the shapes of what it takes the place of."""
+        now = self.newest
+        shapes = [
+            [[each.shape for each in (*held.reached.averages, *held.weights.values())], [*held.weights]]
+            for held in (now, watched.newest, watched.trusted)
+        ]
+        slopes = [list(each.shape) for each in self.network.parameters()]
+        moments = [
+            [list(each.shape) for each in held.moments.get(name, ())][: len(slopes)]
+            for held in (watched.newest, watched.trusted)
+            for name in ("means", "squares")
+        ]
+        if any(each != shapes[0] for each in shapes) or any(each and each != slopes for each in moments):
+            raise DipError("The checkpoint is of another network or picture: begin anew.")
+
+    def _held(self, reached: Reached, optimizer: Adam | torch.optim.LBFGS | None) -> Held:
         weights = {name: value.clone() for name, value in self.network.state_dict().items()}
         moments = deepcopy(optimizer.state_dict()) if isinstance(optimizer, Adam) else {}
-        return _Held(reached, weights, self.code.detach().clone(), optimizer, moments)
+        return Held(reached, weights, self.code.detach().clone() if self.code.requires_grad else None, moments)
+
+    def _put_back(self, held: Held) -> None:
+        self.network.load_state_dict(held.weights)
+        if held.code is not None:
+            with torch.no_grad():
+                self.code.copy_(held.code)
 
     def _go_back(self, optimizer: Adam | torch.optim.LBFGS) -> None:
         """Put everything back, in place, and halve the step."""
         held = self.newest = self.trusted
-        self.network.load_state_dict(held.weights)
-        with torch.no_grad():
-            self.code.copy_(held.code)
+        self._put_back(held)
         rates = [group["lr"] / 2 for group in optimizer.param_groups]
-        if optimizer is held.optimizer and held.moments:
+        if isinstance(optimizer, Adam) and held.moments:
             optimizer.load_state_dict(deepcopy(held.moments))  # it goes on working on what it is given
         else:
-            optimizer.state.clear()
+            optimizer.state.clear()  # L-BFGS after Adam has nothing to go back to
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate

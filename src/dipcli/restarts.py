@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from dipcli import networks, stopping
 from dipcli.engine import Fit, Observer, Prior, fit
 from dipcli.errors import DipError
 from dipcli.problem import Problem
+from dipcli.recovery import Checkpoint
 from dipcli.settings import Settings
 
 SURE = 2.0  # standard errors by which a run must make the mean worse before it is left out,
@@ -68,16 +70,49 @@ class Runs:
         return [each.number for each in self.runs if not each.astray]
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far one or several fits have come: they can go on from there.
+
+    Attributes:
+        runs: those that came to an end.
+        failures: what was wrong with those that failed.
+        current: where the one at work stands.
+    """
+
+    runs: tuple[Run, ...]
+    failures: tuple[str, ...]
+    current: Checkpoint
+
+    @property
+    def seconds(self) -> float:
+        """Spent in the fits."""
+        return sum(each.fit.seconds for each in self.runs) + self.current.seconds
+
+    @property
+    def reached(self) -> tuple[int, int]:
+        """The number of the fit at work, and its iteration."""
+        return len(self.runs) + len(self.failures) + 1, self.current.watched.newest.reached.number
+
+
+Hold: TypeAlias = Callable[[Callable[[], Progress], bool], None]
+
+
+def let_go(_take: Callable[[], Progress], _last: bool) -> None:
+    """Hold nothing: what is cut short begins anew."""
+
+
 class Deadline:
     """Says when another iteration would not fit into the time.
 
     Args:
         seconds: of time there are from now on; None for no end.
+        spent: seconds of it that an earlier part of the run took.
     """
 
-    def __init__(self, seconds: float | None) -> None:
+    def __init__(self, seconds: float | None, spent: float = 0.0) -> None:
         self.last: float | None = None
-        self.end = None if seconds is None else perf_counter() + seconds
+        self.end = None if seconds is None else perf_counter() + seconds - spent
 
     def begin(self) -> None:
         """A run begins: how long its iterations take is not known yet."""
@@ -106,6 +141,8 @@ def fit_runs(
     deadline: Deadline | None = None,
     asked: Callable[[], str | None] = lambda: None,
     observers: Iterable[Observer] = (),
+    begin: Progress | None = None,
+    hold: Hold = let_go,
 ) -> Runs:
     """Fit as often as the settings ask for, or as there is time, and average the pictures.
 
@@ -121,6 +158,8 @@ def fit_runs(
         deadline: takes the place of the one that `settings.time` sets.
         asked: why the runs should end now, or None.
         observers: called after each iteration of each run.
+        begin: how far earlier fits of the same had come; they go on from there.
+        hold: called as that of `fit`, with a function that tells how far the fits have come.
 
     Raises:
         DipError: when all fits end in numbers that are not finite.
@@ -130,8 +169,13 @@ def fit_runs(
     heeding = stopping.unless(stopping.unless(rule, deadline.up), asked)
     most = settings.runs or (1 if deadline.end is None else MOST)
     observers = tuple(observers)
-    runs: list[Run] = []
-    failures: list[DipError] = []
+    runs = list(begin.runs) if begin else []
+    failures = [DipError(each) for each in begin.failures] if begin else []
+    current = begin.current if begin else None
+
+    def held(take: Callable[[], Checkpoint], last: bool) -> None:
+        hold(lambda: Progress(tuple(runs), tuple(map(str, failures)), take()), last)
+
     while True:
         number = len(runs) + len(failures) + 1
         own = replace(settings, seed=settings.seed + number - 1, runs=1)
@@ -140,10 +184,13 @@ def fit_runs(
             with machine.enough_memory(problem.shape):
                 if number > 1:
                     prior = fresh(problem, own, rule).to(prior.code.device)
-                result = fit(problem, prior, own, stop=heeding, observers=observers, run=number)
+                result = fit(
+                    problem, prior, own, stop=heeding, observers=observers, run=number, begin=current, hold=held
+                )
             runs.append(Run(number, own.seed, result))
         except DipError as error:
             failures.append(error)
+        current = None
         if number == most or asked() is not None:
             break
         if deadline.end is not None and not deadline.room(runs[-1].fit.seconds if runs else 0.0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -14,18 +15,20 @@ from numpy.typing import NDArray
 
 from dipcli import account as accounts
 from dipcli import device as machine
-from dipcli import images, stopping
+from dipcli import files, images, stopping
 from dipcli.bench import planned, prepare, solve
 from dipcli.case import Case
+from dipcli.checkpoints import Checkpoints
 from dipcli.displays import Display, Silent
 from dipcli.engine import Observer
 from dipcli.errors import DipError, UsageError
 from dipcli.interrupt import heeded
-from dipcli.job import LOG, Job, check_output, clear, default_output, run_folder
+from dipcli.job import CHECKPOINT, LOG, RECORD, Job, check_output, clear, default_output, run_folder
 from dipcli.observers import Log, Metrics, Row, Snapshots, Spread, pixels
 from dipcli.picture import Picture
 from dipcli.registry import DEFAULT_PRESET
-from dipcli.restarts import Deadline, Runs
+from dipcli.restarts import Deadline, Progress, Runs, let_go
+from dipcli.resume import HalfDone, described, matching
 from dipcli.settings import Settings
 
 
@@ -35,6 +38,7 @@ def restore(
     display: Display | None = None,
     signals: tuple[signal.Signals, ...] = (),
     announce: Callable[[str, Settings], None] = lambda _, __: None,
+    resume: HalfDone | bool = False,
 ) -> tuple[dict[str, Any], signal.Signals | None]:
     """Restore one picture and leave what the record asks for.
 
@@ -47,6 +51,7 @@ def restore(
         display: shows progress.
         signals: the first of these ends the fit and keeps the best picture so far.
         announce: told the preset and the settings as they will be used.
+        resume: go on with this run; True for the one of this very job that was cut short, if there is one.
 
     Returns:
         The run's account, which is what `run.json` holds, and the signal that ended it, or None.
@@ -56,13 +61,7 @@ def restore(
     """
     display = display or Silent()
     picture, data = images.read(job.source)
-    preset = job.preset or DEFAULT_PRESET
-    plan = _laid_out(job, picture, preset)
-    deadline = Deadline(plan.settings.budget())
-    if plan.settings.time and job.preset is None:
-        preset = planned(job.task, partial(_posed, job, picture), deadline)
-        plan = _laid_out(job, picture, preset)
-        display.note(f"{job.source}: a time of {plan.settings.time} goes best with the preset {preset}")
+    preset, plan, before, deadline = _planned(job, picture, resume, display)
     case, settings, output, folder, truth = plan
     bench = prepare(case.problem, settings)
     for remark in (*case.remarks, *_worries(case, output)):
@@ -72,38 +71,90 @@ def restore(
     if settings.stop.partition(":")[0] == stopping.Auto.name:
         display.note(f"{job.source}: {rule}")
     announce(preset, bench.settings)
-
-    told: list[Callable[[Row], None]] = [display.tell]
-    observers: list[Observer] = [*case.observers, display]
-    if folder:
-        clear(folder, spared=job.read())
-        if case.damaged is not None:
-            damaged = picture.showing(case.damaged)
-            kind = images.default_suffix(damaged)
-            images.write(images.encode(damaged, kind), folder / f"damaged{kind}")
-        told.append(_unless_it_fails(Log(folder / LOG), display))
-        every, at = job.record.snapshot_every, job.record.snapshots_asked()
-        snapshots = Snapshots(folder / "snapshots", case.picture, every, at, case.problem.finish)
-        observers.append(_unless_it_fails(snapshots, display))
-    spread = Spread()
-    if job.record.uncertainty:
-        observers.append(spread)
-    meter = Metrics(bench.problem, truth, job.record.log_every, told)
+    progress = before.progress(bench) if before else None
+    if progress:
+        display.note(f"{job.source}: going on from iteration {progress.reached[1]}")
+        deadline = Deadline(settings.budget(), spent=progress.seconds)
 
     def warn() -> None:
         display.note("Ending after this iteration, keeping the best picture so far; once more to end at once.")
 
+    spread = Spread()
+    watching: list[Observer] = [*case.observers, *([spread] if job.record.uncertainty else [])]
+    observers: list[Observer] = [display, *watching]
+    told: list[Callable[[Row], None]] = [display.tell]
     with heeded(*signals, say=warn) as interrupt:
+        kept = None
+        if folder:
+            log, snapshots = _recorded(job, picture, case, folder, progress)
+            told.append(_unless_it_fails(log, display))
+            observers.append(_unless_it_fails(snapshots, display))
+            kept = Checkpoints(
+                folder / CHECKPOINT,
+                described(job, preset, output, folder),
+                job.record.between_checkpoints(),
+                lambda: job.record.keep_checkpoint or interrupt.received is not None,
+                watching,
+            )
+            kept.begin(before.seen(bench) if before and progress else None)
+        meter = Metrics(bench.problem, truth, job.record.log_every, told)
         with display.watching(job.source.name, settings.iterations):
-            result = solve(bench, deadline=deadline, asked=interrupt.asked, observers=[meter, *observers])
+            result = solve(
+                bench,
+                deadline=deadline,
+                asked=interrupt.asked,
+                observers=[meter, *observers],
+                begin=progress,
+                hold=_unless_it_fails(kept, display) if kept else let_go,
+            )
         account = {"rule": rule, **accounts.account(job, preset, output, data, bench, result)}
         account |= _deliver(case, result, output, meter, truth)
-        record = folder / "run.json" if folder else None
+        record = folder / RECORD if folder else None
         accounts.write(record, account)
         if job.record.uncertainty:
             account |= accounts.written_spread(spread.map(result, case.known), Path(job.record.uncertainty))
             accounts.write(record, account)
+        if kept and interrupt.received is None and not job.record.keep_checkpoint:
+            kept.end()
+    if kept and interrupt.received is not None:
+        display.note(f"{job.source}: to go on: dip resume {shlex.quote(str(folder))}")
     return account, interrupt.received
+
+
+def _planned(
+    job: Job, picture: Picture, resume: HalfDone | bool, display: Display
+) -> tuple[str, _Plan, HalfDone | None, Deadline]:
+    """The preset, what the job comes to with it, the run to go on with, and when the time is up."""
+    preset = job.preset or DEFAULT_PRESET
+    plan = _laid_out(job, picture, preset)
+    before = resume if isinstance(resume, HalfDone) else None
+    if before:
+        before.check(job)
+    elif resume and plan.folder:
+        before = matching(job, plan.output, plan.folder)
+    deadline = Deadline(plan.settings.budget())
+    if before:
+        preset = before.preset
+        plan = _laid_out(job, picture, preset)
+    elif plan.settings.time and job.preset is None:
+        preset = planned(job.task, partial(_posed, job, picture), deadline)
+        plan = _laid_out(job, picture, preset)
+        display.note(f"{job.source}: a time of {plan.settings.time} goes best with the preset {preset}")
+    return preset, plan, before, deadline
+
+
+def _recorded(job: Job, picture: Picture, case: Case, folder: Path, progress: Progress | None) -> tuple[Log, Snapshots]:
+    """The run's folder, cleared of an earlier run and with what is written before the fit; who writes there later."""
+    files.sweep(*(folder / name for name in (LOG, CHECKPOINT, RECORD)))
+    if progress is None:
+        clear(folder, spared=job.read())
+    if case.damaged is not None:
+        damaged = picture.showing(case.damaged)
+        kind = images.default_suffix(damaged)
+        images.write(images.encode(damaged, kind), folder / f"damaged{kind}")
+    every, at = job.record.snapshot_every, job.record.snapshots_asked()
+    snapshots = Snapshots(folder / "snapshots", case.picture, every, at, case.problem.finish)
+    return Log(folder / LOG, progress.reached if progress else None), snapshots
 
 
 def _posed(job: Job, picture: Picture, preset: str) -> tuple[Case, Settings]:

@@ -13,6 +13,7 @@ from dipcli.options import Option, check
 
 Precision = Literal["auto", "fp32", "bf16"]
 LARGEST_SEED = 2**63 - 1
+BETWEEN_CHECKPOINTS = "60s"  # writing one takes a fraction of a second
 # Of the averages that a rule chooses from; the first is the published one.
 MEMORIES = (0.99, 0.98, 0.995, 0.998)
 
@@ -213,14 +214,40 @@ class Record:
             group="What is written",
         ),
     ] = None
+    checkpoint_every: Annotated[
+        str | None,
+        Option(
+            "Time between checkpoints, from which dip resume goes on, as 30s, 5m or 1h; 60s when not given.",
+            group="What is written",
+        ),
+    ] = None
+    keep_checkpoint: Annotated[
+        bool, Option("Leave the last checkpoint where it is when the run is done.", group="What is written")
+    ] = False
     no_run_dir: Annotated[bool, Option("Write the picture alone.", group="What is written")] = False
     overwrite: Annotated[bool, Option("Let the output take the place of the input.", group="What is written")] = False
 
     def __post_init__(self) -> None:
         check(self)
         self.snapshots_asked()
+        self.between_checkpoints()
         if self.no_run_dir and (self.run_dir or self.snapshot_every or self.snapshot_at):
             raise UsageError("--no-run-dir leaves no place for --run-dir or snapshots: drop one of them.")
+        if self.no_run_dir and (self.checkpoint_every or self.keep_checkpoint):
+            raise UsageError("--no-run-dir leaves no place for checkpoints: drop one of them.")
+
+    def between_checkpoints(self) -> float:
+        """Of `--checkpoint-every`, in seconds.
+
+        Raises:
+            UsageError: when it is no time.
+        """
+        try:
+            return specs.seconds(self.checkpoint_every or BETWEEN_CHECKPOINTS)
+        except ValueError:
+            raise UsageError(
+                f"--checkpoint-every {self.checkpoint_every!r} is no time: write it as 30s, 5m or 1h."
+            ) from None
 
     def snapshots_asked(self) -> frozenset[int]:
         """The iterations of `--snapshot-at`."""

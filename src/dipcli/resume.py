@@ -1,0 +1,165 @@
+"""Going on with a run that was cut short: what a run is, written down, and whether it still is the same."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dipcli import checkpoints, stopping
+from dipcli.bench import Bench
+from dipcli.errors import DipError
+from dipcli.job import CHECKPOINT, RECORD, Job
+from dipcli.registry import tasks
+from dipcli.restarts import Progress
+from dipcli.settings import Record
+
+
+@dataclass(frozen=True)
+class HalfDone:
+    """A run that was cut short.
+
+    Attributes:
+        job: what it was to do; its paths are full ones.
+        preset: the one it uses.
+        files: the SHA-256 of every file that it reads, by its path.
+        argv: its command line.
+        content: the rest of its checkpoint.
+    """
+
+    job: Job
+    preset: str
+    files: Mapping[str, str]
+    argv: tuple[str, ...]
+    content: Mapping[str, Any]
+
+    def check(self, job: Job) -> None:
+        """See that the files that were read are as they were.
+
+        Raises:
+            DipError: when one has changed.
+        """
+        now = checkpoints.fingerprints(job.read())
+        for path, before in self.files.items():
+            if now.get(path) != before:
+                raise DipError(
+                    f"{path} has changed since the run began, or is gone: begin anew with {shlex.join(self.argv)}."
+                )
+
+    def progress(self, bench: Bench) -> Progress | None:
+        """How far it had come, on the bench's device; None when it was cut short before the first checkpoint.
+
+        Raises:
+            DipError: when the checkpoint is not one of such a fit.
+        """
+        if self.content["progress"] is None:
+            return None
+        state, _ = stopping.chosen(bench.settings).start(bench.problem)
+        try:
+            progress = checkpoints.restored(self.content["progress"], state, torch.device(bench.settings.device))
+        except (TypeError, AttributeError, KeyError) as error:
+            raise DipError(f"The checkpoint is not one of dip {self.job.task.name}: begin anew.") from error
+        if not isinstance(progress, Progress):
+            raise DipError("The checkpoint holds no progress: begin anew.")
+        return progress
+
+    def seen(self, bench: Bench) -> Any:
+        """What its observers had seen, on the bench's device."""
+        return checkpoints.restored(self.content["seen"], device=torch.device(bench.settings.device))
+
+
+def described(job: Job, preset: str, output: Path, folder: Path) -> dict[str, Any]:
+    """What a run is, for the head of its checkpoints: with full paths, so that it can be gone on with from anywhere.
+
+    Args:
+        job: what it is to do.
+        preset: the one that was chosen.
+        output: where the picture goes.
+        folder: where the record goes.
+    """
+    record = asdict(job.record) | {"run_dir": str(folder.absolute())}
+    if job.record.uncertainty:
+        record["uncertainty"] = str(Path(job.record.uncertainty).absolute())
+    return {
+        "task": job.task.name,
+        "source": job.source if str(job.source) == "-" else job.source.absolute(),
+        "preset": preset,
+        "asked": job.preset,
+        "given": dict(job.given),
+        "arguments": {name: _full(value) for name, value in job.arguments.items()},
+        "output": output if str(output) == "-" else output.absolute(),
+        "record": record,
+        "reference": job.reference and job.reference.absolute(),
+        "argv": list(job.argv),
+        "files": checkpoints.fingerprints(job.read()),
+    }
+
+
+def find(run: Path) -> HalfDone:
+    """A run that was cut short, by its folder or its checkpoint.
+
+    Raises:
+        DipError: when there is none, or it cannot be read.
+    """
+    path = run / CHECKPOINT if run.is_dir() else run
+    content = checkpoints.load(path)
+    try:
+        head = checkpoints.restored(content["header"])
+        job = Job(
+            task=tasks()[head["task"]],
+            source=head["source"],
+            preset=head["asked"],
+            given=head["given"],
+            arguments=head["arguments"],
+            output=head["output"],
+            record=Record(**{**head["record"], "run_dir": str(path.parent)}),  # the folder may have been moved
+            reference=head["reference"],
+            argv=tuple(head["argv"]),
+        )
+        return HalfDone(job, head["preset"], head["files"], job.argv, content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DipError(f"The checkpoint of {run} is not one of this version's: begin the run anew.") from error
+
+
+def finished(run: Path) -> dict[str, Any] | None:
+    """The account of a run that came to its end, by its folder; None when there is more to do, or none."""
+    if (run / CHECKPOINT).exists():
+        return None
+    try:
+        account: dict[str, Any] = json.loads((run / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return account if Path(account.get("output", "")).is_file() else None
+
+
+def matching(job: Job, output: Path, folder: Path) -> HalfDone | None:
+    """The run of this very job that was cut short, if there is one in its folder and nothing has changed.
+
+    Args:
+        job: what is to be done now.
+        output: where the picture is to go.
+        folder: where the record is.
+    """
+    if not (folder / CHECKPOINT).exists():
+        return None
+    try:
+        before = find(folder)
+        there = described(before.job, before.preset, before.job.output or output, folder)
+        if described(job, before.preset, output, folder) | {"argv": there["argv"]} != there:
+            return None
+        before.check(job)
+    except DipError:
+        return None
+    return before
+
+
+def _full(value: Any) -> Any:
+    """A path, or a word that is one of a file, from the root on; all else as it is."""
+    if isinstance(value, str | Path) and value and Path(value).is_file():
+        return type(value)(Path(value).absolute())
+    return value
