@@ -86,6 +86,7 @@ def test_the_engine_knows_no_file_no_terminal_and_no_task() -> None:
         "adam",
         "errors",
         "losses",
+        "perturbation",
         "problem",
         "recovery",
         "settings",
