@@ -32,8 +32,8 @@ FLOORS = [
     ["bench"],
     ["observers", "displays", "job"],
     ["account"],
-    ["run"],
-    ["tasks", "api"],
+    ["run", "sources"],
+    ["tasks", "api", "batch"],
     ["cli"],
     ["__main__"],
 ]

@@ -27,6 +27,8 @@ from dipcli.observers import Metrics, tensor
 from dipcli.picture import from_array
 from dipcli.restarts import Runs
 
+RECORD = "run.json"
+
 
 def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, result: Runs) -> dict[str, Any]:
     """Everything that is needed to do the run again and to know how it went."""
@@ -37,6 +39,7 @@ def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, resu
         "argv": list(job.argv),
         "task": job.task.name,
         "arguments": dict(job.arguments),
+        "asked": job.asked(),
         "input": str(job.source),
         "input_sha256": hashlib.sha256(data).hexdigest(),
         "output": str(output),
@@ -76,6 +79,15 @@ def write(path: Path | None, told: Mapping[str, Any]) -> None:
     """Write an account, if there is a place for it."""
     if path:
         files.write(path, (json.dumps(told, indent=2, default=str) + "\n").encode())
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The account that an earlier run left in its folder; None where there is none that can be read."""
+    try:
+        told = json.loads((folder / RECORD).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) else None
 
 
 def written_spread(values: NDArray[np.float32], path: Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from dipcli.registry import DEFAULT_PRESET, Task, tasks
 from dipcli.settings import Record, Settings
 
 if TYPE_CHECKING:
+    from dipcli.batch import Batch, Outcome
     from dipcli.job import Job
 
 FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130
@@ -36,6 +37,9 @@ FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130
 
 def main() -> None:
     """The command `dip`."""
+    if "" in sys.argv:  # as a path it would be the folder that one is in, and all pictures there
+        _complain("An argument is empty, as where a shell's variable is not set: leave it out or fill it in.")
+        sys.exit(UsageError.exit_code)
     app()()
 
 
@@ -60,7 +64,7 @@ def command(task: Task) -> Callable[..., None]:
     def run(context: typer.Context, **given: Any) -> None:
         typed = {name for name in given if _was_typed(context, name)}
         with _failures_told():
-            raise typer.Exit(_restore_all(_jobs(task, given, typed), given))
+            raise typer.Exit(_restore_all(_batch(task, given, typed), given))
 
     parameters = [
         Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
@@ -144,45 +148,43 @@ def _was_typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _jobs(task: Task, given: dict[str, Any], typed: set[str]) -> list[Job]:
+def _batch(task: Task, given: dict[str, Any], typed: set[str]) -> Batch:
     """One job a picture.
 
     Raises:
-        UsageError: when the options do not go together or a value is out of range.
+        DipError: when the options do not go together, a value is out of range, or there is no picture.
     """
     chosen = {each.name: given[each.name] for each in fields(Settings) if each.name in typed}
     settings = task.settings(given["preset"], **chosen)
     record = Record(**{each.name: given[each.name] for each in fields(Record)})
-    sources: list[Path] = given["images"]
-    output, folder = _destination(sources, given["output"])
-    if len(sources) > 1 and (record.run_dir or record.uncertainty or given["reference"]):
-        raise UsageError("--run-dir, --uncertainty and --reference are for one picture: name one, or leave them out.")
-    to_stdout = output == Path("-") or (output is folder is None and sources == [Path("-")])
+    arguments: list[Path] = given["images"]
+    output: str | None = given["output"]
+    to_stdout = output == "-" or (output is None and arguments == [Path("-")])
     if to_stdout and given["as_json"]:
         raise UsageError("Standard output takes the picture or the JSON: name a file with -o, or leave --json out.")
     if to_stdout and not record.run_dir and (record.snapshot_every or record.snapshot_at):
         raise UsageError("Snapshots of a picture on standard output have no place yet: name one with --run-dir.")
 
     # torch comes with these, and most mistakes have been found by now
+    from dipcli.batch import lay_out
     from dipcli.job import Job
     from dipcli.networks import architecture
 
     architecture(settings.network)
-    return [
-        Job(
-            task=task,
-            source=source,
-            preset=given["preset"] if "preset" in typed or not settings.time else None,
-            given=chosen,
-            arguments={each.name: given[each.name] for each in task.arguments() if _is_own(each, given, typed)},
-            output=output,
-            folder=folder,
-            record=record,
-            reference=given["reference"],
-            argv=tuple(sys.argv),
-        )
-        for source in sources
-    ]
+    like = Job(
+        task=task,
+        source=arguments[0],
+        preset=given["preset"] if "preset" in typed or not settings.time else None,
+        given=chosen,
+        arguments={each.name: given[each.name] for each in task.arguments() if _is_own(each, given, typed)},
+        record=record,
+        reference=given["reference"],
+        argv=tuple(sys.argv),
+    )
+    batch = lay_out(like, arguments, output)
+    if batch.several and (record.run_dir or record.uncertainty or given["reference"]):
+        raise UsageError("--run-dir, --uncertainty and --reference are for one picture: name one, or leave them out.")
+    return batch
 
 
 def _is_own(argument: Parameter, given: dict[str, Any], typed: set[str]) -> bool:
@@ -190,62 +192,52 @@ def _is_own(argument: Parameter, given: dict[str, Any], typed: set[str]) -> bool
     return argument.name in typed or given[argument.name] != argument.default
 
 
-def _destination(sources: list[Path], output: str | None) -> tuple[Path | None, Path | None]:
-    """What `-o` means: a file, or a folder; neither is beside the source.
-
-    Raises:
-        UsageError: when several pictures would go to one place.
-    """
-    several = len(sources) > 1
-    if several and Path("-") in sources:
-        raise UsageError("Standard input is one picture by itself: name no other beside -.")
-    if several and output and (output == "-" or Path(output).is_file()):
-        raise UsageError(f"-o {output} cannot take {len(sources)} pictures: name a folder.")
-    place = None if output is None else Path(output)
-    file, folder = (None, place) if several or (output or "").endswith(("/", os.sep)) else (place, None)
-    places = [(folder or source.parent) / source.stem for source in sources]
-    if twice := next((place for place in places if places.count(place) > 1), None):
-        raise UsageError(
-            f"Two pictures called {twice.name} would be written to one file: restore one at a time with -o."
-        )
-    return file, folder
-
-
-def _restore_all(jobs: list[Job], given: dict[str, Any]) -> int:
+def _restore_all(batch: Batch, given: dict[str, Any]) -> int:
     """Restore one picture after the other, past those that fail; the exit code."""
-    from dipcli.run import restore
+    from dipcli.batch import restore_all
 
-    failures = 0
     display = displays.choose(quiet=given["quiet"])
     tell = display.note if given["verbose"] else lambda _: None
-    for job in jobs:
-        announce = partial(_tell_settings, tell, job)
-        try:
-            account, ended_by = restore(job, display=display, signals=(SIGINT, SIGTERM), announce=announce)
-        except DipError as error:
-            if len(jobs) == 1:
-                raise
-            failures += 1
-            _complain(error)
-            account, ended_by = {"input": str(job.source), "error": str(error)}, None
-        else:
-            display.note(displays.ending(account))
-            tell(displays.machinery(account))
-        _hand_out(account, as_json=given["as_json"])
-        if ended_by:
-            return 128 + ended_by
-    if failures:
-        display.note(f"{failures} of {len(jobs)} pictures failed.")
-    if not failures:
+    for remark in batch.remarks:
+        display.note(remark)
+    fates: list[str] = []
+    announce = partial(_tell_settings, tell)
+    for outcome in restore_all(batch, display=display, signals=(SIGINT, SIGTERM), announce=announce):
+        fates.append(outcome.fate)
+        for sentence in _sentences(outcome):
+            display.note(sentence)
+        if outcome.fate == "restored":
+            tell(displays.machinery(outcome.account))
+        _hand_out(outcome, as_json=given["as_json"])
+    if batch.several:
+        display.note(displays.summary(fates, len(batch.entries)))
+    if outcome.ended_by:
+        return 128 + outcome.ended_by
+    if outcome.error and not batch.several:
+        return outcome.error.exit_code
+    if "failed" not in fates:
         return 0
-    return SOME_FAILED if failures < len(jobs) else FAILED
+    return FAILED if set(fates) == {"failed"} else SOME_FAILED
 
 
-def _hand_out(account: dict[str, Any], *, as_json: bool) -> None:
+def _sentences(outcome: Outcome) -> list[str]:
+    """What there is to say of one picture; a complaint is made here, for it comes with --quiet too."""
+    if outcome.error:
+        if outcome.said:
+            _complain(outcome.said, outcome.error)
+        return []
+    if outcome.skipped:
+        return [f"{outcome.account['input']}: {outcome.skipped}"]
+    return displays.ending(outcome.account)
+
+
+def _hand_out(outcome: Outcome, *, as_json: bool) -> None:
     """Standard output: the path written, or with `--json` the account; nothing beside a picture that went there."""
-    if account.get("output") == "-" or (not as_json and "output" not in account):
+    account = outcome.account
+    if account.get("output") == "-" or (not as_json and (outcome.error or outcome.skipped)):
         return
-    line = json.dumps(account, default=str).encode() if as_json else os.fsencode(account["output"])
+    told = account | ({"skipped": outcome.skipped} if outcome.skipped else {})
+    line = json.dumps(told, default=str).encode() if as_json else os.fsencode(account["output"])
     sys.stdout.buffer.write(line + b"\n")
     sys.stdout.flush()
 
@@ -256,18 +248,18 @@ def _failures_told() -> Iterator[None]:
     try:
         yield
     except DipError as error:
-        _complain(error)
+        _complain(str(error), error)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _complain(error: DipError) -> None:
+def _complain(sentence: str, error: DipError | None = None) -> None:
     if sys.stderr is None:
         return
-    if os.environ.get("DIP_DEBUG"):
+    if error and os.environ.get("DIP_DEBUG"):
         traceback.print_exception(error)
-    print(f"dip: {error}", file=sys.stderr, flush=True)  # noqa: T201 - this is where complaints go
+    print(f"dip: {displays.legible(sentence)}", file=sys.stderr, flush=True)  # noqa: T201 - this is where complaints go
 
 
 def _tell_settings(tell: Callable[[str], None], job: Job, preset: str, settings: Settings) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dipcli import account as accounts
 from dipcli import device as machine
-from dipcli import images, stopping
+from dipcli import files, images, stopping
 from dipcli.bench import planned, prepare, solve
 from dipcli.case import Case
 from dipcli.displays import Display, Silent
@@ -73,32 +73,32 @@ def restore(
         display.note(f"{job.source}: {rule}")
     announce(preset, bench.settings)
 
-    told: list[Callable[[Row], None]] = [display.tell]
-    observers: list[Observer] = [*case.observers, display]
-    if folder:
-        clear(folder, spared=job.read())
-        if case.damaged is not None:
-            damaged = picture.showing(case.damaged)
-            kind = images.default_suffix(damaged)
-            images.write(images.encode(damaged, kind), folder / f"damaged{kind}")
-        told.append(_unless_it_fails(Log(folder / LOG), display))
-        every, at = job.record.snapshot_every, job.record.snapshots_asked()
-        snapshots = Snapshots(folder / "snapshots", case.picture, every, at, case.problem.finish)
-        observers.append(_unless_it_fails(snapshots, display))
-    spread = Spread()
-    if job.record.uncertainty:
-        observers.append(spread)
-    meter = Metrics(bench.problem, truth, job.record.log_every, told)
-
     def warn() -> None:
         display.note("Ending after this iteration, keeping the best picture so far; once more to end at once.")
 
-    with heeded(*signals, say=warn) as interrupt:
-        with display.watching(job.source.name, settings.iterations):
+    with files.claimed(*_written(output, folder)), heeded(*signals, say=warn) as interrupt:
+        told: list[Callable[[Row], None]] = [display.tell]
+        observers: list[Observer] = [*case.observers, display]
+        if folder:
+            clear(folder, spared=job.read())
+            if case.damaged is not None:
+                damaged = picture.showing(case.damaged)
+                kind = images.default_suffix(damaged)
+                images.write(images.encode(damaged, kind), folder / f"damaged{kind}")
+            told.append(_unless_it_fails(Log(folder / LOG), display))
+            every, at = job.record.snapshot_every, job.record.snapshots_asked()
+            snapshots = Snapshots(folder / "snapshots", case.picture, every, at, case.problem.finish)
+            observers.append(_unless_it_fails(snapshots, display))
+        spread = Spread()
+        if job.record.uncertainty:
+            observers.append(spread)
+        meter = Metrics(bench.problem, truth, job.record.log_every, told)
+        with display.watching(job.title or job.source.name, settings.iterations):
             result = solve(bench, deadline=deadline, asked=interrupt.asked, observers=[meter, *observers])
         account = {"rule": rule, **accounts.account(job, preset, output, data, bench, result)}
+        account["finished"] = interrupt.received is None
         account |= _deliver(case, result, output, meter, truth)
-        record = folder / "run.json" if folder else None
+        record = folder / accounts.RECORD if folder else None
         accounts.write(record, account)
         if job.record.uncertainty:
             account |= accounts.written_spread(spread.map(result, case.known), Path(job.record.uncertainty))
@@ -131,10 +131,17 @@ def _laid_out(job: Job, picture: Picture, preset: str) -> _Plan:
     case, settings = _posed(job, picture, preset)
     output = job.output or default_output(job, case.picture)
     folder = run_folder(job.record, output)
-    check_output(job, case, output, folder)
     blank = pixels(case.problem.finish(torch.zeros(case.problem.shape)))
+    check_output(job, case, output, folder, room=blank.size * case.picture.dtype.itemsize)
     _check_format(case, blank, output)
     return _Plan(case, settings, output, folder, _truth(job, case, blank.shape))
+
+
+def _written(output: Path, folder: Path | None) -> list[Path]:
+    """What no other run may write to at the same time; the run's folder is made for that."""
+    if folder:
+        files.make_folder(folder)
+    return [*([] if str(output) == "-" else [output]), *([folder] if folder else [])]
 
 
 def _suffix(output: Path) -> str:
