@@ -153,7 +153,7 @@ def _walked(root: Path, task: str, output: Path | None, passed: list[Path]) -> I
         folders[:] = [each.name for each in below]
         for folder in below:
             if _called_a_picture(folder):
-                yield Source(folder, inside, DipError(f"{folder} is a folder called what a picture is: rename it."))
+                yield Source(folder, inside, DipError(f"{folder} is a folder with the name of a picture: rename it."))
         for path in (here / each for each in sorted(names) if not each.startswith(".")):
             special = os.path.exists(path) and not os.path.isfile(path)  # to read from a pipe may take for ever
             if special or not _called_a_picture(path):
