@@ -63,7 +63,7 @@ class Batch:
     @property
     def remarks(self) -> list[str]:
         """What there is to say of it before the first picture."""
-        told = [(self.passed, "not called what pictures are"), (self.results, "the place of another one's result")]
+        told = [(self.passed, "no pictures"), (self.results, "results of other pictures")]
         return [f"Passed over, {why}: {_listed(paths)}" for paths, why in told if paths]
 
 
@@ -116,7 +116,8 @@ def lay_out(like: Job, arguments: list[Path], output: str | None) -> Batch:
     taken = {os.path.abspath(f"{job.place()}{kind}"): job.source for job, _ in entries for kind in KINDS}
     results = [each for each in found.pictures if taken.get(os.path.abspath(each.path), each.path) != each.path]
     if results:
-        entries = _placed(like, [each for each in found.pictures if each not in results], folder)
+        others = {each.path for each in found.pictures} - {each.path for each in results}
+        entries = _placed(like, [each for each in found.pictures if each.path in others], folder)
     named = tuple(each.path for each in results if each.named)
     return Batch(tuple(entries), found.several, folder, found.passed, named)
 
@@ -133,14 +134,15 @@ def _check_folder(like: Job, arguments: list[Path], output: str | None, count: i
         raise UsageError(f"-o {output} is where the pictures are: leave it out to have the results beside them.")
 
 
-def _placed(like: Job, pictures: list[Source] | tuple[Source, ...], output: Path | None) -> list[Entry]:
+def _placed(like: Job, pictures: Sequence[Source], output: Path | None) -> list[Entry]:
     """The pictures with their names among the others, and numbered."""
     sound = [each for each in pictures if each.wrong is None]
     folders = [each.path.parent if output is None else output / each.inside for each in sound]
     names = iter(stems([each.path for each in sound], [Path(os.path.abspath(each)) for each in folders]))
     entries = []
     for number, each in enumerate(pictures, start=1):
-        job = replace(like, source=each.path, title=f"{number}/{len(pictures)} {each.path.name}")
+        of = f"{number}/{len(pictures)} " if len(pictures) > 1 else ""
+        job = replace(like, source=each.path, title=of + each.path.name)
         if each.wrong is None:
             job = replace(job, folder=None if output is None else output / each.inside, stem=next(names))
         entries.append(Entry(job, each.wrong))
@@ -167,7 +169,8 @@ def restore_all(
     """
     shut: dict[Path, DipError] = {}
     for number, (job, wrong) in enumerate(batch.entries, start=1):
-        place, told = _nearest(batch.output or job.source.parent), False
+        place = _nearest(batch.output or job.source.parent)
+        known = shut.pop(place, None)
         try:
             if wrong:
                 raise wrong
@@ -175,26 +178,21 @@ def restore_all(
                 if earlier := finished(job):
                     yield Outcome(earlier.account, skipped=earlier.word)
                     continue
-                told = place in shut
                 _check_place(place, shut)
-            account, ended_by = _restored(job, display, signals, partial(announce, job))
+            # What was cut short begins anew: here is the place to go on from what is found in _run_folder(job).
+            account, ended_by = restore(job, display=display, signals=signals, announce=partial(announce, job))
         except DipError as error:
             said = str(error)
-            if batch.several:
+            if error is shut.get(place) and said == str(known):
+                said = ""
+            elif batch.several:
                 about = "" if error is shut.get(place) or str(job.source) in said else f"{job.source}: "
-                said = "" if told else f"{number}/{len(batch.entries)}: {about}{said}"
+                said = f"{number}/{len(batch.entries)}: {about}{said}"
             yield Outcome({"input": str(job.source), "error": str(error)}, error, said)
         else:
             yield Outcome(account, ended_by=ended_by)
             if ended_by:
                 return
-
-
-def _restored(
-    job: Job, display: Display, signals: tuple[signal.Signals, ...], announce: Callable[[str, Settings], None]
-) -> tuple[dict[str, Any], signal.Signals | None]:
-    """Restore what is not finished. What was cut short begins anew: this is the place to go on from a checkpoint."""
-    return restore(job, display=display, signals=signals, announce=announce)
 
 
 def finished(job: Job) -> Earlier | None:
@@ -212,11 +210,10 @@ def finished(job: Job) -> Earlier | None:
     """
     if job.record.overwrite:
         return None
-    place = job.place()
-    folder = place.with_name(place.name + RUN)
+    place, folder = job.place(), _run_folder(job)
     account = accounts.read(folder)
     if account is not None:
-        output = place.with_name(Path(str(account.get("output"))).name)
+        output = place.with_name(place.name + Path(str(account.get("output"))).suffix)
         if account.get("finished") is not True or not os.path.isfile(output) or _changed(job, account, folder):
             return None
         same = (account.get("task"), account.get("asked")) == (job.task.name, job.asked())
@@ -233,6 +230,12 @@ def finished(job: Job) -> Earlier | None:
         if not job.record.no_run_dir:
             raise DipError(f"{output} is there already, not from a run: say --overwrite to replace it.")
     return None
+
+
+def _run_folder(job: Job) -> Path:
+    """Of one of several pictures, before it is known what kind of file its result will be."""
+    place = job.place()
+    return place.with_name(place.name + RUN)
 
 
 def _changed(job: Job, account: dict[str, Any], folder: Path) -> bool:
@@ -257,14 +260,12 @@ def _nearest(folder: Path) -> Path:
 
 
 def _check_place(place: Path, shut: dict[Path, DipError]) -> None:
-    """Find out before each picture whether its result can be written; what was found once is not tried again."""
-    if place not in shut:
-        try:
-            files.check_writable(place)
-        except DipError as error:
-            shut[place] = error
-    if place in shut:
-        raise shut[place]
+    """Find out before each picture whether its result can be written: what is wrong is not wrong with the picture."""
+    try:
+        files.check_writable(place)
+    except DipError as error:
+        shut[place] = error
+        raise
 
 
 def _listed(paths: Sequence[Path]) -> str:

@@ -92,15 +92,20 @@ def _root(
 
 
 def _every_task(
-    images: Annotated[list[Path], typer.Argument(help="Pictures to restore; - is standard input.", metavar="IMAGE")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Pictures to restore, folders of them, or patterns as '*.png'; - is standard input.", metavar="IMAGE"
+        ),
+    ],
     output: Annotated[
         str | None,
         typer.Option(
             "-o",
             "--output",
             metavar="PATH",
-            help="A file for one picture, a folder/ for one or several, - for PNG on standard output; "
-            "beside the input when not given.",
+            help="A file for one picture, a folder/ for one or several (sub-folders are kept), - for PNG on standard "
+            "output; beside the input when not given.",
         ),
     ] = None,
     preset: str = DEFAULT_PRESET,

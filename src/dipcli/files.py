@@ -16,6 +16,7 @@ from dipcli.errors import DipError
 
 LONGEST = 255  # bytes in a file's name, nearly everywhere
 PIECE = bytes(2**20)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # a file system may have none
 
 
@@ -42,7 +43,7 @@ def claimed(*paths: Path) -> Iterator[None]:
 def _claimed(path: Path) -> Iterator[None]:
     beside = path.name if len(os.fsencode(path.name)) + len("..lock") <= LONGEST else _digest(path.name)
     place = path / ".lock" if path.is_dir() else path.with_name(f".{beside}.lock")
-    lock = FileLock(place, timeout=0)
+    lock = FileLock(place, timeout=0, mode=0o666)  # what one user left behind is no hindrance to another
     try:
         lock.acquire()
     except Timeout:
@@ -51,7 +52,7 @@ def _claimed(path: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise DipError(f"Cannot write {place}: {error.strerror or error}. Choose another place.") from error
+            raise _refused(f"Cannot write {place}", error) from error
         yield
         return
     try:
@@ -99,9 +100,7 @@ def write(path: Path, data: bytes) -> None:
             Path(temporary).unlink()
             raise
     except OSError as error:
-        raise DipError(
-            f"Cannot write {path}: {error.strerror or error}. Make room, or choose another place."
-        ) from error
+        raise _refused(f"Cannot write {path}", error) from error
 
 
 def make_folder(path: Path) -> None:
@@ -113,7 +112,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DipError(f"Cannot make the folder {path}: {error.strerror or error}. Choose another place.") from error
+        raise _refused(f"Cannot make the folder {path}", error) from error
 
 
 def check_writable(folder: Path, room: int = 4096) -> None:
@@ -134,9 +133,7 @@ def check_writable(folder: Path, room: int = 4096) -> None:
                 file.write(PIECE[: room - start])
             file.flush()
     except OSError as error:
-        raise DipError(
-            f"Cannot write to {folder}: {error.strerror or error}. Make room, or choose another place."
-        ) from error
+        raise _refused(f"Cannot write to {folder}", error) from error
 
 
 def check_name(path: Path) -> None:
@@ -151,6 +148,12 @@ def check_name(path: Path) -> None:
         pass
     except OSError as error:
         raise DipError(f"Cannot write {path}: {error.strerror or error}. Choose another name.") from error
+
+
+def _refused(what: str, error: OSError) -> DipError:
+    """What the system would not do, and a way out."""
+    way_out = "Make room, or choose another place" if error.errno in FULL else "Choose another place"
+    return DipError(f"{what}: {error.strerror or error}. {way_out}.")
 
 
 def _umask() -> int:
