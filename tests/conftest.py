@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,3 +87,23 @@ def clean_png(tmp_path: Path) -> Path:
     path = tmp_path / "truth.png"
     iio.imwrite(path, scene(37, 53))
     return path
+
+
+def start(*arguments: object, patch: str = "") -> subprocess.Popen[str]:
+    code = f"import torch; torch.set_num_threads(1); {patch}\nfrom dipcli.cli import main; main()"
+    tiny = ["--network", TINY, "--input", "noise", "--input-depth", "4"]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments), *tiny],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for(ready: object, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not ready():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "nothing happened for a minute"
+        time.sleep(0.05)

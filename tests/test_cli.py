@@ -14,7 +14,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from conftest import TINY, Dip, noisy, scene
+from conftest import TINY, Dip, noisy, scene, start, wait_for
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -273,7 +273,7 @@ def test_one_bad_picture_does_not_end_a_batch(dip: Dip, noisy_png: Path, tmp_pat
     told = [json.loads(line) for line in result.stdout.splitlines()]
     assert ["error" in each for each in told] == [True, False, True]
     assert result.stderr.count("bad.png") == 1
-    assert "2 of 3 pictures failed" in result.stderr
+    assert "1 restored, 2 failed, 0 skipped; failed: 1/3, 3/3" in result.stderr
     assert noisy_png.with_name("noisy.denoised.png").exists()
     assert dip.quick("denoise", bad, tmp_path / "gone.png").exit_code == 1, "none restored is a failure"
 
@@ -283,7 +283,14 @@ def test_one_bad_picture_does_not_end_a_batch(dip: Dip, noisy_png: Path, tmp_pat
     [
         (["gone.png"], 1, "check the name"),
         (["text.png"], 1, "check the file"),
-        (["."], 1, "is a folder"),
+        (["empty"], 1, "check the name"),
+        ([300 * "a" + ".png"], 1, "check the name"),
+        (["noisy.png", "-o", 300 * "a" + ".png"], 1, "another name"),
+        (["noisy.png", "-o", "text.png/x.png"], 1, "another name"),
+        ([".", "-o", "."], 2, "leave it out"),
+        ([".", "-o", "x.png"], 2, "name a folder"),
+        ([".", "-o", "-"], 2, "name a folder"),
+        ([".", "--run-dir", "x"], 2, "one picture"),
         (["tiny.png"], 1, "16x16"),
         (["noisy.png", "--device", "cuda"], 1, "--device cpu"),
         (["noisy.png", "--device", "abacus"], 2, "cuda:N"),
@@ -302,8 +309,7 @@ def test_one_bad_picture_does_not_end_a_batch(dip: Dip, noisy_png: Path, tmp_pat
         (["noisy.png", "grey.png", "-o", "-"], 2, "name a folder"),
         (["noisy.png", "grey.png", "-o", "text.png"], 2, "name a folder"),
         (["noisy.png", "grey.png", "--reference", "noisy.png"], 2, "one picture"),
-        (["noisy.png", "noisy.png", "-o", "out"], 2, "one at a time"),
-        (["noisy.png", "noisy.jpg"], 2, "one at a time"),
+        (["noisy.png", "empty/../noisy.png", "sub/noisy.png", "-o", "out"], 2, "one at a time"),
         (["-", "--json"], 2, "leave --json out"),
         (["noisy.png", "-o", "-", "--snapshot-at", "1"], 2, "--run-dir"),
         (["noisy.png", "-o", "x.png", "--run-dir", "x.png"], 2, "another folder"),
@@ -330,7 +336,8 @@ def test_what_is_wrong_is_one_sentence_with_a_way_out(
     Path("text.png").write_text("not a picture")
     iio.imwrite("tiny.png", np.zeros((5, 9, 3), np.uint8))
     iio.imwrite("grey.png", np.zeros((37, 53), np.uint8))
-    before = {each.name: each.read_bytes() for each in Path().iterdir()}
+    Path("empty").mkdir()
+    before = {each.name: each.read_bytes() for each in Path().iterdir() if each.is_file()}
     result = dip("denoise", *arguments, *([] if "--iters" in arguments else ["--iters", 2]))
     assert result.exit_code == code, result.output
     assert result.stdout == ""
@@ -529,26 +536,6 @@ def test_the_second_signal_ends_at_once(noisy_png: Path, number: signal.Signals,
 
 IGNORING = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 STUCK = "import dipcli.run as r, time; r.solve = lambda *a, **k: [time.sleep(0.05) for _ in range(2000)]"
-
-
-def start(*arguments: object, patch: str = "") -> subprocess.Popen[str]:
-    code = f"import torch; torch.set_num_threads(1); {patch}\nfrom dipcli.cli import main; main()"
-    tiny = ["--network", TINY, "--input", "noise", "--input-depth", "4"]
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments), *tiny],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def wait_for(ready: object, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while not ready():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "nothing happened for a minute"
-        time.sleep(0.05)
 
 
 HEAVY = ("torch", "numpy", "skimage", "imageio", "PIL", "scipy", "tifffile", "tqdm")

@@ -21,7 +21,7 @@ from dipcli import device as machine
 from dipcli import files, images, metrics
 from dipcli.bench import Bench
 from dipcli.case import Case
-from dipcli.job import Job
+from dipcli.job import RECORD, Job
 from dipcli.noise import GREYS
 from dipcli.observers import Metrics, tensor
 from dipcli.picture import from_array
@@ -37,6 +37,7 @@ def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, resu
         "argv": list(job.argv),
         "task": job.task.name,
         "arguments": dict(job.arguments),
+        "asked": job.asked(),
         "input": str(job.source),
         "input_sha256": hashlib.sha256(data).hexdigest(),
         "output": str(output),
@@ -76,6 +77,15 @@ def write(path: Path | None, told: Mapping[str, Any]) -> None:
     """Write an account, if there is a place for it."""
     if path:
         files.write(path, (json.dumps(told, indent=2, default=str) + "\n").encode())
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The account that an earlier run left in its folder; None where there is none that can be read."""
+    try:
+        told = json.loads((folder / RECORD).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) else None
 
 
 def written_spread(values: NDArray[np.float32], path: Path) -> dict[str, Any]:

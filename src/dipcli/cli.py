@@ -7,41 +7,39 @@ and the fields of `Settings` and `Record`, with the task's defaults. Nothing hea
 from __future__ import annotations
 
 import inspect
-import json
-import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from functools import partial
 from inspect import Parameter
 from pathlib import Path
-from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dipcli import __version__, displays
+from dipcli import __version__, outcomes
+from dipcli.commands import COMMANDS
 from dipcli.errors import DipError, UsageError
 from dipcli.options import Knob, knobs
 from dipcli.registry import DEFAULT_PRESET, Task, tasks
 from dipcli.settings import Record, Settings
 
 if TYPE_CHECKING:
-    from dipcli.job import Job
-    from dipcli.resume import HalfDone
+    from dipcli.batch import Batch
 
-FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130
+INTERRUPTED = 130
 
 
 def main() -> None:
     """The command `dip`."""
+    if "" in sys.argv:  # as a path it would be the folder that one is in, and all pictures there
+        outcomes.complain("An argument is empty, as where a shell's variable is not set: leave it out or fill it in.")
+        sys.exit(UsageError.exit_code)
     app()()
 
 
 def app() -> typer.Typer:
-    """The whole command line: one subcommand a task."""
+    """The whole command line: one subcommand a task, and the commands beside them."""
     whole = typer.Typer(
         name="dip",
         help="Restore a picture with the Deep Image Prior: no training set, one picture in, one picture out.",
@@ -52,7 +50,8 @@ def app() -> typer.Typer:
     whole.callback()(_root)
     for task in tasks().values():
         whole.command(task.name)(command(task))
-    whole.command("resume")(_resume)
+    for name, function in COMMANDS.items():
+        whole.command(name)(_failures_told()(function))
     return whole
 
 
@@ -62,7 +61,9 @@ def command(task: Task) -> Callable[..., None]:
     def run(context: typer.Context, **given: Any) -> None:
         typed = {name for name in given if _was_typed(context, name)}
         with _failures_told():
-            raise typer.Exit(_restore_all(_jobs(task, given, typed), given))
+            batch = _batch(task, given, typed)
+            how = {name: given[name] for name in ("quiet", "verbose", "as_json")}
+            raise typer.Exit(outcomes.restore(batch, **how))
 
     parameters = [
         Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
@@ -89,47 +90,21 @@ def _root(
     """Its signature is what `dip` itself has; the tasks have the rest."""
 
 
-def _resume(
-    run: Annotated[
-        Path, typer.Argument(help="The folder that the run left beside its output: clean.dip", metavar="RUN")
-    ],
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say which settings are used.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of the path.")] = False,
-) -> None:
-    """Go on with a run that was cut short.
-
-    It goes on from its last checkpoint with the options that it began with,
-    and on the same machine comes to the same picture, bit for bit, as if
-    nothing had happened. The picture and other files that it reads have to
-    be as they were.
-
-    Examples:
-
-        dip resume noisy.denoised.dip
-    """
-    with _failures_told():
-        from dipcli.resume import find, finished
-
-        given = {"quiet": quiet, "verbose": verbose, "as_json": as_json}
-        if account := finished(run):
-            displays.choose(quiet=quiet).note(f"{run} is done already: {account['output']}")
-            _hand_out(account, as_json=as_json)
-            raise typer.Exit
-        before = find(run)
-        raise typer.Exit(_restore_all([before.job], given, before))
-
-
 def _every_task(
-    images: Annotated[list[Path], typer.Argument(help="Pictures to restore; - is standard input.", metavar="IMAGE")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Pictures to restore, folders of them, or patterns as '*.png'; - is standard input.", metavar="IMAGE"
+        ),
+    ],
     output: Annotated[
         str | None,
         typer.Option(
             "-o",
             "--output",
             metavar="PATH",
-            help="A file for one picture, a folder/ for one or several, - for PNG on standard output; "
-            "beside the input when not given.",
+            help="A file for one picture, a folder/ for one or several (sub-folders are kept), - for PNG on standard "
+            "output; beside the input when not given.",
         ),
     ] = None,
     preset: str = DEFAULT_PRESET,
@@ -177,112 +152,48 @@ def _was_typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _jobs(task: Task, given: dict[str, Any], typed: set[str]) -> list[Job]:
+def _batch(task: Task, given: dict[str, Any], typed: set[str]) -> Batch:
     """One job a picture.
 
     Raises:
-        UsageError: when the options do not go together or a value is out of range.
+        DipError: when the options do not go together, a value is out of range, or there is no picture.
     """
     chosen = {each.name: given[each.name] for each in fields(Settings) if each.name in typed}
     settings = task.settings(given["preset"], **chosen)
     record = Record(**{each.name: given[each.name] for each in fields(Record)})
-    sources: list[Path] = given["images"]
-    output, folder = _destination(sources, given["output"])
-    if len(sources) > 1 and (record.run_dir or record.uncertainty or given["reference"]):
-        raise UsageError("--run-dir, --uncertainty and --reference are for one picture: name one, or leave them out.")
-    to_stdout = output == Path("-") or (output is folder is None and sources == [Path("-")])
+    arguments: list[Path] = given["images"]
+    output: str | None = given["output"]
+    to_stdout = output == "-" or (output is None and arguments == [Path("-")])
     if to_stdout and given["as_json"]:
         raise UsageError("Standard output takes the picture or the JSON: name a file with -o, or leave --json out.")
     if to_stdout and not record.run_dir and (record.snapshot_every or record.snapshot_at):
         raise UsageError("Snapshots of a picture on standard output have no place yet: name one with --run-dir.")
 
     # torch comes with these, and most mistakes have been found by now
+    from dipcli.batch import lay_out
     from dipcli.job import Job
     from dipcli.networks import architecture
 
     architecture(settings.network)
-    return [
-        Job(
-            task=task,
-            source=source,
-            preset=given["preset"] if "preset" in typed or not settings.time else None,
-            given=chosen,
-            arguments={each.name: given[each.name] for each in task.arguments() if _is_own(each, given, typed)},
-            output=output,
-            folder=folder,
-            record=record,
-            reference=given["reference"],
-            argv=tuple(sys.argv),
-        )
-        for source in sources
-    ]
+    like = Job(
+        task=task,
+        source=arguments[0],
+        preset=given["preset"] if "preset" in typed or not settings.time else None,
+        given=chosen,
+        arguments={each.name: given[each.name] for each in task.arguments() if _is_own(each, given, typed)},
+        record=record,
+        reference=given["reference"],
+        argv=tuple(sys.argv),
+    )
+    batch = lay_out(like, arguments, output)
+    if batch.several and (record.run_dir or record.uncertainty or given["reference"]):
+        raise UsageError("--run-dir, --uncertainty and --reference are for one picture: name one, or leave them out.")
+    return batch
 
 
 def _is_own(argument: Parameter, given: dict[str, Any], typed: set[str]) -> bool:
     """Whether a task's argument was given, on the command line or by the environment: a preset's value yields."""
     return argument.name in typed or given[argument.name] != argument.default
-
-
-def _destination(sources: list[Path], output: str | None) -> tuple[Path | None, Path | None]:
-    """What `-o` means: a file, or a folder; neither is beside the source.
-
-    Raises:
-        UsageError: when several pictures would go to one place.
-    """
-    several = len(sources) > 1
-    if several and Path("-") in sources:
-        raise UsageError("Standard input is one picture by itself: name no other beside -.")
-    if several and output and (output == "-" or Path(output).is_file()):
-        raise UsageError(f"-o {output} cannot take {len(sources)} pictures: name a folder.")
-    place = None if output is None else Path(output)
-    file, folder = (None, place) if several or (output or "").endswith(("/", os.sep)) else (place, None)
-    places = [(folder or source.parent) / source.stem for source in sources]
-    if twice := next((place for place in places if places.count(place) > 1), None):
-        raise UsageError(
-            f"Two pictures called {twice.name} would be written to one file: restore one at a time with -o."
-        )
-    return file, folder
-
-
-def _restore_all(jobs: list[Job], given: dict[str, Any], resume: HalfDone | bool = False) -> int:
-    """Restore one picture after the other, past those that fail; the exit code."""
-    from dipcli.run import restore
-
-    failures = 0
-    display = displays.choose(quiet=given["quiet"])
-    tell = display.note if given["verbose"] else lambda _: None
-    for job in jobs:
-        announce = partial(_tell_settings, tell, job)
-        try:
-            account, ended_by = restore(
-                job, display=display, signals=(SIGINT, SIGTERM), announce=announce, resume=resume
-            )
-        except DipError as error:
-            if len(jobs) == 1:
-                raise
-            failures += 1
-            _complain(error)
-            account, ended_by = {"input": str(job.source), "error": str(error)}, None
-        else:
-            display.note(displays.ending(account))
-            tell(displays.machinery(account))
-        _hand_out(account, as_json=given["as_json"])
-        if ended_by:
-            return 128 + ended_by
-    if failures:
-        display.note(f"{failures} of {len(jobs)} pictures failed.")
-    if not failures:
-        return 0
-    return SOME_FAILED if failures < len(jobs) else FAILED
-
-
-def _hand_out(account: dict[str, Any], *, as_json: bool) -> None:
-    """Standard output: the path written, or with `--json` the account; nothing beside a picture that went there."""
-    if account.get("output") == "-" or (not as_json and "output" not in account):
-        return
-    line = json.dumps(account, default=str).encode() if as_json else os.fsencode(account["output"])
-    sys.stdout.buffer.write(line + b"\n")
-    sys.stdout.flush()
 
 
 @contextmanager
@@ -291,20 +202,7 @@ def _failures_told() -> Iterator[None]:
     try:
         yield
     except DipError as error:
-        _complain(error)
+        outcomes.complain(str(error), error)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
-
-
-def _complain(error: DipError) -> None:
-    if sys.stderr is None:
-        return
-    if os.environ.get("DIP_DEBUG"):
-        traceback.print_exception(error)
-    print(f"dip: {error}", file=sys.stderr, flush=True)  # noqa: T201 - this is where complaints go
-
-
-def _tell_settings(tell: Callable[[str], None], job: Job, preset: str, settings: Settings) -> None:
-    told = "  ".join(f"{knob.flag[2:]}={getattr(settings, knob.name)}" for knob in knobs(Settings))
-    tell(f"{job.source}: preset {preset}: {told}")

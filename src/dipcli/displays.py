@@ -7,10 +7,11 @@ standard error; standard output is for data.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
+from unicodedata import category
 
 if TYPE_CHECKING:
     from dipcli.engine import Step
@@ -110,7 +111,7 @@ class Lines:
 
     def note(self, text: str) -> None:
         """Write it."""
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is where lines are written
+        print(legible(text), file=sys.stderr, flush=True)  # noqa: T201 - this is where lines are written
 
 
 class Terminal:
@@ -122,7 +123,7 @@ class Terminal:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, emoji=False)
         self.facts = Facts(None)
 
     @contextmanager
@@ -139,7 +140,7 @@ class Terminal:
             TextColumn("{task.fields[words]}", markup=False),
         )
         self.facts = Facts(iterations)
-        self.bar = self.progress.add_task(title, total=iterations, words=self.facts.progress)
+        self.bar = self.progress.add_task(legible(title), total=iterations, words=self.facts.progress)
         with Live(get_renderable=self.render, console=self.console, transient=True, redirect_stdout=False):
             yield
 
@@ -163,7 +164,7 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """Print it above the bar."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(legible(text), markup=False, soft_wrap=True)
 
 
 class Bar:
@@ -201,6 +202,12 @@ def choose(*, quiet: bool) -> Display:
     return Terminal() if sys.stderr.isatty() else Lines()
 
 
+def legible(text: str) -> str:
+    """The same on one line, whatever the files in it are called: control characters and stray bytes as escapes."""
+    hidden = ("Cc", "Cs", "Zl", "Zp")
+    return "".join(each.encode("unicode_escape").decode("ascii") if category(each) in hidden else each for each in text)
+
+
 def numbers(row: Row) -> str:
     """The numbers of a row that people look at."""
     told = f"loss {row['loss']:.5f}  fit {row['psnr_noisy']:.2f} dB"
@@ -214,8 +221,8 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def ending(account: Mapping[str, Any]) -> str:
-    """How a run ended, and how good it is, a sentence a line."""
+def ending(account: Mapping[str, Any]) -> list[str]:
+    """How a run ended, and how good it is, in sentences."""
     count = account["iterations"]
     done = f"{count} iteration{'s' if count > 1 else ''} in {clock(account['seconds'])}"
     told = [f"{done}, kept the average of {account['kept']}; ended because {account['reason']}."]
@@ -227,7 +234,21 @@ def ending(account: Mapping[str, Any]) -> str:
         told.append(f"The outputs stray by at most {account['uncertainty_most']:.1f} of 255: {account['uncertainty']}.")
     if account.get("conclusion"):
         told.append(account["conclusion"])
-    return "\n".join(f"{account['input']}: {sentence}" for sentence in told)
+    return [f"{account['input']}: {sentence}" for sentence in told]
+
+
+def summary(fates: Sequence[str], total: int) -> str:
+    """What became of many pictures, and which of them failed.
+
+    Args:
+        fates: of each that was begun: restored, failed, skipped or cut short.
+        total: pictures there were.
+    """
+    told = [f"{fates.count(word)} {word}" for word in ("restored", "failed", "skipped")]
+    others = {"cut short": fates.count("cut short"), "not begun": total - len(fates)}
+    told += [f"{count} {word}" for word, count in others.items() if count]
+    failed = [f"{number}/{total}" for number, fate in enumerate(fates, start=1) if fate == "failed"]
+    return ", ".join(told) + (f"; failed: {', '.join(failed)}" if failed else "")
 
 
 _PSNRS = {"psnr": "", "psnr_y": "luma ", "psnr_unknown": "unknown pixels "}

@@ -1,16 +1,81 @@
-"""Writing so that nothing is ever half-written."""
+"""Writing so that nothing is ever half-written, and by one run at a time."""
 
 from __future__ import annotations
 
-import glob
+import errno
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from filelock import FileLock, Timeout
+
 from dipcli.errors import DipError
+
+LONGEST = 255  # bytes in a file's name, nearly everywhere
+PIECE = bytes(2**20)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # a file system may have none
+
+
+@contextmanager
+def claimed(*paths: Path) -> Iterator[None]:
+    """Inside, no other run writes to these files and folders.
+
+    A lock file lies beside a file, or in a folder, as long as the run lasts. The lock itself is the operating system's
+    and goes with the process, however that ends: what a dead one left behind is no hindrance.
+
+    Args:
+        paths: files whose folders exist, and folders.
+
+    Raises:
+        DipError: when another run has one of them.
+    """
+    with ExitStack() as held:
+        for path in paths:
+            held.enter_context(_claimed(path))
+        yield
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[None]:
+    beside = path.name if len(os.fsencode(path.name)) + len("..lock") <= LONGEST else _digest(path.name)
+    place = path / ".lock" if path.is_dir() else path.with_name(f".{beside}.lock")
+    lock = FileLock(place, timeout=0, mode=0o666)  # what one user left behind is no hindrance to another
+    try:
+        lock.acquire()
+    except Timeout:
+        raise DipError(
+            f"Cannot write {path}: another run{_number(place)} is writing there. Wait for it, or choose another place."
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise _refused(f"Cannot write {place}", error) from error
+        yield
+        return
+    try:
+        with suppress(OSError):  # Windows lets nobody write what is locked: no number is told then
+            place.write_text(str(os.getpid()))
+        yield
+    finally:
+        with suppress(OSError):  # gone before it is released: who waits for it would have a lock on nothing
+            place.unlink()
+        lock.release()
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()
+
+
+def _number(lock: Path) -> str:
+    """Whose lock it is, in words, where that can be read."""
+    try:
+        return f" (process {int(lock.read_text())})"
+    except (OSError, ValueError):
+        return ""
 
 
 def write(path: Path, data: bytes) -> None:
@@ -35,7 +100,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         DipError: when it cannot be written; what was there is untouched.
     """
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_temporary(path), suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file
@@ -47,9 +112,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             Path(temporary).unlink()
             raise
     except OSError as error:
-        raise DipError(
-            f"Cannot write {path}: {error.strerror or error}. Make room, or choose another place."
-        ) from error
+        raise _refused(f"Cannot write {path}", error) from error
 
 
 def sweep(*paths: Path) -> None:
@@ -59,9 +122,14 @@ def sweep(*paths: Path) -> None:
         paths: files that nobody else is writing now.
     """
     for path in paths:
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        for left in path.parent.glob(f"{_temporary(path)}*.tmp"):
             with suppress(OSError):
                 left.unlink()
+
+
+def _temporary(path: Path) -> str:
+    """How the names of files begin that are to take this one's place: its own name may be too long for more."""
+    return f".dip-{_digest(path.name)[:16]}-"
 
 
 def make_folder(path: Path) -> None:
@@ -73,21 +141,48 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DipError(f"Cannot make the folder {path}: {error.strerror or error}. Choose another place.") from error
+        raise _refused(f"Cannot make the folder {path}", error) from error
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, room: int = 4096) -> None:
     """Find out now whether a file can be written to a folder.
 
+    Args:
+        folder: where.
+        room: bytes that it will have; so many are written, for nothing else knows of quotas and limits.
+
     Raises:
-        DipError: when there is no such folder or it cannot be written to.
+        DipError: when there is no such folder or it cannot be written to, or there is no room.
     """
     if not folder.is_dir():
         raise DipError(f"There is no folder {folder} to write to: make it first.")
     try:
-        tempfile.TemporaryFile(dir=folder).close()
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for start in range(0, room, len(PIECE)):
+                file.write(PIECE[: room - start])
+            file.flush()
     except OSError as error:
-        raise DipError(f"Cannot write to {folder}: {error.strerror or error}. Choose another place.") from error
+        raise _refused(f"Cannot write to {folder}", error) from error
+
+
+def check_name(path: Path) -> None:
+    """Find out now whether a file may be called so.
+
+    Raises:
+        DipError: when the name is too long, or a part of it is no folder.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise DipError(f"Cannot write {path}: {error.strerror or error}. Choose another name.") from error
+
+
+def _refused(what: str, error: OSError) -> DipError:
+    """What the system would not do, and a way out."""
+    way_out = "Make room, or choose another place" if error.errno in FULL else "Choose another place"
+    return DipError(f"{what}: {error.strerror or error}. {way_out}.")
 
 
 def _umask() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +37,8 @@ class Job:
         arguments: the task's own that go before the preset's.
         output: where the restored one goes; `-` is PNG on standard output.
         folder: where it goes under the source's name when `output` is None; beside the source when both are.
+        stem: its name there without the suffix, where that is not the source's.
+        title: what it is called while it is at work; the source's name when not given.
         record: what to write beside the picture.
         reference: the true picture, for the log alone.
         argv: the command line, for the record.
@@ -47,6 +51,8 @@ class Job:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     output: Path | None = None
     folder: Path | None = None
+    stem: str = ""
+    title: str = ""
     record: Record = field(default_factory=Record)
     reference: Path | None = None
     argv: tuple[str, ...] = ()
@@ -54,18 +60,33 @@ class Job:
     def read(self) -> list[Path]:
         """The files that the run reads: none of them may be lost to it."""
         named = [Path(each) for each in self.arguments.values() if isinstance(each, str | Path)]
-        return [each for each in (self.source, self.reference, *named) if each is not None and each.is_file()]
+        return [each for each in (self.source, self.reference, *named) if each is not None and os.path.isfile(each)]
+
+    def place(self) -> Path:
+        """Where the restored picture goes when `output` is None, without the suffix: that depends on the picture."""
+        stem = self.stem or self.source.stem
+        return self.folder / stem if self.folder else self.source.with_name(f"{stem}.{self.task.result}")
+
+    def asked(self) -> dict[str, Any]:
+        """What was asked for, as JSON has it: an earlier result of the same is this job's too.
+
+        Where it runs (device, threads) is no matter, nor what is told of it.
+        """
+        settings = {name: value for name, value in self.given.items() if name not in ("device", "threads")}
+        snapshots = {"snapshot_every": self.record.snapshot_every, "snapshot_at": self.record.snapshot_at}
+        asked = {"preset": self.preset, **settings, **snapshots, "arguments": dict(self.arguments)}
+        told: dict[str, Any] = json.loads(json.dumps(asked, default=str))
+        return told
 
 
 def default_output(job: Job, picture: Picture) -> Path:
     """noisy.png becomes noisy.denoised.png beside it, or noisy.png in a folder; - stays -."""
     if str(job.source) == "-":
         return job.source
-    suffix = images.default_suffix(picture)
-    if job.folder is None:
-        return job.source.with_name(f"{job.source.stem}.{job.task.result}{suffix}")
-    files.make_folder(job.folder)
-    return job.folder / f"{job.source.stem}{suffix}"
+    if job.folder is not None:
+        files.make_folder(job.folder)
+    place = job.place()
+    return place.with_name(place.name + images.default_suffix(picture))
 
 
 def run_folder(record: Record, output: Path) -> Path | None:
@@ -101,8 +122,15 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
         raise DipError(f"Cannot clear the run folder {folder} ({error.strerror}): choose another --run-dir.") from error
 
 
-def check_output(job: Job, case: Case, output: Path, folder: Path | None) -> None:
+def check_output(job: Job, case: Case, output: Path, folder: Path | None, room: int) -> None:
     """Find now what would go wrong when hours of work are to be written, or what would be lost to it.
+
+    Args:
+        job: what is to be done.
+        case: what the task makes of the picture.
+        output: where the restored picture goes.
+        folder: the run's, if it has one.
+        room: bytes that the output will take at most, or little more.
 
     Raises:
         DipError: when there is something.
@@ -112,9 +140,10 @@ def check_output(job: Job, case: Case, output: Path, folder: Path | None) -> Non
     _check_uncertainty(job, case, output)
     if str(output) == "-":
         return
+    files.check_name(output)
     if output.is_dir():
         raise UsageError(f"-o {output} is a folder: name a file in it, as {output / job.source.name}.")
-    files.check_writable(output.parent)
+    files.check_writable(output.parent, room)
     if not job.record.overwrite:
         for read in job.read():
             if output.exists() and output.samefile(read):

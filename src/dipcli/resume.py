@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,10 +10,11 @@ from typing import Any
 
 import torch
 
+from dipcli import account as accounts
 from dipcli import checkpoints, stopping
 from dipcli.bench import Bench
 from dipcli.errors import DipError
-from dipcli.job import CHECKPOINT, RECORD, Job
+from dipcli.job import CHECKPOINT, Job
 from dipcli.registry import tasks
 from dipcli.restarts import Progress
 from dipcli.settings import Record
@@ -128,11 +128,8 @@ def find(run: Path) -> HalfDone:
 
 def finished(run: Path) -> dict[str, Any] | None:
     """The account of a run that came to its end, by its folder; None when there is more to do, or none."""
-    if (run / CHECKPOINT).exists():
-        return None
-    try:
-        account: dict[str, Any] = json.loads((run / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    account = accounts.read(run)
+    if account is None or (run / CHECKPOINT).exists() or not account.get("finished"):
         return None
     return account if Path(account.get("output", "")).is_file() else None
 

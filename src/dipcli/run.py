@@ -83,7 +83,7 @@ def restore(
     watching: list[Observer] = [*case.observers, *([spread] if job.record.uncertainty else [])]
     observers: list[Observer] = [display, *watching]
     told: list[Callable[[Row], None]] = [display.tell]
-    with heeded(*signals, say=warn) as interrupt:
+    with files.claimed(*_written(output, folder)), heeded(*signals, say=warn) as interrupt:
         kept = None
         if folder:
             log, snapshots = _recorded(job, picture, case, folder, progress)
@@ -98,7 +98,7 @@ def restore(
             )
             kept.begin(before.seen(bench) if before and progress else None)
         meter = Metrics(bench.problem, truth, job.record.log_every, told)
-        with display.watching(job.source.name, settings.iterations):
+        with display.watching(job.title or job.source.name, settings.iterations):
             result = solve(
                 bench,
                 deadline=deadline,
@@ -108,6 +108,7 @@ def restore(
                 hold=_unless_it_fails(kept, display) if kept else let_go,
             )
         account = {"rule": rule, **accounts.account(job, preset, output, data, bench, result)}
+        account["finished"] = interrupt.received is None
         account |= _deliver(case, result, output, meter, truth)
         record = folder / RECORD if folder else None
         accounts.write(record, account)
@@ -182,10 +183,17 @@ def _laid_out(job: Job, picture: Picture, preset: str) -> _Plan:
     case, settings = _posed(job, picture, preset)
     output = job.output or default_output(job, case.picture)
     folder = run_folder(job.record, output)
-    check_output(job, case, output, folder)
     blank = pixels(case.problem.finish(torch.zeros(case.problem.shape)))
+    check_output(job, case, output, folder, room=blank.size * case.picture.dtype.itemsize)
     _check_format(case, blank, output)
     return _Plan(case, settings, output, folder, _truth(job, case, blank.shape))
+
+
+def _written(output: Path, folder: Path | None) -> list[Path]:
+    """What no other run may write to at the same time; the run's folder is made for that."""
+    if folder:
+        files.make_folder(folder)
+    return [*([] if str(output) == "-" else [output]), *([folder] if folder else [])]
 
 
 def _suffix(output: Path) -> str:

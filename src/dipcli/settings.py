@@ -225,7 +225,13 @@ class Record:
         bool, Option("Leave the last checkpoint where it is when the run is done.", group="What is written")
     ] = False
     no_run_dir: Annotated[bool, Option("Write the picture alone.", group="What is written")] = False
-    overwrite: Annotated[bool, Option("Let the output take the place of the input.", group="What is written")] = False
+    overwrite: Annotated[
+        bool,
+        Option(
+            "Let the output take the place of the input, and of several pictures restore those that are finished anew.",
+            group="What is written",
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         check(self)

@@ -111,7 +111,7 @@ def denoise(
         dip denoise noisy.png --runs 3
         dip denoise noisy.png --time 90s --uncertainty doubt.png
         dip denoise noisy.png -o clean.png --iters 1800
-        dip denoise *.png -o restored/
+        dip denoise folder/ -o restored/
         cat noisy.png | dip denoise - -o - > clean.png
         dip denoise clean.png --simulate-noise 25 --snapshot-at 1,10,100,400,500
     """

@@ -1,0 +1,282 @@
+"""Many pictures: where each goes, which are finished, and one after the other past those that fail."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dipcli import account as accounts
+from dipcli import files
+from dipcli.displays import Display
+from dipcli.errors import DipError, UsageError
+from dipcli.images import FORMATS
+from dipcli.job import LOG, RECORD, Job
+from dipcli.resume import HalfDone
+from dipcli.run import restore
+from dipcli.settings import Settings
+from dipcli.sources import RUN, Source, gather, stems
+
+KINDS = (".png", ".tif")  # what results are called where no name was given
+ALREADY = "already restored"
+OTHERWISE = "already restored with other options: --overwrite restores it anew"
+UNRECORDED = "its result is there already, without a record of the run: --overwrite restores it anew"
+NAMED = 5  # of many files in a sentence
+
+
+class Entry(NamedTuple):
+    """One picture to restore, or why it cannot be."""
+
+    job: Job
+    wrong: DipError | None = None
+
+
+class Earlier(NamedTuple):
+    """What an earlier run told of its result, and a word on why that will do."""
+
+    account: dict[str, Any]
+    word: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All that one call is to restore.
+
+    Attributes:
+        entries: in their order.
+        several: whether more than one was asked for: then what is finished is not done again.
+        output: the folder for the results; None for beside the pictures.
+        passed: files that nobody asked for by name and that are not called what pictures are called.
+        results: pictures that were named, but lie where the result of another one goes.
+    """
+
+    entries: tuple[Entry, ...]
+    several: bool
+    output: Path | None = None
+    passed: tuple[Path, ...] = ()
+    results: tuple[Path, ...] = ()
+
+    @property
+    def remarks(self) -> list[str]:
+        """What there is to say of it before the first picture."""
+        told = [(self.passed, "no pictures"), (self.results, "results of other pictures")]
+        return [f"Passed over, {why}: {_listed(paths)}" for paths, why in told if paths]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one picture.
+
+    Attributes:
+        account: what there is to tell of it.
+        error: why it failed; None where it did not.
+        said: the sentence on that; empty where it is the folder that is wrong and it has been said.
+        skipped: why there was nothing to do; empty where there was.
+        ended_by: the signal that ended the run, and with it the batch.
+    """
+
+    account: dict[str, Any]
+    error: DipError | None = None
+    said: str = ""
+    skipped: str = ""
+    ended_by: signal.Signals | None = None
+
+    @property
+    def fate(self) -> str:
+        """In a word: restored, failed, skipped or cut short."""
+        fates = {"failed": self.error, "skipped": self.skipped, "cut short": self.ended_by}
+        return next((word for word, so in fates.items() if so), "restored")
+
+
+def lay_out(like: Job, arguments: list[Path], output: str | None) -> Batch:
+    """One job a picture, each with a place of its own for the result.
+
+    Args:
+        like: what is to be done with each of them.
+        arguments: files, folders, patterns; `-` is standard input.
+        output: what `-o` says: a file for one picture, else a folder.
+
+    Raises:
+        UsageError: when two pictures would go to one place, or one of several to where it must not.
+    """
+    place = None if output is None else Path(output)
+    found = gather(arguments, like.task.name, place)
+    if not found.pictures:
+        raise DipError(f"There is no picture among {_listed(found.passed)}: name one.")
+    folder = place if found.several or (output or "").endswith(("/", os.sep)) else None
+    if folder is None and not found.several:
+        return Batch((Entry(replace(like, source=found.pictures[0].path, output=place)),), several=False)
+    if found.several:
+        _check_folder(like, arguments, output, len(found.pictures))
+    entries = _placed(like, found.pictures, folder)
+    taken = {os.path.abspath(f"{job.place()}{kind}"): job.source for job, _ in entries for kind in KINDS}
+    results = [each for each in found.pictures if taken.get(os.path.abspath(each.path), each.path) != each.path]
+    if results:
+        others = {each.path for each in found.pictures} - {each.path for each in results}
+        entries = _placed(like, [each for each in found.pictures if each.path in others], folder)
+    named = tuple(each.path for each in results if each.named)
+    return Batch(tuple(entries), found.several, folder, found.passed, named)
+
+
+def _check_folder(like: Job, arguments: list[Path], output: str | None, count: int) -> None:
+    """What `-o` says must be a folder for several pictures, and not the one they are in."""
+    if output is None:
+        return
+    meant = output.endswith(("/", os.sep)) or os.path.isdir(output)
+    if output == "-" or os.path.isfile(output) or (not meant and Path(output).suffix.lower() in FORMATS):
+        raise UsageError(f"-o {output} cannot take {count} pictures: name a folder.")
+    same = [each for each in arguments if os.path.isdir(each) and os.path.realpath(each) == os.path.realpath(output)]
+    if same and not like.record.overwrite:
+        raise UsageError(f"-o {output} is where the pictures are: leave it out to have the results beside them.")
+
+
+def _placed(like: Job, pictures: Sequence[Source], output: Path | None) -> list[Entry]:
+    """The pictures with their names among the others, and numbered."""
+    sound = [each for each in pictures if each.wrong is None]
+    folders = [each.path.parent if output is None else output / each.inside for each in sound]
+    names = iter(stems([each.path for each in sound], [Path(os.path.abspath(each)) for each in folders]))
+    entries = []
+    for number, each in enumerate(pictures, start=1):
+        of = f"{number}/{len(pictures)} " if len(pictures) > 1 else ""
+        job = replace(like, source=each.path, title=of + each.path.name)
+        if each.wrong is None:
+            job = replace(job, folder=None if output is None else output / each.inside, stem=next(names))
+        entries.append(Entry(job, each.wrong))
+    return entries
+
+
+def restore_all(
+    batch: Batch,
+    *,
+    display: Display,
+    signals: tuple[signal.Signals, ...] = (),
+    announce: Callable[[Job, str, Settings], None] = lambda *_: None,
+    resume: HalfDone | None = None,
+) -> Iterator[Outcome]:
+    """Restore one picture after the other, past those that fail.
+
+    Args:
+        batch: which.
+        display: shows progress.
+        signals: the first of these ends the fit, keeps its best picture so far and ends the batch.
+        announce: told of each picture the preset and the settings as they will be used.
+        resume: the run to go on with, of the one picture; of several, those that were cut short are gone on with.
+
+    Yields:
+        What became of each, as soon as it is known.
+    """
+    shut: dict[Path, DipError] = {}
+    for number, (job, wrong) in enumerate(batch.entries, start=1):
+        place = _nearest(batch.output or job.source.parent)
+        known = shut.pop(place, None)
+        try:
+            if wrong:
+                raise wrong
+            if batch.several:
+                if earlier := finished(job):
+                    yield Outcome(earlier.account, skipped=earlier.word)
+                    continue
+                _check_place(place, shut)
+            account, ended_by = restore(
+                job,
+                display=display,
+                signals=signals,
+                announce=partial(announce, job),
+                resume=resume or batch.several,
+            )
+        except DipError as error:
+            said = str(error)
+            if error is shut.get(place) and said == str(known):
+                said = ""
+            elif batch.several:
+                about = "" if error is shut.get(place) or str(job.source) in said else f"{job.source}: "
+                said = f"{number}/{len(batch.entries)}: {about}{said}"
+            yield Outcome({"input": str(job.source), "error": str(error)}, error, said)
+        else:
+            yield Outcome(account, ended_by=ended_by)
+            if ended_by:
+                return
+
+
+def finished(job: Job) -> Earlier | None:
+    """What an earlier run has left, where it leaves nothing to do; None where the picture is to be restored.
+
+    A run that came to its end and whose output is there is not repeated while the picture, and what else was read, is
+    the same. With other options it is not repeated either, for it may have taken hours; but it is said.
+    Without a record of the run an output that is not older than the picture counts.
+
+    Args:
+        job: one of several, with a place that does not depend on the others.
+
+    Raises:
+        DipError: when a file is there of which nobody knows where it comes from.
+    """
+    if job.record.overwrite:
+        return None
+    place, folder = job.place(), _run_folder(job)
+    account = accounts.read(folder)
+    if account is not None:
+        output = place.with_name(place.name + Path(str(account.get("output"))).suffix)
+        if account.get("finished") is not True or not os.path.isfile(output) or _changed(job, account, folder):
+            return None
+        same = (account.get("task"), account.get("asked")) == (job.task.name, job.asked())
+        account |= {"input": str(job.source), "output": str(output)}
+        return Earlier(account, ALREADY if same else OTHERWISE)
+    if (folder / LOG).exists() and not job.record.no_run_dir:  # it was killed
+        return None
+    for output in (place.with_name(place.name + kind) for kind in KINDS):
+        if not os.path.isfile(output):
+            continue
+        if not any(each.stat().st_mtime > output.stat().st_mtime for each in job.read()):
+            account = {"input": str(job.source), "output": str(output)}
+            return Earlier(account, ALREADY if job.record.no_run_dir else UNRECORDED)
+        if not job.record.no_run_dir:
+            raise DipError(f"{output} is there already, not from a run: say --overwrite to replace it.")
+    return None
+
+
+def _run_folder(job: Job) -> Path:
+    """Of one of several pictures, before it is known what kind of file its result will be."""
+    place = job.place()
+    return place.with_name(place.name + RUN)
+
+
+def _changed(job: Job, account: dict[str, Any], folder: Path) -> bool:
+    """Whether the picture is another one than in an earlier run, or what else is read is newer than its record."""
+    if not os.path.isfile(job.source):
+        return True
+    try:
+        with job.source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        written = (folder / RECORD).stat().st_mtime
+        others = [each for each in job.read() if each != job.source]
+        return digest != account.get("input_sha256") or any(each.stat().st_mtime > written for each in others)
+    except OSError:
+        return True  # reading it will tell what is wrong
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or of those above it the first that is there."""
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def _check_place(place: Path, shut: dict[Path, DipError]) -> None:
+    """Find out before each picture whether its result can be written: what is wrong is not wrong with the picture."""
+    try:
+        files.check_writable(place)
+    except DipError as error:
+        shut[place] = error
+        raise
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    """The first few by name."""
+    more = len(paths) - NAMED
+    return ", ".join(map(str, paths[:NAMED])) + (f" and {more} more" if more > 0 else "")

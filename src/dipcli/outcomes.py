@@ -1,0 +1,100 @@
+"""What the command line says of each picture, and hands out: sentences, paths, JSON and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
+from signal import SIGINT, SIGTERM
+from typing import TYPE_CHECKING, Any
+
+from dipcli import displays
+from dipcli.errors import DipError
+from dipcli.options import knobs
+from dipcli.settings import Settings
+
+if TYPE_CHECKING:
+    from dipcli.batch import Batch, Outcome
+    from dipcli.job import Job
+    from dipcli.resume import HalfDone
+
+FAILED, SOME_FAILED = 1, 3
+
+
+def restore(
+    batch: Batch, *, quiet: bool = False, verbose: bool = False, as_json: bool = False, resume: HalfDone | None = None
+) -> int:
+    """Restore one picture after the other, past those that fail, and tell of it.
+
+    Args:
+        batch: which.
+        quiet: say nothing but errors.
+        verbose: say which settings are used, and what it ran on.
+        as_json: print an object for each picture in the place of its path.
+        resume: the run to go on with.
+
+    Returns:
+        The exit code.
+    """
+    from dipcli.batch import restore_all
+
+    display = displays.choose(quiet=quiet)
+    tell = display.note if verbose else lambda _: None
+    for remark in batch.remarks:
+        display.note(remark)
+    fates: list[str] = []
+    announce = partial(_tell_settings, tell)
+    for outcome in restore_all(batch, display=display, signals=(SIGINT, SIGTERM), announce=announce, resume=resume):
+        fates.append(outcome.fate)
+        for sentence in _sentences(outcome):
+            display.note(sentence)
+        if outcome.fate == "restored":
+            tell(displays.machinery(outcome.account))
+        if as_json or not (outcome.error or outcome.skipped):
+            hand_out(outcome.account | ({"skipped": outcome.skipped} if outcome.skipped else {}), as_json=as_json)
+    if batch.several:
+        display.note(displays.summary(fates, len(batch.entries)))
+    if outcome.ended_by:
+        return 128 + outcome.ended_by
+    if outcome.error and not batch.several:
+        return outcome.error.exit_code
+    if "failed" not in fates:
+        return 0
+    return FAILED if set(fates) == {"failed"} else SOME_FAILED
+
+
+def hand_out(account: dict[str, Any], *, as_json: bool) -> None:
+    """Standard output: the path written, or the account as JSON; nothing beside a picture that went there."""
+    if account.get("output") == "-":
+        return
+    line = json.dumps(account, default=str).encode() if as_json else os.fsencode(account["output"])
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.flush()
+
+
+def complain(sentence: str, error: DipError | None = None) -> None:
+    """Standard error: what is wrong; with `DIP_DEBUG=1` where it came from too."""
+    if sys.stderr is None:
+        return
+    if error and os.environ.get("DIP_DEBUG"):
+        traceback.print_exception(error)
+    print(f"dip: {displays.legible(sentence)}", file=sys.stderr, flush=True)  # noqa: T201 - this is where complaints go
+
+
+def _sentences(outcome: Outcome) -> list[str]:
+    """What there is to say of one picture; a complaint is made here, for it comes with --quiet too."""
+    if outcome.error:
+        if outcome.said:
+            complain(outcome.said, outcome.error)
+        return []
+    if outcome.skipped:
+        return [f"{outcome.account['input']}: {outcome.skipped}"]
+    return displays.ending(outcome.account)
+
+
+def _tell_settings(tell: Callable[[str], None], job: Job, preset: str, settings: Settings) -> None:
+    told = "  ".join(f"{knob.flag[2:]}={getattr(settings, knob.name)}" for knob in knobs(Settings))
+    tell(f"{job.source}: preset {preset}: {told}")
