@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dipcli import __version__, displays
+from dipcli.commands import COMMANDS
 from dipcli.errors import DipError, UsageError
 from dipcli.options import Knob, knobs
 from dipcli.registry import DEFAULT_PRESET, Task, tasks
@@ -40,7 +41,7 @@ def main() -> None:
 
 
 def app() -> typer.Typer:
-    """The whole command line: one subcommand a task."""
+    """The whole command line: one subcommand a task, and the commands beside them."""
     whole = typer.Typer(
         name="dip",
         help="Restore a picture with the Deep Image Prior: no training set, one picture in, one picture out.",
@@ -51,6 +52,8 @@ def app() -> typer.Typer:
     whole.callback()(_root)
     for task in tasks().values():
         whole.command(task.name)(command(task))
+    for name, function in COMMANDS.items():
+        whole.command(name)(_failures_told()(function))
     return whole
 
 
