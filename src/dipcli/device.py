@@ -52,7 +52,7 @@ def choice(device: torch.device) -> tuple[Precision, str]:
         return ("bf16", "the GPU computes in it") if able else ("fp32", "the GPU would only emulate bf16")
     if device.type == "cpu":
         having = [ability for ability in ("avx512_bf16", "amx_bf16") if capabilities().get(ability)]
-        return ("bf16", f"the CPU has {having[0]}") if having else ("fp32", "the CPU says of no instructions for bf16")
+        return ("bf16", f"the CPU has {having[0]}") if having else ("fp32", "PyTorch knows of no bf16 in this CPU")
     return "fp32", "bf16 is not tried on MPS"
 
 

@@ -38,7 +38,8 @@ class Finding:
 def advise(facts: Facts) -> list[Finding]:
     """What to put right, what is broken first."""
     looks = (_packages, _torch, _rosetta, _build, _kernels, _devices, _threads, _memory, _rooms)
-    return sorted((finding for look in looks for finding in look(facts)), key=lambda each: each.grade)
+    found = dict.fromkeys(finding for look in looks for finding in look(facts))  # of two like cards it is said once
+    return sorted(found, key=lambda each: each.grade)
 
 
 def gibibytes(size: float) -> str:

@@ -32,7 +32,7 @@ def examine() -> Facts:
         dipcli=dipcli.__version__,
         home=host.home(),
         system=platform.system(),
-        release=platform.platform(),
+        release=host.release(),
         machine=platform.machine(),
         translated=host.translated(),
         packages=tuple(replace(each, trouble=troubles.get(MODULES.get(each.name, each.name))) for each in needed),
@@ -65,10 +65,8 @@ def _tried(modules: list[str]) -> tuple[dict[str, Any], str | None]:
     if done.returncode == 0:
         told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return told, None
-    if done.returncode > 0:
-        return {}, _last(done.stderr)
-    names = {each.value: each.name for each in signal.Signals}
-    return {}, f"{_last(done.stderr)} ended in {names.get(-done.returncode, -done.returncode)}"
+    names = {-each.value: each.name for each in signal.Signals}
+    return {}, f"{_last(done.stderr)} ({names.get(done.returncode, f'exit code {done.returncode}')})"
 
 
 def _last(said: str) -> str:

@@ -20,9 +20,8 @@ from dipcli.facts import Card, Home, Memory, Nvidia, Package, Processor, Room
 
 UNLIMITED = 2**60  # version 1 of the control groups says so by a number as large as this
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # PyTorch heeds these, the first one first
-REQUIREMENT = re.compile(
-    r"(?P<name>[\w.-]+)[^;]*?(?:>=\s*(?P<least>[\w.]+))?[^;>]*(?:;.*extra == .(?P<extra>[\w-]+).*)?"
-)
+# As the metadata have it: torch>=2.4, or dask>=2025; extra == 'cluster'. One with any other condition is passed over.
+REQUIREMENT = re.compile(r"([\w.-]+)([^;]*)(?:;\s*extra\s*==\s*.([\w-]+).)?")
 PATIENCE = 20  # seconds: a sick driver may never answer
 
 
@@ -32,6 +31,19 @@ def home() -> Home:
     if (here / "pipx_metadata.json").exists():
         return Home(version, sys.executable, "pipx", here.name)
     return Home(version, sys.executable, "pip" if importlib.util.find_spec("pip") else "uv")
+
+
+def release() -> str:
+    """The system's name and version, for people."""
+    if sys.platform == "darwin":
+        return f"macOS {platform.mac_ver()[0]}"
+    if sys.platform != "linux":
+        return f"{platform.system()} {platform.release()}"
+    try:
+        name = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        name = "Linux"
+    return f"{name}, kernel {platform.release()}, {' '.join(platform.libc_ver()) or 'another C library than GNU'}"
 
 
 def translated() -> bool:
@@ -45,8 +57,11 @@ def packages(distribution: str = "dipcli") -> tuple[Package, ...]:
         requirements = importlib.metadata.requires(distribution) or []
     except importlib.metadata.PackageNotFoundError:  # run from its source
         requirements = []
-    found = [match.groupdict("") for each in requirements if (match := REQUIREMENT.fullmatch(each))]
-    return tuple(Package(each["name"], installed(each["name"]), each["least"], each["extra"]) for each in found)
+    found = []
+    for name, versions, extra in (match.groups("") for each in requirements if (match := REQUIREMENT.fullmatch(each))):
+        least = re.search(r">=\s*([\w.]+)", versions)
+        found.append(Package(name, installed(name), least[1] if least else "", extra))
+    return tuple(found)
 
 
 def installed(name: str) -> str | None:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from dipcli.doctor import Finding, gibibytes
-from dipcli.facts import Device, Facts, Nvidia, Package, Torch
+from dipcli.facts import Device, Facts, Nvidia, Package, Torch, Trial
 
 INDENT, LABEL = 2, 11  # columns
+TIED = "\N{NO-BREAK SPACE}"  # between a name and its version: a plain space once the lines are broken
 
 
 class Line(NamedTuple):
@@ -55,11 +56,12 @@ def _versions(facts: Facts) -> Iterator[tuple[str, str]]:
 
 
 def _version(package: Package) -> str:
-    return f"{package.name} {package.version or 'missing'}"
+    return f"{package.name}{TIED}{package.version or 'missing'}"
 
 
 def _built(torch: Torch) -> str:
-    parts = [torch.version, f"for CUDA {torch.cuda}" if torch.cuda else f"for HIP {torch.hip}" if torch.hip else ""]
+    made = f"for CUDA {torch.cuda}" if torch.cuda else f"for HIP {torch.hip}" if torch.hip else "for no NVIDIA GPU"
+    parts = [torch.version, made]
     parts.append(f"{gibibytes(torch.size)} on the disk" if torch.size else "")
     return ", ".join(filter(None, [*parts, " ".join(torch.arches)]))
 
@@ -73,7 +75,8 @@ def _machine(facts: Facts) -> Iterator[tuple[str, str]]:
         within.append(f"{processor.quota:g} at a time by its control group")
     cores = f"{processor.cores or 'unknown number of'} cores, {', '.join(within)}"
     used = f"PyTorch uses {facts.torch.threads}; " if facts.torch else ""
-    yield "threads", f"{used}{cores}; {'='.join(processor.variable or ('OMP_NUM_THREADS', 'not set'))}"
+    variable = "=".join(processor.variable) if processor.variable else "OMP_NUM_THREADS is not set"
+    yield "threads", f"{used}{cores}; {variable}"
     sizes = [(memory.free, "free"), (memory.total, "in all"), (memory.limit, "at most by the control group")]
     told = [f"{gibibytes(size)} {words}" for size, words in sizes if size is not None] or ["not known"]
     if memory.kept is not None:
@@ -97,35 +100,29 @@ def _nvidia(nvidia: Nvidia) -> str:
 
 def _devices(facts: Facts) -> Iterator[tuple[str, str]]:
     for each in facts.devices:
-        yield each.name, "; ".join(filter(None, [_card(each), _speeds(each), _choice(each), _repeated(each)]))
+        yield each.name, facts.processor.name if each.name == "cpu" else _card(each)
+        yield "", f"--precision auto takes {each.precision}: {each.reason}"
+        yield "", f"a small computation: {', '.join(_speed(trial) for trial in each.trials)}"
+        yield "", f"a small fit, twice: {_repeated(each)}"
     if not facts.devices:
         yield "none", "PyTorch does not work"
 
 
 def _card(device: Device) -> str:
-    if not device.name.startswith("cuda"):
-        return ""
     memory = gibibytes(device.memory) if device.memory else ""
     capability = "compute capability {}.{}".format(*device.capability) if device.capability else ""
     return ", ".join(filter(None, [device.title, memory, capability]))
 
 
-def _speeds(device: Device) -> str:
-    speeds = [
-        f"{each.precision} fails" if each.milliseconds is None else f"{each.precision} {each.milliseconds:.2g} ms"
-        for each in device.trials
-    ]
-    return f"a small computation: {', '.join(speeds)}" if speeds else ""
-
-
-def _choice(device: Device) -> str:
-    return f"--precision auto is {device.precision}, as {device.reason}"
+def _speed(trial: Trial) -> str:
+    took = "failed" if trial.milliseconds is None else f"{trial.milliseconds:.1f}{TIED}ms"
+    return f"{trial.precision}{TIED}{took}"
 
 
 def _repeated(device: Device) -> str:
     if device.repeats is None:
-        return "a small fit fails"
-    return f"the same fit twice: {'the same bits' if device.repeats else 'other bits'}"
+        return "failed"
+    return "the same bits" if device.repeats else "other bits"
 
 
 def _row(label: str, text: str, width: int) -> list[str]:
@@ -140,7 +137,7 @@ def _wrapped(text: str, width: int, indent: int) -> list[str]:
 
 
 def _filled(text: str, width: int, first: str, hanging: str) -> list[str]:
-    return textwrap.wrap(
+    lines = textwrap.wrap(
         text,
         max(width, len(hanging) + 1),
         initial_indent=first,
@@ -148,6 +145,7 @@ def _filled(text: str, width: int, first: str, hanging: str) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return [each.replace(TIED, " ") for each in lines]
 
 
 def _broken(command: str, width: int, *, shell: bool) -> list[str]:

@@ -58,17 +58,27 @@ def examined() -> dict[str, Any]:
         "torch": asdict(build),
         "abilities": [each for each in ABILITIES if able.get(each)] or [torch.backends.cpu.get_cpu_capability()],
         "kept": kept,
-        "devices": [asdict(device(name)) for name in names],
+        "devices": [asdict(tried(name)) for name in names],
     }
 
 
-def device(name: str) -> Device:
-    """What a device is and does."""
+def tried(name: str) -> Device:
+    """What a device is and does, if it answers at all."""
+    print(f"trying {name}", file=sys.stderr, flush=True)  # noqa: T201
+    try:
+        return _described(name)
+    except Exception as error:  # noqa: BLE001 - drivers raise what they like
+        trouble = _first_line(error)
+        return Device(
+            name, name, "fp32", "it does not answer", trials=(Trial("fp32", trouble=trouble),), trouble=trouble
+        )
+
+
+def _described(name: str) -> Device:
     import torch
 
     from dipcli import device as machine
 
-    print(f"trying {name}", file=sys.stderr, flush=True)  # noqa: T201
     place = torch.device(name)
     precision, reason = machine.choice(place)
     memory = capability = None
@@ -133,7 +143,7 @@ def _trial(place: torch.device, precision: str) -> Trial:
             warnings.simplefilter("ignore")  # a card without kernels is warned of, and then fails
             expected, _ = _computed(torch.device("cpu"), torch.float32)
             found, seconds = _computed(place, torch.float32 if precision == "fp32" else torch.bfloat16)
-    except Exception as error:  # noqa: BLE001 - drivers and compilers raise what they like
+    except Exception as error:  # noqa: BLE001 - likewise
         return Trial(precision, trouble=_first_line(error))
     distance = float((found - expected).norm() / expected.norm())
     if not math.isfinite(distance):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from collections.abc import Iterable
 from pathlib import PurePath
 from typing import NamedTuple
@@ -124,5 +123,6 @@ def _line(home: Home, words: list[str]) -> str:
         command = ["uv", "pip", words[0], "--python", home.executable, *words[1:]]
     else:
         command = [home.executable, "-m", "pip", *words]
-    windows = PurePath(home.executable).suffix == ".exe"
-    return subprocess.list2cmdline(command) if windows else shlex.join(command)
+    if PurePath(home.executable).suffix == ".exe":
+        return " ".join(f'"{each}"' if re.search(r"[\s<>&|]", each) else each for each in command)
+    return shlex.join(command)
