@@ -638,8 +638,8 @@ def test_the_text_tells_the_facts() -> None:
     for words in (
         "PyTorch    2.13.0+cu130, for CUDA 13.0",
         "numpy 2.4.6",
-        "[cluster]  not installed: dask",
-        "PyTorch uses 8; 8 cores, this process may use 16; OMP_NUM_THREADS is not set",
+        "[cluster]  not installed",
+        "PyTorch uses 8; 8 cores, processors open to this process: 16; OMP_NUM_THREADS is not set",
         "20.0 GiB free, 32.0 GiB in all, kept between iterations by mallopt",
         "/pictures: 90.0 GiB free",
         "NVIDIA H100, 80.0 GiB; driver 580.65",
@@ -651,6 +651,8 @@ def test_the_text_tells_the_facts() -> None:
     ):
         assert words in whole
     assert sheet.TIED not in whole
+    half = replace(facts, packages=(Package("dask", "2026", "", "cluster"), Package("bokeh", None, "", "cluster")))
+    assert "  [cluster]  without bokeh" in text(half, [], 200)
 
 
 # The command itself.

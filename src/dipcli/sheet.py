@@ -52,7 +52,8 @@ def _versions(facts: Facts) -> Iterator[tuple[str, str]]:
     for extra in sorted({each.extra for each in facts.packages if each.extra}):
         parts = [each for each in facts.packages if each.extra == extra]
         missing = [each.name for each in parts if each.version is None]
-        yield f"[{extra}]", f"not installed: {', '.join(missing)}" if missing else "installed"
+        some = f"without {', '.join(missing)}" if missing else "installed"
+        yield f"[{extra}]", "not installed" if len(missing) == len(parts) else some
 
 
 def _version(package: Package) -> str:
@@ -70,10 +71,9 @@ def _machine(facts: Facts) -> Iterator[tuple[str, str]]:
     processor, memory = facts.processor, facts.memory
     yield "system", facts.release
     yield "processor", f"{processor.name}, {facts.machine}: {' '.join(processor.abilities) or 'abilities not known'}"
-    within = [f"this process may use {processor.allowed}"]
+    cores = f"{processor.cores or 'unknown number of'} cores, processors open to this process: {processor.allowed}"
     if processor.quota is not None:
-        within.append(f"{processor.quota:g} at a time by its control group")
-    cores = f"{processor.cores or 'unknown number of'} cores, {', '.join(within)}"
+        cores += f", by its control group {processor.quota:g} at a time"
     used = f"PyTorch uses {facts.torch.threads}; " if facts.torch else ""
     variable = "=".join(processor.variable) if processor.variable else "OMP_NUM_THREADS is not set"
     yield "threads", f"{used}{cores}; {variable}"
