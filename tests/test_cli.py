@@ -546,12 +546,13 @@ HEAVY = ("torch", "numpy", "skimage", "imageio", "PIL", "scipy", "tifffile", "tq
     [
         (["--help"], {}),
         (["denoise", "--help"], {}),
+        (["doctor", "--help"], {}),
         (["denoise"], {}),
         (["denoise", "x.png", "--preset", "quick"], {}),
         ([], {"_DIP_COMPLETE": "complete_bash", "COMP_WORDS": "dip den", "COMP_CWORD": "1"}),
         ([], {"_DIP_COMPLETE": "complete_bash", "COMP_WORDS": "dip denoise --pre", "COMP_CWORD": "2"}),
     ],
-    ids=["help", "task help", "usage", "bad preset", "complete task", "complete option"],
+    ids=["help", "task help", "doctor help", "usage", "bad preset", "complete task", "complete option"],
 )
 def test_help_and_completion_import_nothing_heavy(arguments: list[str], environment: dict[str, str]) -> None:
     code = (

@@ -35,7 +35,7 @@ FLOORS = [
     ["account"],
     ["resume"],
     ["run", "sources"],
-    ["tasks", "api", "batch"],
+    ["tasks", "api", "batch", "doctor"],
     ["outcomes"],
     ["commands"],
     ["cli"],

@@ -6,13 +6,54 @@ Each is a function with the signature that Typer makes options from. It ends in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dipcli import displays, outcomes
+
+if TYPE_CHECKING:
+    from dipcli.doctor.sheet import Line
+
+FAILED = 1
+STYLES = {"heading": "bold", "broken": "bold red", "hint": "yellow", "command": "cyan"}
+
+
+def doctor(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False,
+) -> None:
+    """Say what this machine offers, and what to put right.
+
+    Versions, processor, memory, disks and GPUs; whether the installed PyTorch
+    fits them; how long a small computation takes on each device in each
+    precision. Wherever something is amiss, the line to type for it. Ends in 1
+    when something is broken, in 0 when all is well or there are but hints.
+
+    Examples:
+
+        dip doctor
+        dip doctor --json | jq .findings
+
+    """
+    from dipcli.doctor.advice import advise
+    from dipcli.doctor.examination import examine
+    from dipcli.doctor.sheet import written
+
+    facts = examine()
+    findings = advise(facts)
+    if as_json:
+        _say(json.dumps({**asdict(facts), "findings": [asdict(each) for each in findings]}))
+    else:
+        _show(written(facts, findings, shutil.get_terminal_size().columns))
+    if any(each.grade == "broken" for each in findings):
+        raise typer.Exit(FAILED)
 
 
 def resume(
@@ -47,4 +88,21 @@ def resume(
     raise typer.Exit(outcomes.restore(batch, quiet=quiet, verbose=verbose, as_json=as_json, resume=before))
 
 
-COMMANDS: Mapping[str, Callable[..., None]] = {"resume": resume}
+COMMANDS: Mapping[str, Callable[..., None]] = {"resume": resume, "doctor": doctor}
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201 - standard output is for data, and this is the data
+
+
+def _show(lines: Iterable[Line]) -> None:
+    """Print lines, in colours on a terminal."""
+    if not sys.stdout.isatty():
+        for line in lines:
+            _say(line.text)
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for line in lines:
+        console.print(line.text, style=STYLES.get(line.kind), markup=False, emoji=False, soft_wrap=True)

@@ -41,13 +41,25 @@ def precision(device: torch.device) -> Precision:
 
     It goes by what the hardware says of itself, not by a timing: the same machine always answers the same.
     """
+    return choice(device)[0]
+
+
+def choice(device: torch.device) -> tuple[Precision, str]:
+    """The precision for a device, and why."""
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        with torch.cuda.device(device):
+            able = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bf16", "the GPU computes in it") if able else ("fp32", "the GPU would only emulate bf16")
     if device.type == "cpu":
-        # An older PyTorch has no word for it: fp32 there.
-        able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-        return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
-    return "fp32"
+        having = [ability for ability in ("avx512_bf16", "amx_bf16") if capabilities().get(ability)]
+        return ("bf16", f"the CPU has {having[0]}") if having else ("fp32", "PyTorch knows of no bf16 in this CPU")
+    return "fp32", "bf16 is not tried on MPS"
+
+
+def capabilities() -> dict[str, object]:
+    """What PyTorch knows of the CPU: its name, and which instructions it has; an older PyTorch has no word for it."""
+    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return able
 
 
 def name(device: torch.device) -> str:
@@ -55,18 +67,23 @@ def name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def keep_memory(device: torch.device) -> None:
+def keep_memory(device: torch.device) -> bool:
     """Have the CPU's memory kept by this process when a tensor is freed: the next iteration wants it again.
 
     By default the GNU C library gives every large block back to the system, which clears each page of the next one:
     a fifth of an iteration of the published network at 512x512. Elsewhere than on Linux with that library, nothing is
     done.
+
+    Returns:
+        Whether it is kept now.
     """
-    if device.type == "cpu" and sys.platform == "linux":
-        option = getattr(ctypes.CDLL(None), "mallopt", None)
-        if option is not None:
-            option(M_MMAP_THRESHOLD, 2**31 - 1)
-            option(M_TRIM_THRESHOLD, -1)  # never
+    if device.type != "cpu" or sys.platform != "linux":
+        return False
+    option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if option is None:
+        return False
+    taken = [option(M_MMAP_THRESHOLD, 2**31 - 1), option(M_TRIM_THRESHOLD, -1)]  # -1 is never
+    return all(taken)
 
 
 def forget_peak_memory(device: torch.device) -> None:

@@ -1,0 +1,1 @@
+"""`dip doctor`: facts about a machine, gathered and judged."""
