@@ -146,7 +146,7 @@ def _check_format(case: Case, blank: NDArray[np.float32], output: Path) -> None:
     """Find now that a file of the output's suffix cannot hold the result, of which `blank` has the shape."""
     suffix = _suffix(output)
     if case.render is None:
-        images.encode(case.picture.showing(blank), suffix)
+        images.check(case.picture.showing(blank), suffix)
     elif suffix != ".png":
         raise UsageError(f"-o {output} is to be a figure: name it .png; other formats are written beside it.")
 
