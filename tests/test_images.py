@@ -18,7 +18,6 @@ from hypothesis.extra import numpy as hnp
 
 from dipcli import files, images
 from dipcli.errors import DipError
-from dipcli.exif import ORIENTATION
 from dipcli.picture import from_array
 
 SIDES = st.integers(16, 24)

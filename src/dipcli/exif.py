@@ -57,6 +57,17 @@ def order(block: bytes) -> Literal["<", ">"]:
     return _header(_bare(block))[0]
 
 
+def orientation(block: bytes) -> int:
+    """Which way is up, 1 to 8; 1, as the picture lies, where the block does not say or is broken."""
+    data = _bare(block)
+    try:
+        sign, first = _header(data)
+        told = [each for each in _entries(data, sign, first) if each.tag == ORIENTATION and each.kind == SHORT]
+    except (ValueError, struct.error):
+        return 1
+    return int.from_bytes(told[0].value[:2], "little" if sign == "<" else "big") if told else 1
+
+
 def upright(block: bytes) -> bytes | None:
     """A block that says that its picture is upright, without the thumbnail of the unrestored picture.
 

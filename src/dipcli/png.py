@@ -50,10 +50,12 @@ def read(data: bytes) -> Raster:
         samples = imagecodecs.png_decode(SIGNATURE + shown)
     except (imagecodecs.PngError, ValueError) as error:
         raise DipError(f"The PNG cannot be read to its end ({error}): check the file.") from error
+    block = bytes(named.get(b"eXIf", b""))
     return Raster(
         samples,
+        exif.orientation(block),
         profile=_profile(named.get(b"iCCP")),
-        exif=bytes(named[b"eXIf"]) if b"eXIf" in named else None,
+        exif=block or None,
         resolution=_resolution(named.get(b"pHYs")),
         colour=b"".join(_chunk(kind, named[kind]) for kind in COLOUR if kind in named),
     )

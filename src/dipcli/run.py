@@ -188,6 +188,8 @@ def _truth(job: Job, case: Case, shape: tuple[int, ...]) -> NDArray[np.float32] 
 
 def _worries(case: Case, output: Path) -> list[str]:
     """What the format of the output would spoil."""
+    if _suffix(output) == ".bmp" and (case.picture.profile or case.picture.exif):
+        return ["BMP has no place for colour profile and EXIF: name the output .png to keep them."]
     if case.known is not None and _suffix(output) in (".jpg", ".jpeg"):
         return ["JPEG changes the known pixels a little: name the output .png to have them bit for bit."]
     return []

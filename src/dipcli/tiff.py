@@ -48,12 +48,13 @@ def read(data: bytes) -> Raster:
             raise DipError(f"The file has {1 + pages} pages: extract the one to restore.")
         _check_whole(page, len(data))
         tags = {code: tag.value for code in (ORIENTATION, ACROSS, DOWN, UNIT, PROFILE) if (tag := page.tags.get(code))}
-        samples = _samples(page)
+        samples, orientation = _samples(page), tags.get(ORIENTATION, 1)
     if samples is None:
-        samples = pillow.read(data, ("TIFF",)).samples
+        other = pillow.read(data, ("TIFF",))  # which may have turned it already
+        samples, orientation = other.samples, other.orientation
     return Raster(
         samples,
-        tags.get(ORIENTATION, 1),
+        orientation,
         profile=tags.get(PROFILE),
         exif=exif.of_tiff(data),
         resolution=_resolution(tags),
