@@ -113,7 +113,8 @@ def of_tiff(file: bytes) -> bytes | None:
     except (ValueError, struct.error):
         return None
     told = [each for each in told if not each.value.startswith(SHAPE)]
-    return MARK + _head(sign, 8) + _laid_out(told, sign, 8) if told else None
+    data, first = _laid_out(told, sign, 8)
+    return MARK + _head(sign, first) + data if told else None
 
 
 def into_tiff(file: bytes, block: bytes) -> bytes:
@@ -128,7 +129,8 @@ def into_tiff(file: bytes, block: bytes) -> bytes:
     told = {each.tag: each for each in _directory(data, sign, first) if each.tag in SPEAKING}
     told |= {each.tag: each for each in _directory(file, sign, _header(file)[1])}
     file += bytes(len(file) % 2)
-    return _head(sign, len(file)) + file[8:] + _laid_out(told.values(), sign, len(file))
+    end, first = _laid_out(told.values(), sign, len(file))
+    return _head(sign, first) + file[8:] + end
 
 
 def _bare(block: bytes) -> bytes:
@@ -181,21 +183,25 @@ def _directory(data: bytes | bytearray, sign: str, at: int, above: int = 0) -> l
     return found
 
 
-def _laid_out(entries: Iterable[Entry], sign: str, at: int) -> bytes:
-    """A directory of these entries and their values, as it stands at this place of a file."""
+def _laid_out(entries: Iterable[Entry], sign: str, at: int) -> tuple[bytes, int]:
+    """The values of a directory and then the directory, as they stand at this place of a file; where it begins.
+
+    It comes last, so that of a file that is cut short nobody reads the half.
+    """
     entries = sorted(entries, key=lambda each: each.tag)
-    beyond = at + 2 + ENTRY * len(entries) + INLINE
     table, values = struct.pack(sign + "H", len(entries)), b""
     for entry in entries:
-        value, place = entry.value, beyond + len(values)
+        value = entry.value
         if entry.tag in (PHOTO, GPS, INTEROPERABILITY):
-            values += _laid_out(entry.below, sign, place)
+            below, place = _laid_out(entry.below, sign, at + len(values))
+            values += below
             value = struct.pack(sign + "I", place)
         elif len(value) > INLINE:
+            place = at + len(values)
             values += value + bytes(len(value) % 2)
             value = struct.pack(sign + "I", place)
         table += struct.pack(sign + "HHI", entry.tag, entry.kind, entry.length) + value.ljust(INLINE, b"\0")
-    return table + bytes(INLINE) + values
+    return values + table + bytes(INLINE), at + len(values)
 
 
 def _put(data: bytearray, sign: str, entry: Entry, number: int) -> None:
