@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -14,6 +16,11 @@ import torch
 from typer.testing import CliRunner, Result
 
 from dipcli.cli import app
+
+# How long to look for what breaks; HYPOTHESIS_PROFILE=nightly or pytest --hypothesis-profile=nightly looks longer.
+hypothesis.settings.register_profile("quick", max_examples=60, deadline=None)
+hypothesis.settings.register_profile("nightly", max_examples=2000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 TINY = "skip:channels=8,8:skips=4,4"
 

@@ -129,7 +129,9 @@ def directory(*entries: tuple[int, int, int, int], rest: bytes = b"") -> bytes:
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + table + bytes(4) + rest
 
 
-def layout(width: int, height: int, bits: int = 8, samples: int = 1, *, compression: int = 1, **more: int) -> list[tuple[int, int, int, int]]:
+def layout(
+    width: int, height: int, bits: int = 8, samples: int = 1, *, compression: int = 1, **more: int
+) -> list[tuple[int, int, int, int]]:
     """The entries of a TIFF file without which there is no picture."""
     photometric = more.pop("photometric", 1)
     given = {256: width, 257: height, 258: bits, 259: compression, 262: photometric, 273: 400, 277: samples, 279: 256}
