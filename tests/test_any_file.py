@@ -168,15 +168,17 @@ def test_any_file_is_restored_or_told(file: File, suffix: str, output: str) -> N
         named = folder / f"out{suffix}"
         way = {"named": ["-o", named], "stdout": ["-o", "-"], "stdin": ["-o", "-"]}.get(output, [])
         stdin = file.data if output == "stdin" else None
-        result = Dip(app).quick("denoise", "-" if output == "stdin" else source, *way, "-q", iterations=1, stdin=stdin)
+        what = "-" if output == "stdin" else source
+        result = Dip(app).quick("denoise", what, *way, "-q", "--warmup", 0, iterations=1, stdin=stdin)
         event(f"exit code {result.exit_code}")
 
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         assert "Traceback" not in result.output
         assert source.read_bytes() == file.data, "the input is as it was"
         assert not list(folder.rglob("*.tmp")), "nothing is half-written"
-        if file.size and output != "named":
-            assert result.exit_code == 0, result.output
+        if file.size and output != "named":  # standard output is PNG
+            refused = "std" in output and file.dtype == np.float32
+            assert result.exit_code == (1 if refused else 0), result.output
         if result.exit_code == 0:
             what = result.stdout_bytes if "std" in output else Path(result.stdout.strip("\n")).read_bytes()
             looked_at(what, file, suffix if output == "named" else None)

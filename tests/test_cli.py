@@ -485,6 +485,16 @@ def test_names_with_brackets_spaces_and_letters(dip: Dip, tmp_path: Path) -> Non
     assert "[bold]" in result.stderr
 
 
+def test_a_name_that_grows_too_long_is_found_before_the_fit(dip: Dip, noisy_png: Path) -> None:
+    source = noisy_png.rename(noisy_png.with_name("ü" * 122 + ".png"))
+    result = dip.quick("denoise", source, iterations=10**7)
+    assert result.exit_code == 1
+    assert "Choose another name with -o" in result.stderr
+    longest = source.with_name("y" * 251 + ".png")
+    assert dip.quick("denoise", source, "-o", longest).exit_code == 0
+    assert longest.exists()
+
+
 def test_verbose_tells_settings_and_machine(dip: Dip, noisy_png: Path) -> None:
     told = dip.quick("denoise", noisy_png, "-v").stderr
     assert "lr=0.02" in told

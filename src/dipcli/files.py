@@ -20,7 +20,7 @@ def write(path: Path, data: bytes) -> None:
         DipError: when it cannot be written; what was there is untouched.
     """
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".dip.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -61,6 +61,21 @@ def check_writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise DipError(f"Cannot write to {folder}: {error.strerror or error}. Choose another place.") from error
+
+
+def check_name(path: Path) -> None:
+    """Find out now whether a file can have this name, whether or not there is one.
+
+    Raises:
+        DipError: when it is too long, or not one that this system knows.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        told = error.strerror if isinstance(error, OSError) else error
+        raise DipError(f"Cannot write {path}: {told}. Choose another name with -o.") from error
 
 
 def _umask() -> int:

@@ -110,6 +110,7 @@ def check_output(job: Job, case: Case, output: Path, folder: Path | None) -> Non
     _check_uncertainty(job, case, output)
     if str(output) == "-":
         return
+    files.check_name(output)
     if output.is_dir():
         raise UsageError(f"-o {output} is a folder: name a file in it, as {output / job.source.name}.")
     files.check_writable(output.parent)
