@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -17,6 +19,11 @@ import torch
 from typer.testing import CliRunner, Result
 
 from dipcli.cli import app
+
+# How long to look for what breaks; HYPOTHESIS_PROFILE=nightly or pytest --hypothesis-profile=nightly looks longer.
+hypothesis.settings.register_profile("quick", max_examples=60, deadline=None)
+hypothesis.settings.register_profile("nightly", max_examples=2000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 TINY = "skip:channels=8,8:skips=4,4"
 
@@ -52,6 +59,34 @@ def scene(height: int, width: int, channels: int = 3) -> np.ndarray:
 def noisy(clean: np.ndarray, sigma: float = 25, seed: int = 0) -> np.ndarray:
     noise = np.random.default_rng(seed).normal(0, sigma, clean.shape)
     return np.clip(clean + noise, 0, 255).round().astype(np.uint8)
+
+
+def wide_gamut() -> bytes:
+    """A colour profile of Adobe RGB's primaries, white and gamma, as its makers publish them: no more than it takes.
+
+    Source:
+        ICC.1:2001-04, a matrix profile for displays.
+    """
+    columns = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
+    white, gamma = (0.9642, 1.0, 0.8249), b"curv" + bytes(4) + struct.pack(">IH", 1, round(2.19921875 * 256)) + bytes(2)
+
+    def place(xyz: tuple[float, ...]) -> bytes:
+        return b"XYZ " + bytes(4) + struct.pack(">3i", *(round(each * 65536) for each in xyz))
+
+    name = b"wide\0"
+    tags = {
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", len(name)) + name + bytes(78),
+        b"cprt": b"text" + bytes(4) + b"none\0",
+        b"wtpt": place(white),
+        **dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), map(place, columns), strict=True)),
+        **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), gamma),
+    }
+    table, body, start = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
+    for tag, content in tags.items():
+        table += tag + struct.pack(">II", start + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    head = struct.pack(">I4xI", start + len(body), 0x02100000) + b"mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28)
+    return (head + struct.pack(">3i", *(round(each * 65536) for each in white))).ljust(128, b"\0") + table + body
 
 
 @dataclass

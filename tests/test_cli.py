@@ -165,14 +165,26 @@ def test_any_size_goes_through_the_published_depth(height: int, width: int, chan
 
 
 def test_16_bits_and_floats_come_back_as_such(dip: Dip, tmp_path: Path) -> None:
-    deep = (np.random.default_rng(0).random((20, 24, 3)) * 65535).astype(np.uint16)
-    for name, array in (("deep.tif", deep), ("float.tif", deep.astype(np.float32) / 65535)):
-        iio.imwrite(tmp_path / name, array)
-        result = dip.quick("denoise", tmp_path / name)
+    deep = (np.random.default_rng(0).random((20, 24, 4)) * 65535).astype(np.uint16)
+    files = {
+        "grey.png": (deep[..., 0], ".png"),
+        "faint.png": (deep[..., :2], ".png"),
+        "deep.png": (deep[..., :3], ".png"),
+        "glass.png": (deep, ".png"),
+        "deep.tif": (deep[..., :3], ".png"),
+        "float.tif": (deep[..., :3].astype(np.float32) / 65535, ".tif"),
+    }
+    for name, (array, suffix) in files.items():
+        source = tmp_path / name
+        source.write_bytes(images.encode(from_array(array), source.suffix))
+        result = dip.quick("denoise", source)
         assert result.exit_code == 0, result.output
-        output = tmp_path / name.replace(".tif", ".denoised.tif")
-        assert iio.imread(output).dtype == array.dtype
-        assert len(np.unique(iio.imread(output))) > 256, "more than 8 bits of it"
+        restored = images.read(source.with_suffix(f".denoised{suffix}"))[0].array()
+        assert (restored.dtype, restored.shape) == (array.dtype, array.shape)
+        assert len(np.unique(restored)) > 256, "more than 8 bits of it"
+        assert (restored.astype(float) % 257 != 0).mean() > 0.9, "not 8 bits made larger"
+        if array.shape[2:] in ((2,), (4,)):
+            assert np.array_equal(restored[..., -1], array[..., -1]), "transparency is carried through"
 
 
 def test_pipes(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
@@ -478,6 +490,16 @@ def test_names_with_brackets_spaces_and_letters(dip: Dip, tmp_path: Path) -> Non
     result = dip.quick("denoise", source)
     assert result.stdout == f"{tmp_path / '[bold] Prüfung 2.denoised.png'}\n"
     assert "[bold]" in result.stderr
+
+
+def test_a_name_that_grows_too_long_is_found_before_the_fit(dip: Dip, noisy_png: Path) -> None:
+    source = noisy_png.rename(noisy_png.with_name("ü" * 122 + ".png"))
+    result = dip.quick("denoise", source, iterations=10**7)
+    assert result.exit_code == 1
+    assert "Choose another name with -o" in result.stderr
+    longest = source.with_name("y" * 251 + ".png")
+    assert dip.quick("denoise", source, "-o", longest).exit_code == 0
+    assert longest.exists()
 
 
 def test_verbose_tells_settings_and_machine(dip: Dip, noisy_png: Path) -> None:

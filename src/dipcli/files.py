@@ -175,8 +175,9 @@ def check_name(path: Path) -> None:
         path.lstat()
     except FileNotFoundError:
         pass
-    except OSError as error:
-        raise DipError(f"Cannot write {path}: {error.strerror or error}. Choose another name.") from error
+    except (OSError, ValueError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise DipError(f"Cannot write {path}: {told}. Choose another name.") from error
 
 
 def _refused(what: str, error: OSError) -> DipError:

@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import sys
-import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import imageio.v3 as iio
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
-import tifffile
 from numpy.typing import NDArray
 
-from dipcli import files
+from dipcli import exif, files, pillow, png, tiff
 from dipcli.errors import DipError
-from dipcli.picture import Picture, from_array
+from dipcli.picture import SMALLEST, Picture, from_array
+from dipcli.raster import Raster, check_size
 
-ORIENTATION = 0x0112  # the tag, in EXIF and in TIFF, that says which way is up
-PROFILE = 34675  # the tag in TIFF that holds the colour profile
 FORMATS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 TIFF = (".tif", ".tiff")
+JPEG = (".jpg", ".jpeg")
 COLOURS = 3
-OPTIONS: dict[str, dict[str, Any]] = {  # as little loss as the format allows
-    ".jpg": {"quality": 95, "subsampling": 0},
-    ".jpeg": {"quality": 95, "subsampling": 0},
-    ".webp": {"lossless": True, "exact": True},
-}
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# What Pillow's modes are read as; others have no counterpart that would not lose something.
-MODES = {
-    "1": "L", "L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "I;16": "I;16", "I;16B": "I;16",
-    "P": "RGB", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB",
-}  # fmt: skip
-UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
-    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
-    8: lambda a: a.swapaxes(0, 1)[::-1],
-}
+LONGEST = {".png": 1_000_000, ".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # sides, in pixels, as they are coded
+LARGEST_EXIF = 65_533  # bytes in a JPEG
 
 
 def read(path: Path, *, span: tuple[float, float] | None = None) -> tuple[Picture, bytes]:
@@ -69,7 +45,7 @@ def read(path: Path, *, span: tuple[float, float] | None = None) -> tuple[Pictur
         raise DipError(f"There is no file {path}: check the name.") from None
     except IsADirectoryError:
         raise DipError(f"{path} is a folder: name the pictures in it, as {path}/*.png.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         raise DipError(f"Cannot read {path} ({_first_line(error)}): check the name.") from error
     try:
         return decode(data, span=span), data
@@ -100,62 +76,62 @@ def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Picture:
     """
     if not data:
         raise DipError("The file is empty: check where it came from.")
-    if data.startswith(PNG_SIGNATURE) and data[24:26] in (b"\x10\x02", b"\x10\x04", b"\x10\x06"):
-        # Pillow would cut these to 8 bits without a word.
-        raise DipError("PNG with 16 bits in colour or with transparency is not supported yet: convert it to TIFF.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            array, profile, exif = _deep_tiff(data) or _ordinary(data)
+        raster = _raster(data).upright()
     except DipError:
         raise
-    except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError):
-        raise DipError("The picture is larger than can be handled: make it smaller first.") from None
+    except MemoryError:
+        raise DipError("There is not enough memory to read the picture: make it smaller first.") from None
     except PIL.UnidentifiedImageError:
         raise DipError("This is not a picture of a known format: check the file.") from None
     except Exception as error:
         raise DipError(f"This is not a picture that can be read ({_first_line(error)}): check the file.") from error
-    return replace(from_array(array, span=span), profile=profile, exif=exif, file=data)
+    return replace(
+        from_array(raster.samples, span=span),
+        profile=raster.profile,
+        exif=raster.exif,
+        resolution=raster.resolution,
+        colour=raster.colour,
+        file=data,
+    )
+
+
+def check(picture: Picture, suffix: str) -> None:
+    """Find out, without writing it, whether a file of the format that the suffix names can hold a picture.
+
+    Raises:
+        DipError: when there is no such format or it cannot.
+    """
+    suffix = suffix.lower()
+    _check_held(picture, suffix)
+    height, width = picture.pixels.shape[1:]
+    check_size(width, height, len(picture.pixels) + (picture.alpha is not None))
+    if max(height, width) > LONGEST.get(suffix, max(height, width)):
+        raise DipError(f"{suffix} cannot hold a picture of {width}x{height}: write it as .tif.")
+    corner = slice(0, SMALLEST)
+    alpha = None if picture.alpha is None else picture.alpha[corner, corner]
+    encode(replace(picture, pixels=picture.pixels[:, corner, corner], alpha=alpha, known=None), suffix)
 
 
 def encode(picture: Picture, suffix: str) -> bytes:
     """The bytes of a file of the format that the suffix names.
 
     Raises:
-        DipError: when there is no such format or it cannot hold the picture.
+        DipError: when there is no such format or it cannot hold the picture, as `check` would have said.
     """
     suffix = suffix.lower()
-    if suffix not in FORMATS:
-        wrong = f"The suffix {suffix} is not that of a picture" if suffix else "The output has no suffix"
-        raise DipError(f"{wrong}: use one of {' '.join(FORMATS)}.")
-    array, tiff = picture.array(), suffix in TIFF
-    deep = array.dtype != np.uint8
-    if len(picture.pixels) > COLOURS and not tiff:
-        raise DipError(f"{suffix} cannot hold {len(picture.pixels)} channels: write it as .tif.")
-    if deep and not tiff and not (suffix == ".png" and _fits_png(array)):
-        raise DipError(f"{suffix} cannot hold {array.dtype} samples of this kind without loss: write it as .tif.")
-    if picture.alpha is not None and suffix in (".jpg", ".jpeg", ".bmp"):
-        raise DipError(f"{suffix} cannot hold transparency: write it as .png.")
-    if tiff:
-        options: dict[str, Any] = {
-            "iccprofile": picture.profile,
-            "photometric": "rgb" if len(picture.pixels) == COLOURS else "minisblack",
-        }
-        if len(picture.pixels) > COLOURS:
-            options |= {"planarconfig": "contig"}
-        if picture.alpha is not None:
-            options |= {"extrasamples": ["unassalpha"], "planarconfig": "contig"}
-    else:
-        options = {"icc_profile": picture.profile, "exif": picture.exif, **OPTIONS.get(suffix, {})}
-    options = {key: value for key, value in options.items() if value is not None}
+    _check_held(picture, suffix)
+    samples = picture.array()
+    block = picture.exif and exif.sized(picture.exif, samples.shape[1], samples.shape[0])
+    raster = Raster(samples, 1, picture.profile, block, picture.resolution, picture.colour)
     try:
-        data: bytes = iio.imwrite(
-            "<bytes>", array, plugin="tifffile" if tiff else "pillow", extension=suffix, **options
-        )
+        if suffix == ".png":
+            return png.write(raster)
+        if suffix in TIFF:
+            return tiff.write(raster, alpha=picture.alpha is not None)
+        return pillow.write(raster, suffix)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DipError(f"{suffix} cannot hold this picture ({_first_line(error)}): write it as .png.") from error
-    return data
 
 
 def write(data: bytes, path: Path) -> None:
@@ -175,56 +151,40 @@ def write(data: bytes, path: Path) -> None:
 
 def default_suffix(picture: Picture) -> str:
     """.png where PNG holds the picture without loss, else .tif."""
-    array = picture.array()
-    plain = array.dtype == np.uint8 and len(picture.pixels) <= COLOURS
-    return ".png" if plain or _fits_png(array) else ".tif"
+    return ".png" if _fits_png(picture) else ".tif"
 
 
-def _fits_png(array: NDArray[Any]) -> bool:
-    """Whether Pillow writes these samples, which are not 8-bit ones, to PNG: 16-bit grey alone."""
-    return array.dtype == np.uint16 and array.ndim == 2  # noqa: PLR2004
+def _raster(data: bytes) -> Raster:
+    """What the file holds, by the reader of its format."""
+    if data.startswith(png.SIGNATURE):
+        return png.read(data)
+    return tiff.read(data) if data.startswith(tiff.SIGNATURES) else pillow.read(data)
 
 
-def _deep_tiff(data: bytes) -> tuple[NDArray[Any], bytes | None, None] | None:
-    """Samples and colour profile of a TIFF of more than 8 bits or 4 channels; None for all else: Pillow reads it."""
-    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return None
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page = file.pages.first
-        if page.bitspersample in (1, 2, 4, 8) and page.samplesperpixel <= COLOURS + 1:
-            return None
-        if len(file.pages) > 1:
-            raise DipError(f"The file has {len(file.pages)} pages: extract the one to restore.")
-        if page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
-            raise DipError(
-                f"{tifffile.PHOTOMETRIC(page.photometric).name} pictures are not supported: convert it to RGB."
-            )
-        array = page.asarray()
-        if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and array.ndim == 3:  # noqa: PLR2004 - channels first
-            array = np.moveaxis(array, 0, -1)
-        tags = {code: tag.value for code in (ORIENTATION, PROFILE) if (tag := page.tags.get(code))}
-    turn = UPRIGHT.get(tags.get(ORIENTATION, 1))
-    return (turn(array) if turn else array), tags.get(PROFILE), None
+def _fits_png(picture: Picture) -> bool:
+    return len(picture.pixels) <= COLOURS and picture.dtype.kind == "u"
 
 
-def _ordinary(data: bytes) -> tuple[NDArray[Any], bytes | None, bytes | None]:
-    """Samples, colour profile and EXIF block of what Pillow reads."""
-    with PIL.Image.open(io.BytesIO(data)) as image:
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format != "MPO":  # a phone's JPEG with a preview in it
-            raise DipError(f"The file has {frames} pictures or pages: extract the one to restore.")
-        if image.mode not in MODES:
-            raise DipError(f"{image.mode} pictures are not supported: convert it to RGB.")
-        image.load()
-        mode, profile = MODES[image.mode], image.info.get("icc_profile")
-        if "transparency" in image.info:
-            mode = "LA" if mode == "L" else "RGBA"
-        try:
-            upright = PIL.ImageOps.exif_transpose(image)
-            block = upright.getexif().tobytes() or None
-        except Exception:  # noqa: BLE001 - whatever is wrong with the EXIF block, the pixels are sound
-            upright, block = image, None
-        return np.asarray(upright.convert(mode)), profile, block
+def _check_held(picture: Picture, suffix: str) -> None:
+    """Find out whether there is such a format, and in it a place for such samples and what stands beside them.
+
+    Raises:
+        DipError: when there is none.
+    """
+    if suffix not in FORMATS:
+        wrong = f"The suffix {suffix} is not that of a picture" if suffix else "The output has no suffix"
+        raise DipError(f"{wrong}: use one of {' '.join(FORMATS)}.")
+    if suffix in TIFF:
+        return
+    if len(picture.pixels) > COLOURS:
+        raise DipError(f"{suffix} cannot hold {len(picture.pixels)} channels: write it as .tif.")
+    if not (picture.dtype == np.uint8 or (suffix == ".png" and _fits_png(picture))):
+        others = ".png or .tif" if _fits_png(picture) else ".tif"
+        raise DipError(f"{suffix} cannot hold {picture.dtype} samples without loss: write it as {others}.")
+    if picture.alpha is not None and suffix in (*JPEG, ".bmp"):
+        raise DipError(f"{suffix} cannot hold transparency: write it as .png.")
+    if len(picture.exif or b"") > LARGEST_EXIF and suffix in JPEG:
+        raise DipError(f"{suffix} cannot hold as much EXIF as the picture has: write it as .png.")
 
 
 def _first_line(error: Exception) -> str:

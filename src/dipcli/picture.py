@@ -25,6 +25,8 @@ class Picture:
         span: the smallest and largest value of a float file that is not within 0..1; (0, 1) for all others.
         profile: ICC colour profile.
         exif: EXIF block, its orientation already applied and reset.
+        resolution: pixels an inch, across and down.
+        colour: what a PNG file says of its colours beside the profile, as it stands there.
         file: the bytes it was read from; None for a picture made in memory.
         samples: the colours as they stand in the file, shape (H, W, C).
         known: which of them stay, whatever the pixels are, shape (H, W); None for none.
@@ -36,6 +38,8 @@ class Picture:
     span: tuple[float, float] = (0.0, 1.0)
     profile: bytes | None = None
     exif: bytes | None = None
+    resolution: tuple[float, float] | None = None
+    colour: bytes = b""
     file: bytes | None = None
     samples: NDArray[Any] | None = None
     known: NDArray[np.bool_] | None = None
@@ -57,7 +61,7 @@ class Picture:
 
         Of more channels than a colour has, the first three are shown.
         """
-        return Picture(pixels[:3], np.dtype(np.uint8), profile=self.profile)
+        return Picture(pixels[:3], np.dtype(np.uint8), profile=self.profile, colour=self.colour)
 
     def rounded(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Pixels as they would come back from a file of this kind: within 0..1, on the levels of its bit depth."""
@@ -71,11 +75,14 @@ class Picture:
     def array(self) -> NDArray[Any]:
         """The samples as they stand in a file: shape (H, W) or (H, W, channels), in the file's dtype."""
         low, high = self.span
-        values = np.clip(self.pixels, 0, 1).transpose(1, 2, 0)
+        values = np.clip(self.pixels, 0, 1)  # one copy, changed in place: a photograph has gigabytes
         if self.dtype.kind == "f":
-            samples = (low + (high - low) * values).astype(self.dtype)
+            values *= high - low
+            values += low
         else:
-            samples = np.rint(values * np.iinfo(self.dtype).max).astype(self.dtype)
+            values *= np.iinfo(self.dtype).max
+            np.rint(values, out=values)
+        samples = values.transpose(1, 2, 0).astype(self.dtype, order="C")
         if self.known is not None and self.samples is not None:
             samples = np.where(self.known[..., None], self.samples, samples)
         if self.alpha is not None:
@@ -107,8 +114,9 @@ def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) 
     if kind != "f" and (kind, size) not in (("u", 1), ("u", 2)):
         raise DipError(f"Samples of type {samples.dtype} are not supported: convert them to 8 or 16 bits or float.")
     given = samples
-    samples = samples.astype(np.float32 if kind == "f" else f"=u{size}")
-    alpha = samples[..., -1] if samples.shape[2] in (2, 4) else None
+    with np.errstate(over="ignore"):  # what is too large for the type becomes infinite, which is told below
+        samples = samples.astype(np.float32 if kind == "f" else f"=u{size}", copy=False)
+    alpha = samples[..., -1].copy() if samples.shape[2] in (2, 4) else None
     samples, given = (each if alpha is None else each[..., :-1] for each in (samples, given))
     colours = samples.transpose(2, 0, 1)
     low, high = 0.0, 1.0
@@ -117,8 +125,12 @@ def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) 
             raise DipError("The picture has values that are not finite numbers: replace them first.")
         beyond = colours.min() < 0 or colours.max() > 1
         low, high = span or ((float(colours.min()), float(colours.max())) if beyond else (low, high))
+        if high - low > np.finfo(np.float32).max:
+            raise DipError("The picture's values are too far apart: scale them to 0..1 first.")
     full = np.float32(((high - low) or 1.0) if kind == "f" else np.iinfo(samples.dtype).max)
-    pixels = np.ascontiguousarray((colours - np.float32(low)) / full, dtype=np.float32)
+    pixels = np.empty(colours.shape, np.float32)  # made once and changed in place
+    np.subtract(colours, np.float32(low), out=pixels)
+    pixels /= full
     return Picture(pixels, samples.dtype, alpha, (low, high), samples=given)
 
 

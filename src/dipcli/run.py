@@ -205,7 +205,7 @@ def _check_format(case: Case, blank: NDArray[np.float32], output: Path) -> None:
     """Find now that a file of the output's suffix cannot hold the result, of which `blank` has the shape."""
     suffix = _suffix(output)
     if case.render is None:
-        images.encode(case.picture.showing(blank), suffix)
+        images.check(case.picture.showing(blank), suffix)
     elif suffix != ".png":
         raise UsageError(f"-o {output} is to be a figure: name it .png; other formats are written beside it.")
 
@@ -247,6 +247,8 @@ def _truth(job: Job, case: Case, shape: tuple[int, ...]) -> NDArray[np.float32] 
 
 def _worries(case: Case, output: Path) -> list[str]:
     """What the format of the output would spoil."""
+    if _suffix(output) == ".bmp" and (case.picture.profile or case.picture.exif):
+        return ["BMP has no place for colour profile and EXIF: name the output .png to keep them."]
     if case.known is not None and _suffix(output) in (".jpg", ".jpeg"):
         return ["JPEG changes the known pixels a little: name the output .png to have them bit for bit."]
     return []
