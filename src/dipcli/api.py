@@ -90,7 +90,11 @@ def restorer(task: Task) -> Callable[..., Restored]:
         own = {each.name: given.pop(each.name) for each in task.arguments() if each.name in given}
         if isinstance(stop, str):
             given["stop"] = stop
-        given |= {name: str(given[name]) for name in ("sigma", "time") if isinstance(given.get(name), Real)}
+        given |= {
+            name: str(given[name])
+            for name in ("sigma", "time", "tile", "max_memory")
+            if isinstance(given.get(name), Real)
+        }
         obtained = images.obtain(picture)
 
         def pose(preset: str) -> tuple[Case, Settings]:
@@ -102,7 +106,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
             case, settings = pose(planned(task, pose, deadline))
         if uncertainty and case.render:
             raise UsageError(f"uncertainty has nothing to tell of: {task.name} makes a figure.")
-        bench = prepare(case.problem, settings)
+        bench = prepare(case.problem, settings, beside=case.size)
         rule = stopping.chosen(settings, None if isinstance(stop, str) else stop)
         bar = Bar() if progress else Silent()
         meter = Metrics(bench.problem, None, EVERY, [bar.tell])
@@ -111,7 +115,8 @@ def restorer(task: Task) -> Callable[..., Restored]:
             for remark in case.remarks:
                 bar.note(remark)
             watching: list[Observer] = [*case.observers, bar, *([meter] if progress else []), *spread, *observers]
-            result = solve(bench, stop=rule, deadline=deadline, asked=interrupt.asked, observers=watching)
+            asked = interrupt.asked
+            result = solve(bench, stop=rule, deadline=deadline, asked=asked, observers=watching, say=bar.note)
         restored = pixels(result.image)
         first = result.first
         image = case.picture.showing(restored, case.known).array()

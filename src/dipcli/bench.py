@@ -1,26 +1,63 @@
-"""Laying out a fit: device, precision, prior, and which preset fits into a time budget."""
+"""Laying out a fit: device, precision, prior, whole or in tiles, and which preset fits into a time budget."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from time import perf_counter
+from functools import partial
 
 import torch
 
 from dipcli import device as machine
-from dipcli import networks, restarts, stopping
+from dipcli import memory, networks, restarts, stopping, tiles
 from dipcli.case import Case
-from dipcli.engine import Observer, Prior, Step, fit
-from dipcli.errors import DipError
+from dipcli.engine import Observer, Prior
+from dipcli.errors import DipError, OutOfMemoryError
+from dipcli.memory import Cost
+from dipcli.mosaic import Note, fit_tiles
 from dipcli.problem import Problem
 from dipcli.registry import Task
 from dipcli.restarts import Deadline, Runs, fit_runs
 from dipcli.settings import Settings
+from dipcli.tiles import Place
 
 BY_SPEED = ("fast", "balanced", "best")
-TRIAL = 4  # iterations that tell the pace; the first, which is slower, not counted
+TRIALS = 3  # iterations that tell the pace
+LARGE = 2**20  # pixels from which on a fit is slow enough to be told what it will take
+WINDOW, SMALL_WINDOW = 512, 128  # side of the window that this is measured on, and of that of smaller pictures
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a fit will take, as it was estimated before it.
+
+    Attributes:
+        whole: bytes, were the picture fitted whole.
+        most: bytes that it may take; None for no end.
+        memory: bytes, as it will be fitted.
+        pace: seconds an iteration takes, in tiles one of each; None where it was not measured.
+        places: of the tiles; none where the picture is fitted whole.
+    """
+
+    whole: int
+    most: int | None
+    memory: int
+    pace: float | None = None
+    places: tuple[Place, ...] = ()
+
+    def told(self, iterations: int) -> str:
+        """The same in words, for so many iterations."""
+        words = f"about {self.memory / GIB:.1f} GiB"
+        if self.pace is not None:
+            words += f" and {roughly(self.pace * iterations)} on this machine"
+        if not self.places:
+            return words
+        rows, columns, *_ = self.places[0]
+        words += f"; fitted in {len(self.places)} tiles of {columns.stop - columns.start}x{rows.stop - rows.start}"
+        return f"{words} to stay below {self.most / GIB:.1f} GiB" if self.most and self.whole > self.most else words
 
 
 @dataclass(frozen=True)
@@ -28,39 +65,48 @@ class Bench:
     """Everything laid out for a fit: what can be found wrong with problem and settings has been found.
 
     Attributes:
-        problem: on the device.
-        prior: on the device, as it was made.
+        problem: on the device; on the CPU where it is fitted in tiles, each of which goes there by itself.
+        prior: on the device, as it was made. Tiles have their own: there it is that of a small window.
         settings: as they will be used: device and precision resolved.
+        outlook: what it will take.
     """
 
     problem: Problem
     prior: Prior
     settings: Settings
+    outlook: Outlook
+
+    @property
+    def first(self) -> Problem:
+        """What is fitted first: the whole, or the first tile."""
+        return next((self.problem.window(each.rows, each.columns) for each in self.outlook.places), self.problem)
 
 
-def prepare(problem: Problem, settings: Settings, *, stop: stopping.Rule | None = None) -> Bench:
-    """Choose device and precision, and make a fresh prior there.
+def prepare(problem: Problem, settings: Settings, *, stop: stopping.Rule | None = None, beside: int = 0) -> Bench:
+    """Choose device and precision, and whether the picture is fitted whole or in tiles; make a fresh prior.
 
     Args:
         problem: the measurement and how it came about.
         settings: how to fit.
         stop: the rule; the one that the settings name when left out. What it holds out is not in the network's input.
+        beside: bytes of the pictures that are in memory meanwhile, the measured one among them.
 
     Raises:
-        DipError: when the device is not there, memory runs out, or the settings do not go together.
+        DipError: when the device is not there, there is not enough memory, or the settings do not go together.
     """
-    device = machine.choose(settings.device)
-    precision = settings.precision
-    if precision == "auto":
-        free = networks.architecture(settings.network).free
-        precision = "fp32" if free else machine.precision(device)
-    settings = replace(settings, device=str(device), precision=precision)
+    settings = _resolved(settings)
+    device = torch.device(settings.device)
     machine.forget_peak_memory(device)
     machine.keep_memory(device)
-    with machine.enough_memory(problem.shape):
-        problem = problem.to(device)
-        prior = restarts.fresh(problem, settings, stop or stopping.chosen(settings))
-        return Bench(problem, prior.to(device), settings)
+    with _threads(settings.threads), machine.enough_memory(problem.shape):
+        large = problem.shape[1] * problem.shape[2] >= LARGE
+        side = WINDOW if large else SMALL_WINDOW
+        cost, prior = memory.measure(problem, settings, side=side, trials=TRIALS if large else 0)
+        outlook = _outlook(problem, settings, cost, beside)
+        if not outlook.places:
+            problem = problem.to(device)
+            prior = restarts.fresh(problem, settings, stop or stopping.chosen(settings)).to(device)
+        return Bench(problem, prior, settings, outlook)
 
 
 def solve(
@@ -70,8 +116,11 @@ def solve(
     deadline: Deadline | None = None,
     asked: Callable[[], str | None] = lambda: None,
     observers: Iterable[Observer] = (),
+    say: Note = lambda _: None,
 ) -> Runs:
     """Fit, with as many threads as the settings ask for. The bench's network is fitted in place: use it once.
+
+    When memory runs out all the same, it goes on in smaller tiles, once.
 
     Args:
         bench: as `prepare` laid it out.
@@ -79,20 +128,34 @@ def solve(
         deadline: takes the place of the one that `settings.time` sets.
         asked: why the runs should end now, or None.
         observers: called after each iteration of each run.
+        say: told when memory runs out.
 
     Raises:
         DipError: when memory runs out or the fit runs away.
     """
-    with _threads(bench.settings.threads), machine.enough_memory(bench.problem.shape):
-        return fit_runs(
-            bench.problem,
-            bench.prior,
-            bench.settings,
-            stop=stop,
-            deadline=deadline,
-            asked=asked,
-            observers=observers,
-        )
+    problem, settings, places = bench.problem, bench.settings, bench.outlook.places
+    deadline = deadline or Deadline(settings.budget())
+    observers = tuple(observers)
+    smaller: tiles.Cut | None = partial(_halves, settings=settings)
+    with _threads(settings.threads), machine.enough_memory(problem.shape):
+        if not places:
+            try:
+                return fit_runs(
+                    problem, bench.prior, settings, stop=stop, deadline=deadline, asked=asked, observers=observers
+                )
+            except OutOfMemoryError:
+                places = tuple(_halves(problem.shape[1:], settings)) if problem.divisible else ()
+                if settings.tile == "none" or len(places) < 2:  # noqa: PLR2004 - as large as the whole
+                    raise
+            gc.collect()  # what the error held
+            smaller = None
+            say(f"memory ran out: going on in {len(places)} tiles")
+        problem = problem.to(torch.device("cpu"))
+        rule = stopping.settled(stop or stopping.chosen(settings), problem)
+        return fit_tiles(
+            problem, places, settings, rule, deadline=deadline, asked=asked, observers=observers, say=say,
+            smaller=smaller,
+        )  # fmt: skip
 
 
 def planned(task: Task, pose: Callable[[str], tuple[Case, Settings]], deadline: Deadline) -> str:
@@ -126,18 +189,86 @@ def planned(task: Task, pose: Callable[[str], tuple[Case, Settings]], deadline: 
 
 
 def _pace(case: Case, settings: Settings) -> float:
-    """Seconds an iteration."""
-    times: list[float] = []
+    """Seconds an iteration; of a large picture by that of a window."""
+    problem, settings = case.problem, _resolved(settings)
+    size = problem.shape[1:]
+    side = WINDOW if size[0] * size[1] >= LARGE else max(size)
+    machine.keep_memory(torch.device(settings.device))
+    with _threads(settings.threads), machine.enough_memory(problem.shape):
+        cost, _ = memory.measure(problem, settings, side=side, trials=TRIALS)
+        return _outlook(problem, settings, cost, case.size).pace or 0.0
 
-    def watch(step: Step, _verdict: object) -> None:
-        float(step.loss)  # a GPU may still be at work on it
-        times.append(perf_counter())
 
-    bench = prepare(case.problem, replace(settings, warmup=0))
-    trial = stopping.exactly(stopping.Never(), TRIAL)
-    with _threads(settings.threads), machine.enough_memory(case.problem.shape):
-        fit(bench.problem, bench.prior, bench.settings, stop=trial, observers=[watch])
-    return (times[-1] - times[0]) / (TRIAL - 1)
+def _resolved(settings: Settings) -> Settings:
+    """With the device and the precision that auto comes to.
+
+    Raises:
+        DipError: when the device is not there.
+    """
+    device = machine.choose(settings.device)
+    precision = settings.precision
+    if precision == "auto":
+        free = networks.architecture(settings.network).free
+        precision = "fp32" if free else machine.precision(device)
+    return replace(settings, device=str(device), precision=precision)
+
+
+def _outlook(problem: Problem, settings: Settings, cost: Cost, beside: int) -> Outlook:
+    """Whole where that fits and nothing else is wanted, else in tiles.
+
+    Raises:
+        DipError: when there is no way that fits.
+    """
+    channels, *_ = shape = problem.shape
+    size = shape[1], shape[2]
+    most, wanted = memory.limit(settings), settings.side()
+    values = channels * size[0] * size[1]
+    whole = cost.total(size, values, beside)
+    fits = settings.tile == "none" or most is None or whole <= most
+    if fits and (wanted is None or wanted >= max(size)):
+        return Outlook(whole, most, whole, cost.seconds(*size))
+    if not problem.divisible:
+        raise DipError(
+            f"{_lacking(whole, most)}what was measured is not so pixel by pixel that it could be fitted in tiles: "
+            "leave --tile out, or say --tile none to try it whole, or --preset fast."
+        )
+
+    def suits(height: int, width: int) -> bool:
+        small = wanted is None or max(height, width) <= wanted
+        return small and (most is None or cost.total((height, width), values, beside, tiled=True) <= most)
+
+    places = tiles.layout(size, networks.architecture(settings.network).stride, suits)
+    if not places:
+        raise DipError(
+            f"{_lacking(whole, most)}not even small tiles will do for a picture of {size[1]}x{size[0]}: "
+            "give more --max-memory, a larger --tile, a narrower --network or --preset fast."
+        )
+    tiles.check(problem, places)
+    rows, columns, *_ = places[0]
+    high, wide = rows.stop - rows.start, columns.stop - columns.start
+    pace = cost.seconds(high, wide)
+    told = None if pace is None else pace * sum(tiles.unsettled(problem, each) for each in places)
+    return Outlook(whole, most, cost.total((high, wide), values, beside, tiled=True), told, tuple(places))
+
+
+def _lacking(whole: int, most: int | None) -> str:
+    """Of a sentence that says no: why the whole picture was not tried."""
+    if most is None or whole <= most:
+        return "With --tile, "
+    return f"The whole picture would take {whole / GIB:.1f} GiB, of {most / GIB:.1f} GiB there are, and "
+
+
+def _halves(size: tuple[int, int], settings: Settings) -> list[Place]:
+    """Tiles of at most half the pixels."""
+    stride, most = networks.architecture(settings.network).stride, size[0] * size[1] / 2
+    return tiles.layout(size, stride, lambda high, wide: high * wide <= most)
+
+
+def roughly(seconds: float) -> str:
+    """A time as people say it: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004
 
 
 @contextmanager

@@ -270,6 +270,7 @@ def _complain(error: DipError) -> None:
     print(f"dip: {error}", file=sys.stderr, flush=True)  # noqa: T201 - this is where complaints go
 
 
-def _tell_settings(tell: Callable[[str], None], job: Job, preset: str, settings: Settings) -> None:
+def _tell_settings(tell: Callable[[str], None], job: Job, preset: str, settings: Settings, outlook: str) -> None:
     told = "  ".join(f"{knob.flag[2:]}={getattr(settings, knob.name)}" for knob in knobs(Settings))
     tell(f"{job.source}: preset {preset}: {told}")
+    tell(f"{job.source}: {outlook}")

@@ -91,7 +91,11 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
         for old in (
             *(folder / name for name in ("run.json", *DAMAGED)),
             *(folder / "snapshots").glob(6 * "[0-9]" + "*.png"),
-            *(folder / "snapshots").glob("run[0-9]*/" + 6 * "[0-9]" + "*.png"),
+            *(
+                snapshot
+                for place in ("run[0-9]*/", "tile[0-9]*/", "tile[0-9]*/run[0-9]*/")
+                for snapshot in (folder / "snapshots").glob(place + 6 * "[0-9]" + "*.png")
+            ),
         ):
             if old.resolve() not in spared:
                 old.unlink(missing_ok=True)

@@ -71,11 +71,14 @@ class Picture:
     def array(self) -> NDArray[Any]:
         """The samples as they stand in a file: shape (H, W) or (H, W, channels), in the file's dtype."""
         low, high = self.span
-        values = np.clip(self.pixels, 0, 1).transpose(1, 2, 0)
+        values = np.clip(self.pixels, 0, 1).transpose(1, 2, 0)  # a copy: what follows is done in its place
         if self.dtype.kind == "f":
-            samples = (low + (high - low) * values).astype(self.dtype)
+            values *= high - low
+            values += low
         else:
-            samples = np.rint(values * np.iinfo(self.dtype).max).astype(self.dtype)
+            values *= np.iinfo(self.dtype).max
+            np.rint(values, out=values)
+        samples = values.astype(self.dtype)
         if self.known is not None and self.samples is not None:
             samples = np.where(self.known[..., None], self.samples, samples)
         if self.alpha is not None:
@@ -118,7 +121,9 @@ def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) 
         beyond = colours.min() < 0 or colours.max() > 1
         low, high = span or ((float(colours.min()), float(colours.max())) if beyond else (low, high))
     full = np.float32(((high - low) or 1.0) if kind == "f" else np.iinfo(samples.dtype).max)
-    pixels = np.ascontiguousarray((colours - np.float32(low)) / full, dtype=np.float32)
+    pixels = np.array(colours, dtype=np.float32, order="C")
+    pixels -= np.float32(low)
+    pixels /= full
     return Picture(pixels, samples.dtype, alpha, (low, high), samples=given)
 
 

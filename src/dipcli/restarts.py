@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,12 +34,14 @@ class Run:
         seed: it began with.
         fit: its result.
         astray: whether it was left out of the average.
+        tile: which tile of a larger picture was fitted, counted from 1; None for the whole.
     """
 
     number: int
     seed: int
     fit: Fit
     astray: bool = False
+    tile: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,14 @@ class Runs:
         runs: those that came to an end, in order.
         reason: why the first that agrees ended, and what there is to say of the others.
         seconds: time spent in the fits, observers not counted.
+        places: rows and columns of the tiles, and what else is said of them; none where the whole was fitted.
     """
 
     image: Tensor
     runs: tuple[Run, ...]
     reason: str
     seconds: float
+    places: tuple[tuple[Any, ...], ...] = ()
 
     @property
     def first(self) -> Fit:
@@ -91,6 +96,10 @@ class Deadline:
         now = perf_counter()
         pace, self.last = now - self.last if self.last is not None else 0.0, now
         return TIME_UP if self.end is not None and now + pace > self.end else None
+
+    def left(self) -> float | None:
+        """Seconds until then, 0 when it is over; None for no end."""
+        return None if self.end is None else max(0.0, self.end - perf_counter())
 
     def room(self, seconds: float) -> bool:
         """Whether there is so much time left."""

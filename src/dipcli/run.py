@@ -34,7 +34,7 @@ def restore(
     *,
     display: Display | None = None,
     signals: tuple[signal.Signals, ...] = (),
-    announce: Callable[[str, Settings], None] = lambda _, __: None,
+    announce: Callable[[str, Settings, str], None] = lambda *_: None,
 ) -> tuple[dict[str, Any], signal.Signals | None]:
     """Restore one picture and leave what the record asks for.
 
@@ -46,7 +46,7 @@ def restore(
         job: what to do.
         display: shows progress.
         signals: the first of these ends the fit and keeps the best picture so far.
-        announce: told the preset and the settings as they will be used.
+        announce: told the preset, the settings as they will be used, and what memory and time they will take.
 
     Returns:
         The run's account, which is what `run.json` holds, and the signal that ended it, or None.
@@ -64,14 +64,17 @@ def restore(
         plan = _laid_out(job, picture, preset)
         display.note(f"{job.source}: a time of {plan.settings.time} goes best with the preset {preset}")
     case, settings, output, folder, truth = plan
-    bench = prepare(case.problem, settings)
+    bench = prepare(case.problem, settings, beside=case.size)
     for remark in (*case.remarks, *_worries(case, output)):
         display.note(f"{job.source}: {remark}")
-    stopping.chosen(settings).start(bench.problem)  # what it refuses, it refuses before anything is touched
+    stopping.chosen(settings).start(bench.first)  # what it refuses, it refuses before anything is touched
     rule = stopping.told(stopping.chosen(settings), bench.problem)
     if settings.stop.partition(":")[0] == stopping.Auto.name:
         display.note(f"{job.source}: {rule}")
-    announce(preset, bench.settings)
+    outlook = bench.outlook.told(job.task.usual(preset, settings) * (settings.runs or 1))
+    if bench.outlook.pace is not None:  # large enough to want to know
+        display.note(f"{job.source}: {outlook}")
+    announce(preset, bench.settings, outlook)
 
     told: list[Callable[[Row], None]] = [display.tell]
     observers: list[Observer] = [*case.observers, display]
@@ -95,7 +98,8 @@ def restore(
 
     with heeded(*signals, say=warn) as interrupt:
         with display.watching(job.source.name, settings.iterations):
-            result = solve(bench, deadline=deadline, asked=interrupt.asked, observers=[meter, *observers])
+            watching: list[Observer] = [meter, *observers]
+            result = solve(bench, deadline=deadline, asked=interrupt.asked, observers=watching, say=display.note)
         account = {"rule": rule, **accounts.account(job, preset, output, data, bench, result)}
         account |= _deliver(case, result, output, meter, truth)
         record = folder / "run.json" if folder else None

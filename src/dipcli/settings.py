@@ -13,6 +13,7 @@ from dipcli.options import Option, check
 
 Precision = Literal["auto", "fp32", "bf16"]
 LARGEST_SEED = 2**63 - 1
+SMALLEST_TILE = 128  # pixels: of smaller ones most is overlap
 # Of the averages that a rule chooses from; the first is the published one.
 MEMORIES = (0.99, 0.98, 0.995, 0.998)
 
@@ -133,6 +134,23 @@ class Settings:
         Precision,
         Option("Arithmetic of the network; auto takes bf16 where the hardware has it.", group="The machine"),
     ] = "auto"
+    tile: Annotated[
+        str,
+        Option(
+            "A large picture is fitted in overlapping tiles, each by itself, and they are blended: auto does so where "
+            "the whole takes too much memory, none never does, a number is their longest side in pixels, "
+            f"{SMALLEST_TILE} or more.",
+            group="The machine",
+        ),
+    ] = "auto"
+    max_memory: Annotated[
+        str | None,
+        Option(
+            "The most memory to use, as 8G or 800M, of the GPU where the fit runs on one; four fifths of what is free "
+            "when not given.",
+            group="The machine",
+        ),
+    ] = None
     threads: Annotated[
         int | None, Option("CPU threads; PyTorch's choice when not given.", group="The machine", least=1, most=1024)
     ] = None
@@ -142,6 +160,8 @@ class Settings:
         stopping.named(self.stop)
         self.noise_level()
         self.budget()
+        self.side()
+        self.most_memory()
         if self.seed + (self.runs or 1) > LARGEST_SEED:
             raise UsageError(f"--seed {self.seed} is too large for {self.runs} runs: use a smaller one.")
 
@@ -173,6 +193,31 @@ class Settings:
             return specs.seconds(self.time)
         except ValueError:
             raise UsageError(f"--time {self.time!r} is no time: write it as 90s, 15m or 1h30m.") from None
+
+    def side(self) -> int | None:
+        """Of the tiles that `--tile` asks for, in pixels; None for auto and none.
+
+        Raises:
+            UsageError: when it is neither nor a side.
+        """
+        if self.tile in ("auto", "none"):
+            return None
+        if not self.tile.isdecimal() or int(self.tile) < SMALLEST_TILE:
+            raise UsageError(f"--tile {self.tile} is no side: use auto, none or {SMALLEST_TILE} pixels and more.")
+        return int(self.tile)
+
+    def most_memory(self) -> int | None:
+        """Of `--max-memory`, in bytes.
+
+        Raises:
+            UsageError: when it is no amount of memory.
+        """
+        if self.max_memory is None:
+            return None
+        try:
+            return specs.size(self.max_memory)
+        except ValueError:
+            raise UsageError(f"--max-memory {self.max_memory!r} is no amount: write it as 8G or 800M.") from None
 
     @property
     def memories(self) -> tuple[float, ...]:
