@@ -14,7 +14,7 @@ from dipcli import device as machine
 from dipcli import memory, networks, restarts, stopping, tiles
 from dipcli.case import Case
 from dipcli.engine import Observer, Prior
-from dipcli.errors import DipError, OutOfMemoryError
+from dipcli.errors import DipError, OutOfMemoryError, UsageError
 from dipcli.memory import Cost
 from dipcli.mosaic import Note, fit_tiles
 from dipcli.problem import Problem
@@ -227,10 +227,12 @@ def _outlook(problem: Problem, settings: Settings, cost: Cost, beside: int) -> O
     fits = settings.tile == "none" or most is None or whole <= most
     if fits and (wanted is None or wanted >= max(size)):
         return Outlook(whole, most, whole, cost.seconds(*size))
+    if not problem.divisible and fits:
+        raise UsageError("--tile is of no use here: such a measurement cannot be cut into tiles. Leave it out.")
     if not problem.divisible:
         raise DipError(
-            f"{_lacking(whole, most)}what was measured is not so pixel by pixel that it could be fitted in tiles: "
-            "leave --tile out, or say --tile none to try it whole, or --preset fast."
+            f"{_lacking(whole, most)}, and such a measurement cannot be cut into tiles: "
+            "try --preset fast, more --max-memory, or --tile none to fit it all the same."
         )
 
     def suits(height: int, width: int) -> bool:
@@ -239,9 +241,10 @@ def _outlook(problem: Problem, settings: Settings, cost: Cost, beside: int) -> O
 
     places = tiles.layout(size, networks.architecture(settings.network).stride, suits)
     if not places:
+        refused = "even the smallest tiles take too much" if wanted is None else f"tiles of {wanted} will not do"
         raise DipError(
-            f"{_lacking(whole, most)}not even small tiles will do for a picture of {size[1]}x{size[0]}: "
-            "give more --max-memory, a larger --tile, a narrower --network or --preset fast."
+            f"{_lacking(whole, most)}, and {refused}: "
+            "try --preset fast, a narrower --network, more --max-memory, or another --tile."
         )
     tiles.check(problem, places)
     rows, columns, *_ = places[0]
@@ -252,10 +255,9 @@ def _outlook(problem: Problem, settings: Settings, cost: Cost, beside: int) -> O
 
 
 def _lacking(whole: int, most: int | None) -> str:
-    """Of a sentence that says no: why the whole picture was not tried."""
-    if most is None or whole <= most:
-        return "With --tile, "
-    return f"The whole picture would take {whole / GIB:.1f} GiB, of {most / GIB:.1f} GiB there are, and "
+    """How it stands with memory, to begin a sentence."""
+    there = "no limit is known" if most is None else f"{most / GIB:.1f} GiB may be used (--max-memory)"
+    return f"The whole picture takes about {whole / GIB:.1f} GiB, {there}"
 
 
 def _halves(size: tuple[int, int], settings: Settings) -> list[Place]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dipcli import device as machine
-from dipcli.engine import Observer, Step
+from dipcli.engine import Fit, Observer, Step
 from dipcli.errors import OutOfMemoryError
 from dipcli.problem import Problem
 from dipcli.restarts import Deadline, Run, Runs, fit_runs, fresh
@@ -145,11 +145,16 @@ def _patch(
     watching = [_told(observe, tile) for observe in observers]
     prior = fresh(part, settings, rule).to(part.measured.device)
     runs = fit_runs(part, prior, settings, stop=rule, deadline=deadline, asked=asked, observers=watching)
-    agreeing = [each.fit.average for each in runs.runs if not each.astray]
+    done = [replace(each, tile=tile.number, fit=_laid_by(each.fit)) for each in runs.runs]
+    agreeing = [each.fit.average for each in done if not each.astray]
     image = agreeing[0] if len(agreeing) == 1 else torch.stack(agreeing).mean(dim=0)
-    # What is finished is the whole, in the end: the tiles need not be kept twice.
-    slim = [replace(each, tile=tile.number, fit=replace(each.fit, image=each.fit.average)) for each in runs.runs]
-    return Patch(place, image.cpu(), tuple(slim), runs.reason, runs.seconds)
+    return Patch(place, image, tuple(done), runs.reason, runs.seconds)
+
+
+def _laid_by(result: Fit) -> Fit:
+    """The same on the CPU, with one picture: what is finished in the end is the whole."""
+    average = result.average.cpu()
+    return replace(result, image=average, average=average)
 
 
 def _told(observe: Observer, tile: Tile) -> Observer:

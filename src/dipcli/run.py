@@ -102,6 +102,7 @@ def restore(
             result = solve(bench, deadline=deadline, asked=interrupt.asked, observers=watching, say=display.note)
         account = {"rule": rule, **accounts.account(job, preset, output, data, bench, result)}
         account |= _deliver(case, result, output, meter, truth)
+        account["peak_memory_bytes"] = machine.peak_memory(bench.prior.code.device)
         record = folder / "run.json" if folder else None
         accounts.write(record, account)
         if job.record.uncertainty:

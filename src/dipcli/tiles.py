@@ -18,6 +18,7 @@ MOST = 64  # tiles along a side
 # Of two neighbours, in pixels: so much of a tile's side, within these. What it costs is measured in
 # docs/performance.md, and what a network does not know at a tile's border.
 OVERLAP, NARROWEST, WIDEST = 1 / 16, 32, 128
+DEAR = 1.2  # times the whole's pixels are too many for all tiles together
 MARGIN = 1 / 4  # of an overlap at either end of it, where the tile that ends there does not count: it sees least there
 FEWEST = 16  # pixels that count, below which a tile has too little to go by
 HOLE = 1 / 2  # of a tile's side: what is in a larger hole the tile cannot tell from what surrounds it
@@ -49,7 +50,10 @@ Cut: TypeAlias = Callable[[tuple[int, int]], list[Place]]
 
 
 def layout(size: tuple[int, int], stride: int, fits: Callable[[int, int], bool]) -> list[Place]:
-    """The tiles in which a picture is fitted with the least work, row by row; all of one size, evenly laid.
+    """The fewest tiles in which a picture can be fitted, row by row; all of one size, evenly laid.
+
+    Of as many tiles those that make the least work; more than `DEAR` times that of the whole only where there is no
+    other way.
 
     Args:
         size: (H, W) of the picture, in pixels.
@@ -62,8 +66,9 @@ def layout(size: tuple[int, int], stride: int, fits: Callable[[int, int], bool])
     sides = [
         [(count, side) for count in range(1, MOST + 1) if (side := _side(length, count, stride))] for length in size
     ]
+    most = DEAR * size[0] * size[1]
     possible = [
-        (rows * columns * high * wide, rows * columns, rows, high, columns, wide)
+        ((work := rows * columns * high * wide) > most, rows * columns, work, rows, high, columns, wide)
         for rows, high in sides[0]
         for columns, wide in sides[1]
         if fits(high, wide)
