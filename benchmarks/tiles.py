@@ -3,9 +3,9 @@
     python benchmarks/tiles.py seams --pictures PICTURES --side 1024 --tile 544 --iterations 200 --out DIR
     python benchmarks/tiles.py memory --sizes 256,512,1024 --presets fast,balanced
 
-`seams` fits one picture, photographs beside each other with Gaussian noise of sigma 25, whole and in tiles, and compares
-the errors: near the borders of tiles, where they are blended, and elsewhere; for the whole fit the same places, which
-says how hard they are. `memory` fits noisy pictures in processes of their own, for a few iterations, and shows the peak
+`seams` fits one picture, photographs beside each other with Gaussian noise of sigma 25, whole and in tiles, and
+compares the errors: near the borders of tiles, where they are blended, and elsewhere; for the whole fit the same
+places, which says how hard they are. `memory` fits noisy pictures in processes of their own, for a few iterations, and shows the peak
 beside the estimate.
 """
 
@@ -107,9 +107,8 @@ def seams(options: argparse.Namespace) -> None:
     near, blended = zones(bench)
     rows, columns, *_ = bench.outlook.places[0]
     high, wide, count = rows.stop - rows.start, columns.stop - columns.start, len(bench.outlook.places)
-    print(
-        f"{options.side}x{options.side} in {count} tiles of {wide}x{high}, {count * high * wide / near.size:.3f} of its pixels"
-    )
+    share = count * high * wide / near.size
+    print(f"{options.side}x{options.side} in {count} tiles of {wide}x{high}, {share:.3f} times its pixels")
     for name, (picture, seconds) in restored.items():
         squares = 255**2 * ((picture.clip(0, 1) - truth) ** 2).mean(axis=0)
         errors = Errors(*(float(squares[zone].mean() ** 0.5) for zone in (near, blended, ~blended)))

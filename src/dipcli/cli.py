@@ -273,4 +273,5 @@ def _complain(error: DipError) -> None:
 def _tell_settings(tell: Callable[[str], None], job: Job, preset: str, settings: Settings, outlook: str) -> None:
     told = "  ".join(f"{knob.flag[2:]}={getattr(settings, knob.name)}" for knob in knobs(Settings))
     tell(f"{job.source}: preset {preset}: {told}")
-    tell(f"{job.source}: {outlook}")
+    if outlook:
+        tell(f"{job.source}: {outlook}")

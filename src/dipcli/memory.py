@@ -190,11 +190,11 @@ def free(device: torch.device) -> int | None:
     own = int(psutil.Process().memory_info().rss)
     rooms = [int(psutil.virtual_memory().available)]
     if sys.platform == "linux":
-        rooms += _left_in_groups(GROUPS, Path("/proc/self/cgroup"))
+        rooms += left_in_groups(GROUPS, Path("/proc/self/cgroup"))
     return own + max(0, min(rooms))
 
 
-def _left_in_groups(groups: Path, own: Path) -> list[int]:
+def left_in_groups(groups: Path, own: Path) -> list[int]:
     """Bytes left below the limit of each control group that the process is in, of either version.
 
     Args:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dipcli import account as accounts
 from dipcli import device as machine
 from dipcli import images, stopping
-from dipcli.bench import planned, prepare, solve
+from dipcli.bench import Bench, planned, prepare, solve
 from dipcli.case import Case
 from dipcli.displays import Display, Silent
 from dipcli.engine import Observer
@@ -46,7 +46,7 @@ def restore(
         job: what to do.
         display: shows progress.
         signals: the first of these ends the fit and keeps the best picture so far.
-        announce: told the preset, the settings as they will be used, and what memory and time they will take.
+        announce: told the preset, the settings as they will be used, and what they will take, unless that was said.
 
     Returns:
         The run's account, which is what `run.json` holds, and the signal that ended it, or None.
@@ -71,10 +71,7 @@ def restore(
     rule = stopping.told(stopping.chosen(settings), bench.problem)
     if settings.stop.partition(":")[0] == stopping.Auto.name:
         display.note(f"{job.source}: {rule}")
-    outlook = bench.outlook.told(job.task.usual(preset, settings) * (settings.runs or 1))
-    if bench.outlook.pace is not None:  # large enough to want to know
-        display.note(f"{job.source}: {outlook}")
-    announce(preset, bench.settings, outlook)
+    announce(preset, bench.settings, _foretold(job, preset, bench, display))
 
     told: list[Callable[[Row], None]] = [display.tell]
     observers: list[Observer] = [*case.observers, display]
@@ -98,8 +95,8 @@ def restore(
 
     with heeded(*signals, say=warn) as interrupt:
         with display.watching(job.source.name, settings.iterations):
-            watching: list[Observer] = [meter, *observers]
-            result = solve(bench, deadline=deadline, asked=interrupt.asked, observers=watching, say=display.note)
+            asked, say = interrupt.asked, display.note
+            result = solve(bench, deadline=deadline, asked=asked, observers=[meter, *observers], say=say)
         account = {"rule": rule, **accounts.account(job, preset, output, data, bench, result)}
         account |= _deliver(case, result, output, meter, truth)
         account["peak_memory_bytes"] = machine.peak_memory(bench.prior.code.device)
@@ -109,6 +106,16 @@ def restore(
             account |= accounts.written_spread(spread.map(result, case.known), Path(job.record.uncertainty))
             accounts.write(record, account)
     return account, interrupt.received
+
+
+def _foretold(job: Job, preset: str, bench: Bench, display: Display) -> str:
+    """What memory and time it will take, in words; of a large picture or tiles it is said now, and nothing is left."""
+    outlook = bench.outlook
+    words = outlook.told(job.task.usual(preset, bench.settings) * (bench.settings.runs or 1))
+    if outlook.pace is None and not outlook.places:
+        return words
+    display.note(f"{job.source}: {words}")
+    return ""
 
 
 def _posed(job: Job, picture: Picture, preset: str) -> tuple[Case, Settings]:

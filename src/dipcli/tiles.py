@@ -19,6 +19,7 @@ MOST = 64  # tiles along a side
 # docs/performance.md, and what a network does not know at a tile's border.
 OVERLAP, NARROWEST, WIDEST = 1 / 16, 32, 128
 DEAR = 1.2  # times the whole's pixels are too many for all tiles together
+LONGEST = 2  # times its width a tile is a strip
 MARGIN = 1 / 4  # of an overlap at either end of it, where the tile that ends there does not count: it sees least there
 FEWEST = 16  # pixels that count, below which a tile has too little to go by
 HOLE = 1 / 2  # of a tile's side: what is in a larger hole the tile cannot tell from what surrounds it
@@ -52,8 +53,8 @@ Cut: TypeAlias = Callable[[tuple[int, int]], list[Place]]
 def layout(size: tuple[int, int], stride: int, fits: Callable[[int, int], bool]) -> list[Place]:
     """The fewest tiles in which a picture can be fitted, row by row; all of one size, evenly laid.
 
-    Of as many tiles those that make the least work; more than `DEAR` times that of the whole only where there is no
-    other way.
+    Of as many tiles those that make the least work. Strips, which see little to either side, and more than `DEAR`
+    times the work of the whole there are only where there is no other way.
 
     Args:
         size: (H, W) of the picture, in pixels.
@@ -67,15 +68,19 @@ def layout(size: tuple[int, int], stride: int, fits: Callable[[int, int], bool])
         [(count, side) for count in range(1, MOST + 1) if (side := _side(length, count, stride))] for length in size
     ]
     most = DEAR * size[0] * size[1]
+
+    def dislike(rows: int, high: int, columns: int, wide: int) -> tuple[bool, bool, int, int]:
+        narrow = min((high, size[0]), (wide, size[1]))
+        strips = max(high, wide) > LONGEST * narrow[0] and narrow[0] < narrow[1]
+        work = rows * columns * high * wide
+        return work > most, strips, rows * columns, work
+
     possible = [
-        ((work := rows * columns * high * wide) > most, rows * columns, work, rows, high, columns, wide)
-        for rows, high in sides[0]
-        for columns, wide in sides[1]
-        if fits(high, wide)
+        (rows, high, columns, wide) for rows, high in sides[0] for columns, wide in sides[1] if fits(high, wide)
     ]
     if not possible:
         return []
-    *_, rows, high, columns, wide = min(possible)
+    rows, high, columns, wide = min(possible, key=lambda each: dislike(*each))
     across = list(_lines(size[1], columns, wide))
     return [Place(down, right, one, other) for down, one in _lines(size[0], rows, high) for right, other in across]
 
