@@ -5,8 +5,8 @@
 
 `seams` fits one picture, photographs beside each other with Gaussian noise of sigma 25, whole and in tiles, and
 compares the errors: near the borders of tiles, where they are blended, and elsewhere; for the whole fit the same
-places, which says how hard they are. `memory` fits noisy pictures in processes of their own, for a few iterations, and shows the peak
-beside the estimate.
+places, which says how hard they are. `memory` fits noisy pictures in processes of their own, for a few iterations, and
+shows the peak beside the estimate.
 """
 
 from __future__ import annotations
