@@ -55,6 +55,7 @@ def test_more_of_everything_takes_more() -> None:
         cost(depth=32),
         cost(channels=4),
         cost(fixed=2**21),
+        cost(watched=6),
         cost(settings=Settings(runs=3)),
         cost(settings=Settings(optimize="net,input")),
     ]
@@ -113,6 +114,7 @@ def test_what_it_says_of_a_fit() -> None:
     large = Outlook(9 * GIB, 8 * GIB, 5 * GIB, 2.5)
     assert large.told(950) == "about 5.0 GiB and 40 min on this machine"
     assert large.told(9500) == "about 5.0 GiB and 6.6 h on this machine"
+    assert large.told(950, budget=60.0) == "about 5.0 GiB and 60 s on this machine"
     assert Outlook(GIB, None, GIB // 2).told(10) == "about 0.5 GiB"
 
 

@@ -49,7 +49,7 @@ class Restored:
     Attributes:
         image: (H, W) or (H, W, channels), of the type that went in; bool becomes uint8. It is of the size that went in
             but for superres and invert. What invert and impedance make is 8-bit: a pre-image, four outputs in a row.
-        kept: the iteration that its average is from.
+        kept: the iteration that its average is from; of a large picture in tiles that of the first.
         steps: iterations run.
         reason: why the run ended.
         seconds: time spent in the fit.
@@ -106,7 +106,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
             case, settings = pose(planned(task, pose, deadline))
         if uncertainty and case.render:
             raise UsageError(f"uncertainty has nothing to tell of: {task.name} makes a figure.")
-        bench = prepare(case.problem, settings, beside=case.size)
+        bench = prepare(case.problem, settings, beside=case.size, watched=Spread.pictures if uncertainty else 0)
         rule = stopping.chosen(settings, None if isinstance(stop, str) else stop)
         bar = Bar() if progress else Silent()
         meter = Metrics(bench.problem, None, EVERY, [bar.tell])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -48,11 +49,11 @@ class Outlook:
     pace: float | None = None
     places: tuple[Place, ...] = ()
 
-    def told(self, iterations: int) -> str:
-        """The same in words, for so many iterations."""
+    def told(self, iterations: int, budget: float | None = None) -> str:
+        """The same in words, for so many iterations, within so many seconds."""
         words = f"about {self.memory / GIB:.1f} GiB"
         if self.pace is not None:
-            words += f" and {roughly(self.pace * iterations)} on this machine"
+            words += f" and {_roughly(min(self.pace * iterations, budget or math.inf))} on this machine"
         if not self.places:
             return words
         rows, columns, *_ = self.places[0]
@@ -82,7 +83,9 @@ class Bench:
         return next((self.problem.window(each.rows, each.columns) for each in self.outlook.places), self.problem)
 
 
-def prepare(problem: Problem, settings: Settings, *, stop: stopping.Rule | None = None, beside: int = 0) -> Bench:
+def prepare(
+    problem: Problem, settings: Settings, *, stop: stopping.Rule | None = None, beside: int = 0, watched: int = 0
+) -> Bench:
     """Choose device and precision, and whether the picture is fitted whole or in tiles; make a fresh prior.
 
     Args:
@@ -90,6 +93,7 @@ def prepare(problem: Problem, settings: Settings, *, stop: stopping.Rule | None 
         settings: how to fit.
         stop: the rule; the one that the settings name when left out. What it holds out is not in the network's input.
         beside: bytes of the pictures that are in memory meanwhile, the measured one among them.
+        watched: pictures, as large as what is fitted, that the observers will keep.
 
     Raises:
         DipError: when the device is not there, there is not enough memory, or the settings do not go together.
@@ -102,7 +106,7 @@ def prepare(problem: Problem, settings: Settings, *, stop: stopping.Rule | None 
         large = problem.shape[1] * problem.shape[2] >= LARGE
         side = WINDOW if large else SMALL_WINDOW
         cost, prior = memory.measure(problem, settings, side=side, trials=TRIALS if large else 0)
-        outlook = _outlook(problem, settings, cost, beside)
+        outlook = _outlook(problem, settings, replace(cost, watched=watched), beside)
         if not outlook.places:
             problem = problem.to(device)
             prior = restarts.fresh(problem, settings, stop or stopping.chosen(settings)).to(device)
@@ -266,7 +270,7 @@ def _halves(size: tuple[int, int], settings: Settings) -> list[Place]:
     return tiles.layout(size, stride, lambda high, wide: high * wide <= most)
 
 
-def roughly(seconds: float) -> str:
+def _roughly(seconds: float) -> str:
     """A time as people say it: 40 s, 12 min, 3.5 h."""
     if seconds < 90:  # noqa: PLR2004
         return f"{seconds:.0f} s"

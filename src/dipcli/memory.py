@@ -46,6 +46,7 @@ class Cost:
         kept: bytes that autograd keeps for the way back, for each pixel of z.
         fixed: bytes that do not grow with the picture.
         pace: seconds an iteration takes for each pixel of z; None where it was not measured.
+        watched: pictures, as large as what is fitted, that those who watch keep.
     """
 
     settings: Settings
@@ -54,6 +55,7 @@ class Cost:
     kept: float
     fixed: int
     pace: float | None = None
+    watched: int = 0
 
     def memory(self, height: int, width: int) -> int:
         """The most bytes that a fit of a window of this size takes, beside the pictures that are there anyway.
@@ -62,7 +64,8 @@ class Cost:
         """
         rows, columns = networks.sides(self.settings, height, width)
         codes = CODES_FITTED if self.settings.optimize == "net,input" else CODES
-        pictures = AVERAGES * len(self.settings.memories) + PICTURES + 2 * ((self.settings.runs or 1) - 1)
+        pictures = AVERAGES * len(self.settings.memories) + PICTURES + self.watched
+        pictures += 2 * ((self.settings.runs or 1) - 1)
         of_code = rows * columns * (WAY_BACK * self.kept + FLOAT * self.depth * codes)
         return int(MARGIN * (of_code + FLOAT * height * width * self.channels * pictures)) + self.fixed
 

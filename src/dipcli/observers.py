@@ -206,7 +206,12 @@ class Spread:
 
     It is a guide to where not to trust the picture, not the standard deviation of its error: what all outputs get
     wrong alike does not show in it.
+
+    Attributes:
+        pictures: as large as what is fitted, that it keeps meanwhile.
     """
+
+    pictures = 7
 
     def __init__(self) -> None:
         self.kept: dict[tuple[int, int], Tensor] = {}
@@ -220,6 +225,7 @@ class Spread:
         which = (step.tile.number if step.tile else WHOLE, step.run)
         if which != self.which:
             self.which, self.count, self.older, self.newer = which, 0, None, None
+            self.kept = {each: variance.mean(dim=0, keepdim=True) for each, variance in self.kept.items()}
         if step.tile:
             self.places[step.tile.number] = step.tile.place
         if step.event:

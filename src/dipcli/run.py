@@ -64,7 +64,7 @@ def restore(
         plan = _laid_out(job, picture, preset)
         display.note(f"{job.source}: a time of {plan.settings.time} goes best with the preset {preset}")
     case, settings, output, folder, truth = plan
-    bench = prepare(case.problem, settings, beside=case.size)
+    bench = prepare(case.problem, settings, beside=case.size, watched=Spread.pictures if job.record.uncertainty else 0)
     for remark in (*case.remarks, *_worries(case, output)):
         display.note(f"{job.source}: {remark}")
     stopping.chosen(settings).start(bench.first)  # what it refuses, it refuses before anything is touched
@@ -111,7 +111,8 @@ def restore(
 def _foretold(job: Job, preset: str, bench: Bench, display: Display) -> str:
     """What memory and time it will take, in words; of a large picture or tiles it is said now, and nothing is left."""
     outlook = bench.outlook
-    words = outlook.told(job.task.usual(preset, bench.settings) * (bench.settings.runs or 1))
+    iterations = job.task.usual(preset, bench.settings) * (bench.settings.runs or 1)
+    words = outlook.told(iterations, bench.settings.budget())
     if outlook.pace is None and not outlook.places:
         return words
     display.note(f"{job.source}: {words}")
