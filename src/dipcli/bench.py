@@ -254,7 +254,7 @@ def _outlook(problem: Problem, settings: Settings, cost: Cost, beside: int) -> O
     rows, columns, *_ = places[0]
     high, wide = rows.stop - rows.start, columns.stop - columns.start
     pace = cost.seconds(high, wide)
-    told = None if pace is None else pace * sum(tiles.unsettled(problem, each) for each in places)
+    told = None if pace is None else pace * sum(tiles.unsettled(problem.window(*each[:2])) for each in places)
     return Outlook(whole, most, cost.total((high, wide), values, beside, tiled=True), told, tuple(places))
 
 

@@ -32,6 +32,7 @@ WEIGHTS, HISTORY = 44, 800  # bytes for each weight: with slope, Adam's moments,
 FLOAT = 4  # bytes
 BASE = 300 * 2**20  # Python, PyTorch and what both load
 BASE_GPU = 256 * 2**20  # the libraries' workspace
+SLIGHT = 1e-6  # learning rate of the trials: a hot one must not ruin them
 AFTER = 20  # bytes for each value of the picture, to finish, round, write and read it
 
 
@@ -102,7 +103,7 @@ def measure(problem: Problem, settings: Settings, *, side: int, trials: int = 0)
     """
     part = _window(problem, side)
     device = torch.device(settings.device)
-    once = replace(settings, warmup=0, time=None, iterations=None)
+    once = replace(settings, warmup=0, rate=SLIGHT)
     prior = fresh(part, once, stopping.Never()).to(device)
     part = part.to(device)
     rows, columns = prior.code.shape[2:]

@@ -136,7 +136,7 @@ def _patch(
 ) -> Patch:
     """One tile, fitted where it needs to be, and where nobody asked for the end before; the first one in any case."""
     part = problem.window(place.rows, place.columns)
-    if not unsettled(problem, place):
+    if not unsettled(part):
         return Patch(place, part.finish(torch.zeros(part.shape)))
     if begun and (reason := asked()):
         return Patch(place, _shown(part), reason=reason)
@@ -175,10 +175,10 @@ def _together(problem: Problem, patches: list[Patch], asked: str | None) -> Runs
     """The result of all tiles."""
     runs = tuple(run for patch in patches for run in patch.runs)
     fitted = [patch for patch in patches if patch.runs]
-    told = [fitted[0].reason, f"{len(patches)} tiles"]
+    told = [asked or fitted[0].reason, f"{len(patches)} tiles"]
     if len(fitted) < len(patches):
         told[1] += f", {len(fitted)} of them fitted"
-    if asked and fitted[-1] is not patches[-1]:
+    if any(patch.reason == asked for patch in patches if not patch.runs):
         told.append("those that were not reached show the input")
     image = blend(problem.shape, ((patch.place, patch.image) for patch in patches))
     seconds = sum(patch.seconds for patch in patches)

@@ -137,8 +137,8 @@ class Settings:
     tile: Annotated[
         str,
         Option(
-            "A large picture is fitted in overlapping tiles, each by itself, and they are blended: auto does so where "
-            "the whole takes too much memory, none never does, a number is their longest side in pixels, "
+            "A large picture is fitted in overlapping tiles, each by itself, which are blended: auto does so where the "
+            "whole takes too much memory, none never does, a number is their longest side in pixels, "
             f"{SMALLEST_TILE} or more.",
             group="The machine",
         ),

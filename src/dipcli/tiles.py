@@ -183,7 +183,6 @@ def divided(place: Place, smaller: Cut) -> list[Place]:
     ]
 
 
-def unsettled(problem: Problem, place: Place) -> bool:
+def unsettled(part: Problem) -> bool:
     """Whether there is something to fit in a tile: nothing is where all is put back in the end."""
-    part = problem.window(place.rows, place.columns)
     return not torch.equal(*(part.finish(torch.full(part.shape, value)) for value in (0.0, 1.0)))
