@@ -20,12 +20,12 @@ from dipcli import bench, metrics, stopping
 from dipcli.case import Case
 from dipcli.engine import Fit, Step
 from dipcli.errors import DipError
-from dipcli.observers import Spread
 from dipcli.picture import from_array
 from dipcli.problem import Problem
 from dipcli.registry import tasks
 from dipcli.restarts import Deadline, Run, Runs
 from dipcli.settings import Settings
+from dipcli.spread import Spread
 
 RULES = [
     "auto",

@@ -9,8 +9,9 @@ import pytest
 
 from dipcli.errors import UsageError
 from dipcli.options import knobs
+from dipcli.record import Record
 from dipcli.registry import DEFAULT_PRESET, Task, tasks
-from dipcli.settings import Record, Settings
+from dipcli.settings import Settings
 
 
 @pytest.mark.parametrize("cls", [Settings, Record])

@@ -65,9 +65,19 @@ def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, resu
                 "reason": each.fit.reason,
                 "seconds": round(each.fit.seconds, 3),
                 "astray": each.astray,
+                "tile": each.tile,
             }
             for each in result.runs
         ],
+        "tiles": [
+            {"left": c.start, "top": r.start, "width": c.stop - c.start, "height": r.stop - r.start}
+            for r, c, *_ in result.places
+        ],
+        "estimate": {
+            "memory_bytes": bench.outlook.memory,
+            "limit_bytes": bench.outlook.most,
+            "seconds_an_iteration": bench.outlook.pace,
+        },
         "seconds": round(result.seconds, 3),
         "peak_memory_bytes": machine.peak_memory(device),
     }

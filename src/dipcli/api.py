@@ -21,11 +21,12 @@ from dipcli.displays import Bar, Silent
 from dipcli.engine import Observer
 from dipcli.errors import UsageError
 from dipcli.interrupt import heeded
-from dipcli.observers import Metrics, Spread, pixels
+from dipcli.observers import Metrics, pixels
 from dipcli.options import knobs
 from dipcli.registry import DEFAULT_PRESET, Task
 from dipcli.restarts import Deadline
 from dipcli.settings import Settings
+from dipcli.spread import Spread
 
 ARGUMENTS = """
 
@@ -49,7 +50,7 @@ class Restored:
     Attributes:
         image: (H, W) or (H, W, channels), of the type that went in; bool becomes uint8. It is of the size that went in
             but for superres and invert. What invert and impedance make is 8-bit: a pre-image, four outputs in a row.
-        kept: the iteration that its average is from.
+        kept: the iteration that its average is from; of a large picture in tiles that of the first.
         steps: iterations run.
         reason: why the run ended.
         seconds: time spent in the fit.
@@ -90,7 +91,11 @@ def restorer(task: Task) -> Callable[..., Restored]:
         own = {each.name: given.pop(each.name) for each in task.arguments() if each.name in given}
         if isinstance(stop, str):
             given["stop"] = stop
-        given |= {name: str(given[name]) for name in ("sigma", "time") if isinstance(given.get(name), Real)}
+        given |= {
+            name: str(given[name])
+            for name in ("sigma", "time", "tile", "max_memory")
+            if isinstance(given.get(name), Real)
+        }
         obtained = images.obtain(picture)
 
         def pose(preset: str) -> tuple[Case, Settings]:
@@ -102,7 +107,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
             case, settings = pose(planned(task, pose, deadline))
         if uncertainty and case.render:
             raise UsageError(f"uncertainty has nothing to tell of: {task.name} makes a figure.")
-        bench = prepare(case.problem, settings)
+        bench = prepare(case.problem, settings, beside=case.size, watched=Spread.pictures if uncertainty else 0)
         rule = stopping.chosen(settings, None if isinstance(stop, str) else stop)
         bar = Bar() if progress else Silent()
         meter = Metrics(bench.problem, None, EVERY, [bar.tell])
@@ -111,7 +116,8 @@ def restorer(task: Task) -> Callable[..., Restored]:
             for remark in case.remarks:
                 bar.note(remark)
             watching: list[Observer] = [*case.observers, bar, *([meter] if progress else []), *spread, *observers]
-            result = solve(bench, stop=rule, deadline=deadline, asked=interrupt.asked, observers=watching)
+            asked = interrupt.asked
+            result = solve(bench, stop=rule, deadline=deadline, asked=asked, observers=watching, say=bar.note)
         restored = pixels(result.image)
         first = result.first
         image = case.picture.showing(restored, case.known).array()

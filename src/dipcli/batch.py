@@ -155,7 +155,7 @@ def restore_all(
     *,
     display: Display,
     signals: tuple[signal.Signals, ...] = (),
-    announce: Callable[[Job, str, Settings], None] = lambda *_: None,
+    announce: Callable[[Job, str, Settings, str], None] = lambda *_: None,
     resume: HalfDone | None = None,
 ) -> Iterator[Outcome]:
     """Restore one picture after the other, past those that fail.
@@ -164,7 +164,7 @@ def restore_all(
         batch: which.
         display: shows progress.
         signals: the first of these ends the fit, keeps its best picture so far and ends the batch.
-        announce: told of each picture the preset and the settings as they will be used.
+        announce: told of each picture the preset, the settings as they will be used, and what they will take.
         resume: the run to go on with, of the one picture; of several, those that were cut short are gone on with.
 
     Yields:

@@ -1,26 +1,40 @@
-"""Laying out a fit: device, precision, prior, and which preset fits into a time budget."""
+"""Laying out a fit: device, precision, prior, whole or in tiles, and which preset fits into a time budget."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from time import perf_counter
+from functools import partial
+from typing import TypeAlias
 
 import torch
 
 from dipcli import device as machine
-from dipcli import networks, restarts, stopping
+from dipcli import memory, networks, restarts, stopping, tiles
 from dipcli.case import Case
-from dipcli.engine import Observer, Prior, Step, fit
-from dipcli.errors import DipError
+from dipcli.engine import Observer, Prior
+from dipcli.errors import DipError, OutOfMemoryError
+from dipcli.mosaic import Course, Note, fit_tiles
+from dipcli.outlook import Outlook, foretell, halves
 from dipcli.problem import Problem
 from dipcli.registry import Task
-from dipcli.restarts import Deadline, Hold, Progress, Runs, fit_runs
+from dipcli.restarts import Deadline, Progress, Runs, fit_runs
 from dipcli.settings import Settings
+from dipcli.tiles import Place
 
 BY_SPEED = ("fast", "balanced", "best")
-TRIAL = 4  # iterations that tell the pace; the first, which is slower, not counted
+TRIALS = 3  # iterations that tell the pace
+LARGE = 2**20  # pixels from which on a fit is slow enough to be told what it will take
+WINDOW, SMALL_WINDOW = 512, 128  # side of the window that this is measured on, and of that of smaller pictures
+
+
+Hold: TypeAlias = Callable[[Callable[[], Progress | Course], bool], None]
+
+
+def let_go(_take: Callable[[], Progress | Course], _last: bool) -> None:
+    """Hold nothing: what is cut short begins anew."""
 
 
 @dataclass(frozen=True)
@@ -28,39 +42,58 @@ class Bench:
     """Everything laid out for a fit: what can be found wrong with problem and settings has been found.
 
     Attributes:
-        problem: on the device.
-        prior: on the device, as it was made.
+        problem: on the device; on the CPU where it is fitted in tiles, each of which goes there by itself.
+        prior: on the device, as it was made. Tiles have their own: there it is that of a small window.
         settings: as they will be used: device and precision resolved.
+        outlook: what it will take.
     """
 
     problem: Problem
     prior: Prior
     settings: Settings
+    outlook: Outlook
+
+    @property
+    def first(self) -> Problem:
+        """What is fitted first: the whole, or the first tile."""
+        return next((self.problem.window(each.rows, each.columns) for each in self.outlook.places), self.problem)
 
 
-def prepare(problem: Problem, settings: Settings, *, stop: stopping.Rule | None = None) -> Bench:
-    """Choose device and precision, and make a fresh prior there.
+def prepare(
+    problem: Problem,
+    settings: Settings,
+    *,
+    stop: stopping.Rule | None = None,
+    beside: int = 0,
+    watched: int = 0,
+    places: tuple[Place, ...] | None = None,
+) -> Bench:
+    """Choose device and precision, and whether the picture is fitted whole or in tiles; make a fresh prior.
 
     Args:
         problem: the measurement and how it came about.
         settings: how to fit.
         stop: the rule; the one that the settings name when left out. What it holds out is not in the network's input.
+        beside: bytes of the pictures that are in memory meanwhile, the measured one among them.
+        watched: pictures, as large as what is fitted, that the observers will keep.
+        places: of the tiles with which an earlier part of the run was begun, none for the whole; None to choose.
 
     Raises:
-        DipError: when the device is not there, memory runs out, or the settings do not go together.
+        DipError: when the device is not there, there is not enough memory, or the settings do not go together.
     """
-    device = machine.choose(settings.device)
-    precision = settings.precision
-    if precision == "auto":
-        free = networks.architecture(settings.network).free
-        precision = "fp32" if free else machine.precision(device)
-    settings = replace(settings, device=str(device), precision=precision)
+    settings = _resolved(settings)
+    device = torch.device(settings.device)
     machine.forget_peak_memory(device)
     machine.keep_memory(device)
-    with machine.enough_memory(problem.shape):
-        problem = problem.to(device)
-        prior = restarts.fresh(problem, settings, stop or stopping.chosen(settings))
-        return Bench(problem, prior.to(device), settings)
+    with _threads(settings.threads), machine.enough_memory(problem.shape):
+        large = problem.shape[1] * problem.shape[2] >= LARGE
+        side = WINDOW if large else SMALL_WINDOW
+        cost, prior = memory.measure(problem, settings, side=side, trials=TRIALS if large else 0)
+        outlook = foretell(problem, settings, replace(cost, watched=watched), beside, places)
+        if not outlook.places:
+            problem = problem.to(device)
+            prior = restarts.fresh(problem, settings, stop or stopping.chosen(settings)).to(device)
+        return Bench(problem, prior, settings, outlook)
 
 
 def solve(
@@ -70,10 +103,13 @@ def solve(
     deadline: Deadline | None = None,
     asked: Callable[[], str | None] = lambda: None,
     observers: Iterable[Observer] = (),
-    begin: Progress | None = None,
-    hold: Hold = restarts.let_go,
+    say: Note = lambda _: None,
+    begin: Progress | Course | None = None,
+    hold: Hold = let_go,
 ) -> Runs:
     """Fit, with as many threads as the settings ask for. The bench's network is fitted in place: use it once.
+
+    When memory runs out all the same, it goes on in smaller tiles, once.
 
     Args:
         bench: as `prepare` laid it out.
@@ -81,22 +117,50 @@ def solve(
         deadline: takes the place of the one that `settings.time` sets.
         asked: why the runs should end now, or None.
         observers: called after each iteration of each run.
+        say: told when memory runs out.
         begin: how far earlier fits of the same had come.
-        hold: given the fits' progress now and then, as by `fit_runs`.
+        hold: given the fits' progress now and then, as by `fit_runs` or `fit_tiles`.
 
     Raises:
         DipError: when memory runs out or the fit runs away.
     """
-    with _threads(bench.settings.threads), machine.enough_memory(bench.problem.shape):
-        return fit_runs(
-            bench.problem,
-            bench.prior,
-            bench.settings,
-            stop=stop,
+    problem, settings, places = bench.problem, bench.settings, bench.outlook.places
+    deadline = deadline or Deadline(settings.budget())
+    observers = tuple(observers)
+    smaller: tiles.Cut | None = partial(halves, settings=settings)
+    with _threads(settings.threads), machine.enough_memory(problem.shape):
+        if not places:
+            try:
+                return fit_runs(
+                    problem,
+                    bench.prior,
+                    settings,
+                    stop=stop,
+                    deadline=deadline,
+                    asked=asked,
+                    observers=observers,
+                    begin=begin if isinstance(begin, Progress) else None,
+                    hold=hold,
+                )
+            except OutOfMemoryError:
+                places = tuple(halves(problem.shape[1:], settings)) if problem.divisible else ()
+                if settings.tile == "none" or len(places) < 2:  # noqa: PLR2004 - as large as the whole
+                    raise
+            gc.collect()  # what the error held
+            smaller = None
+            say(f"memory ran out: going on in {len(places)} tiles")
+        problem = problem.to(torch.device("cpu"))
+        return fit_tiles(
+            problem,
+            places,
+            settings,
+            stopping.settled(stop or stopping.chosen(settings), problem),
             deadline=deadline,
             asked=asked,
             observers=observers,
-            begin=begin,
+            say=say,
+            smaller=smaller,
+            begin=begin if isinstance(begin, Course) else None,
             hold=hold,
         )
 
@@ -132,18 +196,28 @@ def planned(task: Task, pose: Callable[[str], tuple[Case, Settings]], deadline: 
 
 
 def _pace(case: Case, settings: Settings) -> float:
-    """Seconds an iteration."""
-    times: list[float] = []
+    """Seconds an iteration; of a large picture by that of a window."""
+    problem, settings = case.problem, _resolved(settings)
+    size = problem.shape[1:]
+    side = WINDOW if size[0] * size[1] >= LARGE else max(size)
+    machine.keep_memory(torch.device(settings.device))
+    with _threads(settings.threads), machine.enough_memory(problem.shape):
+        cost, _ = memory.measure(problem, settings, side=side, trials=TRIALS)
+        return foretell(problem, settings, cost, case.size).pace or 0.0
 
-    def watch(step: Step, _verdict: object) -> None:
-        float(step.loss)  # a GPU may still be at work on it
-        times.append(perf_counter())
 
-    bench = prepare(case.problem, replace(settings, warmup=0))
-    trial = stopping.exactly(stopping.Never(), TRIAL)
-    with _threads(settings.threads), machine.enough_memory(case.problem.shape):
-        fit(bench.problem, bench.prior, bench.settings, stop=trial, observers=[watch])
-    return (times[-1] - times[0]) / (TRIAL - 1)
+def _resolved(settings: Settings) -> Settings:
+    """With the device and the precision that auto comes to.
+
+    Raises:
+        DipError: when the device is not there.
+    """
+    device = machine.choose(settings.device)
+    precision = settings.precision
+    if precision == "auto":
+        free = networks.architecture(settings.network).free
+        precision = "fp32" if free else machine.precision(device)
+    return replace(settings, device=str(device), precision=precision)
 
 
 @contextmanager

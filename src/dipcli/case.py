@@ -52,3 +52,16 @@ class Case:
     conclude: Callable[[NDArray[np.float32]], str] | None = None
     render: Callable[[], Mapping[str, bytes]] | None = None
     suffixes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its pictures, each counted once."""
+        picture, guide = self.picture, self.problem.guide
+        arrays = [picture.pixels, picture.samples, picture.alpha, self.truth, self.damaged, self.known]
+        arrays += [*self.baselines.values(), self.problem.measured.numpy()]
+        if self.problem.weight is not None:
+            arrays.append(self.problem.weight.numpy())
+        if guide is not None and not callable(guide):
+            arrays.append(guide.numpy())
+        places = {each.__array_interface__["data"][0]: each.nbytes for each in arrays if each is not None}
+        return sum(places.values()) + len(picture.file or b"")

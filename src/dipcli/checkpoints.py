@@ -17,14 +17,16 @@ import dipcli
 from dipcli import files
 from dipcli.engine import Fit
 from dipcli.errors import DipError
+from dipcli.mosaic import Course, Patch
 from dipcli.problem import Problem
 from dipcli.recovery import Checkpoint, Held, Kept, Reached, Watched
 from dipcli.restarts import Progress, Run
+from dipcli.tiles import Place
 
 LAYOUT = 1  # of the file: one of another layout is not read
 # What a file may name. Everything else in it has to be of the class of what a fresh fit has in its place.
 KINDS: dict[str, type[Any]] = {
-    each.__name__: each for each in (Checkpoint, Fit, Held, Kept, Progress, Reached, Run, Watched)
+    each.__name__: each for each in (Checkpoint, Course, Fit, Held, Kept, Patch, Place, Progress, Reached, Run, Watched)
 }
 SAME = "what a fresh one has"
 
@@ -64,6 +66,10 @@ def _taken_apart(value: Any) -> tuple[str, dict[Any, Any]]:
         return "Path", {"path": str(value)}
     if isinstance(value, Problem):
         return SAME, {}
+    if isinstance(value, slice):
+        return "slice", {"start": value.start, "stop": value.stop}
+    if isinstance(value, Place):
+        return "Place", value._asdict()
     if isinstance(value, tuple):
         return "tuple", dict(enumerate(value))
     if is_dataclass(value) and not isinstance(value, type):
@@ -77,7 +83,7 @@ def restored(said: Any, like: Any = None, device: torch.device | None = None) ->
     Args:
         said: what it made.
         like: a fresh rule's state: the classes and the problem in it are taken from there.
-        device: where the tensors are wanted.
+        device: where the tensors are wanted; those of tiles that are done stay on the CPU.
 
     Raises:
         DipError: when something else was there.
@@ -99,9 +105,13 @@ def _put_together(kind: str, parts: Mapping[Any, Any], like: Any, device: torch.
         return like
     if kind == "Path":
         return Path(parts["path"])
+    if kind == "slice":
+        return slice(parts["start"], parts["stop"])
     if kind == "tuple":
         begun = like if isinstance(like, tuple) and len(like) == len(parts) else (like,) * len(parts)
         return tuple(restored(each, own, device) for each, own in zip(parts.values(), begun, strict=True))
+    if kind in ("Patch", "Place"):
+        device = None
     if kind in KINDS:
         return KINDS[kind](**{name: restored(each, like, device) for name, each in parts.items()})
     if type(like).__name__ != kind:
@@ -152,7 +162,7 @@ class Checkpoints:
         except (TypeError, ValueError, KeyError) as error:
             raise DipError(f"{self.path} is not of a run with these options: begin it anew.") from error
 
-    def __call__(self, take: Callable[[], Progress], last: bool) -> None:
+    def __call__(self, take: Callable[[], Progress | Course], last: bool) -> None:
         """Write one when it is due."""
         if self.wanted() if last else perf_counter() - self.written >= self.every:
             self._write(take())
@@ -161,7 +171,7 @@ class Checkpoints:
         """The run is done: remove what it would have gone on from."""
         self.path.unlink(missing_ok=True)
 
-    def _write(self, progress: Progress | None) -> None:
+    def _write(self, progress: Progress | Course | None) -> None:
         try:
             content = {
                 "layout": LAYOUT,

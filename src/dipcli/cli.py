@@ -21,8 +21,9 @@ from dipcli import __version__, outcomes
 from dipcli.commands import COMMANDS
 from dipcli.errors import DipError, UsageError
 from dipcli.options import Knob, knobs
+from dipcli.record import Record
 from dipcli.registry import DEFAULT_PRESET, Task, tasks
-from dipcli.settings import Record, Settings
+from dipcli.settings import Settings
 
 if TYPE_CHECKING:
     from dipcli.batch import Batch

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from dipcli.errors import DipError, UsageError
+from dipcli.errors import DipError, OutOfMemoryError, UsageError
 from dipcli.settings import Precision
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h of the GNU C library numbers its options
@@ -109,7 +109,7 @@ def enough_memory(shape: tuple[int, int, int]) -> Iterator[None]:
     """Say in a sentence when memory runs out on a picture of this shape, (C, H, W).
 
     Raises:
-        DipError: when it does.
+        OutOfMemoryError: when it does.
     """
     try:
         yield
@@ -119,9 +119,9 @@ def enough_memory(shape: tuple[int, int, int]) -> Iterator[None]:
             sign in str(error) for sign in ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
         ):
             raise
-        raise DipError(
+        raise OutOfMemoryError(
             f"There is not enough memory for a picture of {shape[2]}x{shape[1]}: "
-            "try --preset fast, a narrower --network or a smaller picture."
+            "try --preset fast, a smaller --tile, a narrower --network or a smaller picture."
         ) from error
 
 

@@ -73,7 +73,8 @@ class Facts:
     def learn(self, step: Step, verdict: Verdict) -> None:
         """Take in one iteration; the first of a fit, which is slower than all others, says nothing of the pace."""
         of = f"/{self.iterations}" if self.iterations else ""
-        again = f"run {step.run}  " if step.run > 1 else ""
+        again = f"{step.tile}  " if step.tile else ""
+        again += f"run {step.run}  " if step.run > 1 else ""
         self.progress = f"{again}{step.number}{of}"
         if not self.first or step.number <= self.since:
             self.first, self.since = perf_counter(), step.number
@@ -179,8 +180,8 @@ class Bar:
             yield
 
     def __call__(self, step: Step, verdict: Verdict) -> None:  # noqa: ARG002 - the bar counts
-        """Move the bar; another run begins anew."""
-        if step.run > 1 and step.number == 1:
+        """Move the bar; another run, or tile, begins anew."""
+        if step.number == 1 and (step.run > 1 or (step.tile and step.tile.number > 1)):
             self.bar.reset()
         if step.event:
             self.note(f"iteration {step.number}: {step.event}")
@@ -225,7 +226,9 @@ def ending(account: Mapping[str, Any]) -> list[str]:
     """How a run ended, and how good it is, in sentences."""
     count = account["iterations"]
     done = f"{count} iteration{'s' if count > 1 else ''} in {clock(account['seconds'])}"
-    told = [f"{done}, kept the average of {account['kept']}; ended because {account['reason']}."]
+    kept = [each["kept"] for each in account["runs"] if not each["astray"]] if account["tiles"] else [account["kept"]]
+    averages = f"average of {kept[0]}" if min(kept) == max(kept) else f"averages of {min(kept)} to {max(kept)}"
+    told = [f"{done}, kept the {averages}; ended because {account['reason']}."]
     if "psnr_ref" in account:
         own = {name: account[key] for name in _PSNRS if (key := f"psnr_ref{name[4:]}") in account}
         results = {**account["baselines"], "restored": own}

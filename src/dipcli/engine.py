@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, repeat
 from time import perf_counter
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ from dipcli.problem import Problem
 from dipcli.recovery import Checkpoint, Kept, Lifeline, Reached
 from dipcli.settings import Settings
 from dipcli.warmup import Part
+
+if TYPE_CHECKING:
+    from dipcli.mosaic import Tile
 
 ADAM_BEFORE_LBFGS = 100  # the published warm-up: so many steps of Adam,
 ADAM_RATE_BEFORE_LBFGS = 0.001  # at this rate
@@ -69,6 +72,7 @@ class Step:
         seconds: time spent in the fit so far, observers not counted.
         event: what happened at this iteration out of the ordinary, as a sentence; None as a rule.
         run: which of several fits to the same measurement, counted from 1.
+        tile: of which tile of a larger picture it is, where that is fitted in tiles.
     """
 
     number: int
@@ -79,6 +83,7 @@ class Step:
     seconds: float
     event: str | None = None
     run: int = 1
+    tile: Tile | None = None
 
     @property
     def average(self) -> Tensor:

@@ -15,3 +15,7 @@ class UsageError(DipError):
     """A `DipError` about how the tool was called: an option, a preset, a rule that does not exist."""
 
     exit_code = 2
+
+
+class OutOfMemoryError(DipError):
+    """Memory ran out: with less of the picture at a time there may be enough."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from dipcli import files, images
 from dipcli.errors import DipError, UsageError
+from dipcli.record import Record
 from dipcli.registry import Task
-from dipcli.settings import Record
 
 if TYPE_CHECKING:
     from dipcli.case import Case
@@ -114,7 +114,11 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
         for old in (
             *(folder / name for name in (RECORD, CHECKPOINT, *DAMAGED)),
             *(folder / "snapshots").glob(6 * "[0-9]" + "*.png"),
-            *(folder / "snapshots").glob("run[0-9]*/" + 6 * "[0-9]" + "*.png"),
+            *(
+                snapshot
+                for place in ("run[0-9]*/", "tile[0-9]*/", "tile[0-9]*/run[0-9]*/")
+                for snapshot in (folder / "snapshots").glob(place + 6 * "[0-9]" + "*.png")
+            ),
         ):
             if old.resolve() not in spared:
                 old.unlink(missing_ok=True)

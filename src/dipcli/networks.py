@@ -96,16 +96,26 @@ def build(settings: Settings, shape: tuple[int, int, int], guide: Tensor | None 
     if guide is not None and guide.shape[1:] != shape[1:]:
         size = f"{guide.shape[2]}x{guide.shape[1]}"
         raise UsageError(f"The guide picture is {size}, the picture {width}x{height}: give one of that size.")
-    least = chosen.least(settings.pad)
-    rows, columns = (math.ceil(max(side, least) / chosen.stride) * chosen.stride for side in (height, width))
+    rows, columns = sides(settings, height, width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         code = torch.zeros(1, 0, rows, columns) if chosen.free else _code(settings, rows, columns, guide)
         network = chosen.network(code.shape[1], (channels // members, height, width), settings.pad)
     if members > 1:
         network = Ensemble(network, members)
-    window = None if chosen.free else math.ceil(max(warmup.SIDE, least) / chosen.stride) * chosen.stride
+    window = None if chosen.free else sides(settings, warmup.SIDE, warmup.SIDE)[0]
     return Prior(nn.Sequential(network, Crop(height, width)), code, window)
+
+
+def sides(settings: Settings, height: int, width: int) -> tuple[int, int]:
+    """Of z for a picture of this size: what the network can halve as often as it wants to, and not too small for it."""
+    chosen = architecture(settings.network)
+    least = chosen.least(settings.pad)
+    return _multiple(max(height, least), chosen.stride), _multiple(max(width, least), chosen.stride)
+
+
+def _multiple(side: int, stride: int) -> int:
+    return math.ceil(side / stride) * stride
 
 
 def _code(settings: Settings, height: int, width: int, guide: Tensor | None) -> Tensor:

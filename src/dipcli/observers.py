@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,7 +16,6 @@ import numpy as np
 import torch
 
 from dipcli import files, images, metrics
-from dipcli.recovery import LOOKED_AT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from dipcli.engine import Step
     from dipcli.picture import Picture
     from dipcli.problem import Problem
-    from dipcli.restarts import Runs
     from dipcli.stopping import Verdict
 
 Row: TypeAlias = dict[str, float | int | str | None]
@@ -42,10 +41,11 @@ COLUMNS = (
     "ssim_ref_smoothed",
     "event",
     "run",
+    "tile",
 )
 
 
-MEMORY = 0.99  # of the variance of the outputs
+WHOLE = 0  # in the place of a tile's number, where there are none
 
 
 class Metrics:
@@ -68,37 +68,68 @@ class Metrics:
         tell: Iterable[Callable[[Row], None]],
     ) -> None:
         self.problem, self.reference, self.every, self.tell = problem, reference, every, list(tell)
-        weight = torch.ones_like(problem.measured) if problem.weight is None else problem.weight
-        self.counting = weight.expand_as(problem.measured).cpu().numpy() > 0
-        self.measured = problem.measured.cpu().numpy()[self.counting]
+        self.seen: _Seen | None = None
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """Make a row when one is due."""
         if step.number % self.every and not verdict.stop and not step.event:
             return
+        shown, reference = self.problem, self.reference
+        if step.tile:
+            shown = step.tile.problem
+            reference = None if reference is None else reference[:, step.tile.place.rows, step.tile.place.columns]
         row: Row = dict.fromkeys(COLUMNS) | {
             "iteration": step.number,
             "seconds": round(step.seconds, 3),
             "loss": float(step.loss),
             "lr": step.rate,
-            "psnr_noisy": self.agreement(step.image),
-            "psnr_noisy_smoothed": self.agreement(step.average),
+            "psnr_noisy": self.agreement(step.image, shown),
+            "psnr_noisy_smoothed": self.agreement(step.average, shown),
             "holdout": verdict.signal[1] if verdict.signal and verdict.signal[0] == "holdout" else None,
             "event": step.event,
             "run": step.run,
+            "tile": step.tile.number if step.tile else None,
         }
-        if self.reference is not None:
-            smoothed = pixels(self.problem.finish(step.average))
-            row["psnr_ref"] = metrics.psnr(pixels(self.problem.finish(step.image)), self.reference)
-            row["psnr_ref_smoothed"] = metrics.psnr(smoothed, self.reference)
-            row["ssim_ref_smoothed"] = metrics.ssim(smoothed, self.reference)
+        if reference is not None:
+            smoothed = pixels(shown.finish(step.average))
+            row["psnr_ref"] = metrics.psnr(pixels(shown.finish(step.image)), reference)
+            row["psnr_ref_smoothed"] = metrics.psnr(smoothed, reference)
+            row["ssim_ref_smoothed"] = metrics.ssim(smoothed, reference)
         for told in self.tell:
             told(row)
 
-    def agreement(self, image: Tensor) -> float:
-        """PSNR of A(x) against the measurement, in dB, over the values that count."""
-        predicted: NDArray[np.float32] = self.problem.operator(image.clamp(0, 1)).float().cpu().numpy()
-        return metrics.psnr(predicted[self.counting], self.measured)
+    def agreement(self, image: Tensor, problem: Problem | None = None) -> float:
+        """PSNR of A(x) against the measurement, in dB, over the values that count.
+
+        Args:
+            image: x.
+            problem: that of a tile; the whole one when left out.
+        """
+        problem = problem or self.problem
+        if self.seen is None or self.seen.problem is not problem:
+            self.seen = _Seen.of(problem)
+        predicted: NDArray[np.float32] = problem.operator(image.clamp(0, 1)).float().cpu().numpy()
+        if self.seen.counting is not None:
+            predicted = predicted[self.seen.counting]
+        return metrics.psnr(predicted, self.seen.measured)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A measurement as `Metrics` compares with it: which of its values count, all of them when None, and those."""
+
+    problem: Problem
+    counting: NDArray[np.bool_] | None
+    measured: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, problem: Problem) -> _Seen:
+        """Taken from a problem on whatever device."""
+        measured: NDArray[np.float32] = problem.measured.cpu().numpy()
+        if problem.weight is None:
+            return cls(problem, None, measured)
+        counting = problem.weight.expand_as(problem.measured).cpu().numpy() > 0
+        return cls(problem, counting, measured[counting])
 
 
 class Log:
@@ -106,10 +137,10 @@ class Log:
 
     Args:
         path: where; an earlier log is replaced,
-        after: but for its rows up to this run and iteration, of a run that goes on from there.
+        after: but for its rows up to this tile, run and iteration, of a run that goes on from there.
     """
 
-    def __init__(self, path: Path, after: tuple[int, int] | None = None) -> None:
+    def __init__(self, path: Path, after: tuple[int, int, int] | None = None) -> None:
         self.path = path
         earlier = _rows(path, after) if after and path.exists() else []
         files.write(path, b"")
@@ -130,7 +161,8 @@ class Log:
 class Snapshots:
     """Pictures along the way: 000100.png is the average, 000100.raw.png the network's own output.
 
-    Those of a second run go into a folder `run2` of their own, and so on.
+    Those of a second run go into a folder `run2` of their own, and so on; those of a picture that is fitted in tiles
+    are of a tile each, in folders `tile1`, `tile2`, ...
 
     Args:
         folder: where; it is made when the first snapshot is due.
@@ -154,84 +186,22 @@ class Snapshots:
         """Write both pictures when they are due."""
         if step.number not in self.at and not (self.every and step.number % self.every == 0):
             return
-        folder = self.folder if step.run == 1 else self.folder / f"run{step.run}"
+        folder, finish = self.folder, self.finish
+        if step.tile:
+            folder, finish = folder / f"tile{step.tile.number}", step.tile.problem.finish
+        folder = folder if step.run == 1 else folder / f"run{step.run}"
         files.make_folder(folder)
         for suffix, image in (("", step.average), (".raw", step.image)):
-            snapshot = self.picture.to_8_bits(pixels(self.finish(image)))
+            snapshot = self.picture.to_8_bits(pixels(finish(image)))
             files.write(folder / f"{step.number:06d}{suffix}.png", images.encode(snapshot, ".png"))
 
 
-class Spread:
-    """How far the outputs stray about the picture that is kept: what the fit is not sure of.
-
-    Within a run it is the exponential variance of the outputs up to the kept iteration, in which the noise on the
-    network's input is what varies; between runs the variance of their pictures comes on top:
-
-        spread = sqrt(mean over channels of (mean of v_run + variance of x_run))
-
-    It is a guide to where not to trust the picture, not the standard deviation of its error: what all outputs get
-    wrong alike does not show in it.
-    """
-
-    def __init__(self) -> None:
-        self.kept: dict[int, Tensor] = {}
-        self.older: Tensor | None = None
-        self.newer: Tensor | None = None
-        self.mean = self.variance = torch.zeros(())
-        self.run = self.count = 0
-
-    def __call__(self, step: Step, verdict: Verdict) -> None:
-        """Take in one output; after a collapse go back as the fit does, and begin anew."""
-        if step.run != self.run:
-            self.run, self.count, self.older, self.newer = step.run, 0, None, None
-        if step.event:
-            self.count = 0
-            if self.older is not None:
-                self.kept[step.run] = self.older
-            return
-        self.count += 1
-        if self.count == 1:
-            self.mean, self.variance = step.image, torch.zeros_like(step.image)
-        share = max(1 / self.count, 1 - MEMORY)
-        change = step.image - self.mean
-        self.mean = self.mean + share * change
-        self.variance = (1 - share) * (self.variance + share * change**2)
-        if verdict.keep or step.run not in self.kept:
-            self.kept[step.run] = self.variance
-        if step.number % LOOKED_AT == 0:
-            self.older, self.newer = self.newer, self.kept[step.run]
-
-    def remember(self) -> dict[str, Any]:
-        """What it has seen."""
-        return {**vars(self), "kept": dict(self.kept)}
-
-    def recall(self, seen: dict[str, Any]) -> None:
-        """Go on from what it had seen."""
-        for name in vars(self):
-            setattr(self, name, seen[name])
-
-    def map(self, runs: Runs, known: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-        """The spread of each pixel of the result, shape (H, W), in units of the picture's range.
-
-        Args:
-            runs: those that were watched.
-            known: pixels that come back as they were, shape (H, W): they do not stray.
-        """
-        agreeing = [each for each in runs.runs if not each.astray]
-        total = torch.stack([self.kept[each.number] for each in agreeing]).mean(dim=0)
-        if len(agreeing) > 1:
-            total = total + torch.stack([each.fit.average for each in agreeing]).var(dim=0)
-        height, width = runs.image.shape[-2:]  # what was fitted may be larger, as a JPEG's whole blocks are
-        spread: NDArray[np.float32] = total.mean(dim=0).sqrt()[:height, :width].cpu().numpy()
-        return spread if known is None or known.shape != spread.shape else np.where(known, np.float32(0), spread)
-
-
-def _rows(path: Path, after: tuple[int, int]) -> list[list[str]]:
-    """The rows of a log up to a run and an iteration; what was cut short in the middle of a row is left out."""
-    number, run = COLUMNS.index("iteration"), COLUMNS.index("run")
+def _rows(path: Path, after: tuple[int, int, int]) -> list[list[str]]:
+    """The rows of a log up to a tile, run and iteration; what was cut short in the middle of a row is left out."""
+    tile, run, number = (COLUMNS.index(name) for name in ("tile", "run", "iteration"))
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[run].isdecimal()]
-    return [row for row in rows if (int(row[run]), int(row[number])) <= after]
+    return [row for row in rows if (int(row[tile] or WHOLE), int(row[run]), int(row[number])) <= after]
 
 
 def pixels(image: Tensor) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,34 @@ class Resample(nn.Module):
         """From (C, H, W) to (C, h, w), float32. Values may leave 0..1 by the overshoot of the kernel."""
         return self.rows @ image @ self.columns.T
 
+    def window(self, rows: slice, columns: slice) -> tuple[Resample, slice, slice]:
+        """Of a window of the picture: what of the measurement sees nothing else, and which of its rows and columns."""
+        part = deepcopy(self)
+        part.rows, high = _within(self.rows, rows)
+        part.columns, wide = _within(self.columns, columns)
+        return part, high, wide
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Put back the pixels that are known: a last touch on a restored picture.
+
+    Attributes:
+        pixels: the picture that they are from, shape (C, H, W).
+        known: which they are, shape (1, H, W), yes or no.
+    """
+
+    pixels: Tensor
+    known: Tensor
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """From (C, H, W) to the same shape."""
+        return torch.where(self.known.to(image.device), self.pixels.to(image), image)
+
+    def window(self, rows: slice, columns: slice) -> Keep:
+        """The same for a window of the picture."""
+        return Keep(self.pixels[:, rows, columns], self.known[:, rows, columns])
+
 
 def resample(pixels: NDArray[np.float32], after: Size, kernel: Kernel) -> NDArray[np.float32]:
     """A picture in memory, shape (C, H, W), shrunk or enlarged to (C, h, w) as `Resample` does it."""
@@ -92,6 +121,15 @@ def weights(before: int, after: int, kernel: Kernel) -> Tensor:
     near = (place >= (centre - reach + 0.5).floor()) & (place < (centre + reach + 0.5).floor())
     weight = kernel.weigh((place - centre + 0.5) * (1 / stretch)) * near
     return (weight / weight.sum(dim=1, keepdim=True)).float()
+
+
+def _within(matrix: Tensor, part: slice) -> tuple[Tensor, slice]:
+    """The rows of a matrix of weights that weigh nothing beyond these columns, cut to them; and which they are."""
+    beyond = matrix.clone()
+    beyond[:, part] = 0
+    alone = (beyond == 0).all(dim=1).nonzero()[:, 0]
+    chosen = slice(int(alone[0]), int(alone[-1]) + 1)
+    return matrix[chosen, part].contiguous(), chosen
 
 
 def kernel(text: str) -> Kernel:

@@ -95,6 +95,8 @@ def _sentences(outcome: Outcome) -> list[str]:
     return displays.ending(outcome.account)
 
 
-def _tell_settings(tell: Callable[[str], None], job: Job, preset: str, settings: Settings) -> None:
+def _tell_settings(tell: Callable[[str], None], job: Job, preset: str, settings: Settings, outlook: str) -> None:
     told = "  ".join(f"{knob.flag[2:]}={getattr(settings, knob.name)}" for knob in knobs(Settings))
     tell(f"{job.source}: preset {preset}: {told}")
+    if outlook:
+        tell(f"{job.source}: {outlook}")

@@ -50,6 +50,45 @@ class Problem:
     members: int = 1
     finish: Operator = identity
 
+    @property
+    def divisible(self) -> bool:
+        """Whether a window of the picture is a problem of its own: everything in it can be cut."""
+        guide = self.guide is None or not callable(self.guide) or _cuts(self.guide)
+        ends = all(each is identity or _cuts(each) for each in (self.operator, self.finish))
+        return guide and ends and self.members == 1
+
+    def window(self, rows: slice, columns: slice) -> Problem:
+        """The part of the measurement that sees nothing but a window of the picture, as a problem of its own.
+
+        Operator, guide and finish are cut by a method `window` of theirs, with the same arguments, where they are more
+        than the identity or a picture. That of an operator returns an operator, and the rows and columns of the
+        measurement that it makes; those of the others return their like.
+
+        Args:
+            rows: of the picture, begin and end given.
+            columns: likewise.
+        """
+        operator, finish, guide = self.operator, self.finish, self.guide
+        high, wide = rows, columns
+        if operator is not identity:
+            operator, high, wide = operator.window(rows, columns)  # type: ignore[attr-defined]
+        if finish is not identity:
+            finish = finish.window(rows, columns)  # type: ignore[attr-defined]
+        if callable(guide):
+            guide = guide.window(rows, columns)  # type: ignore[attr-defined]
+        elif guide is not None:
+            guide = guide[..., rows, columns].contiguous()
+        weight = None if self.weight is None else self.weight.expand_as(self.measured)[..., high, wide]
+        return replace(
+            self,
+            measured=self.measured[..., high, wide].contiguous(),
+            shape=(self.shape[0], rows.stop - rows.start, columns.stop - columns.start),
+            operator=operator,
+            weight=weight,
+            guide=guide,
+            finish=finish,
+        )
+
     def shown(self) -> Tensor | None:
         """The guide as a network may see it."""
         return self.guide(self.weight) if callable(self.guide) else self.guide
@@ -62,3 +101,8 @@ class Problem:
         guide = self.guide if self.guide is None or callable(self.guide) else self.guide.to(device)
         operator = self.operator.to(device) if isinstance(self.operator, nn.Module) else self.operator
         return replace(self, measured=self.measured.to(device), weight=weight, guide=guide, operator=operator)
+
+
+def _cuts(thing: object) -> bool:
+    """Whether it says what it is for a window of the picture."""
+    return callable(getattr(thing, "window", None))

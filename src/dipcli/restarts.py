@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -35,12 +35,14 @@ class Run:
         seed: it began with.
         fit: its result.
         astray: whether it was left out of the average.
+        tile: which tile of a larger picture was fitted, counted from 1; None for the whole.
     """
 
     number: int
     seed: int
     fit: Fit
     astray: bool = False
+    tile: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,14 @@ class Runs:
         runs: those that came to an end, in order.
         reason: why the first that agrees ended, and what there is to say of the others.
         seconds: time spent in the fits, observers not counted.
+        places: rows and columns of the tiles, and what else is said of them; none where the whole was fitted.
     """
 
     image: Tensor
     runs: tuple[Run, ...]
     reason: str
     seconds: float
+    places: tuple[tuple[Any, ...], ...] = ()
 
     @property
     def first(self) -> Fit:
@@ -90,9 +94,9 @@ class Progress:
         return sum(each.fit.seconds for each in self.runs) + self.current.seconds
 
     @property
-    def reached(self) -> tuple[int, int]:
-        """The number of the fit at work, and its iteration."""
-        return len(self.runs) + len(self.failures) + 1, self.current.watched.newest.reached.number
+    def reached(self) -> tuple[int, int, int]:
+        """Of no tile; the number of the fit at work, and its iteration."""
+        return 0, len(self.runs) + len(self.failures) + 1, self.current.watched.newest.reached.number
 
 
 Hold: TypeAlias = Callable[[Callable[[], Progress], bool], None]
@@ -126,6 +130,10 @@ class Deadline:
         now = perf_counter()
         pace, self.last = now - self.last if self.last is not None else 0.0, now
         return TIME_UP if self.end is not None and now + pace > self.end else None
+
+    def left(self) -> float | None:
+        """Seconds until then, 0 when it is over; None for no end."""
+        return None if self.end is None else max(0.0, self.end - perf_counter())
 
     def room(self, seconds: float) -> bool:
         """Whether there is so much time left."""

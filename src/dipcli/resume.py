@@ -15,9 +15,11 @@ from dipcli import checkpoints, stopping
 from dipcli.bench import Bench
 from dipcli.errors import DipError
 from dipcli.job import CHECKPOINT, Job
+from dipcli.mosaic import Course
+from dipcli.record import Record
 from dipcli.registry import tasks
 from dipcli.restarts import Progress
-from dipcli.settings import Record
+from dipcli.tiles import Place
 
 
 @dataclass(frozen=True)
@@ -51,20 +53,39 @@ class HalfDone:
                     f"{path} has changed since the run began, or is gone: begin anew with {shlex.join(self.argv)}."
                 )
 
-    def progress(self, bench: Bench) -> Progress | None:
+    @property
+    def places(self) -> tuple[Place, ...] | None:
+        """Where its tiles are, none where the whole was fitted; None when it was cut short before that was settled."""
+        begun = self.content["progress"]
+        if not isinstance(begun, dict) or begun.get("kind") != Course.__name__:
+            return None if begun is None else ()
+        try:
+            done, waiting = (begun["fields"][name] for name in ("done", "waiting"))
+            places = [each["fields"]["place"] for each in done["fields"].values()]
+            return tuple(checkpoints.restored(each) for each in (*places, *waiting["fields"].values()))
+        except (TypeError, AttributeError, KeyError) as error:
+            raise DipError(f"The checkpoint is not one of dip {self.job.task.name}: begin anew.") from error
+
+    def progress(self, bench: Bench) -> Progress | Course | None:
         """How far it had come, on the bench's device; None when it was cut short before the first checkpoint.
 
         Raises:
             DipError: when the checkpoint is not one of such a fit.
         """
-        if self.content["progress"] is None:
+        begun = self.content["progress"]
+        if begun is None:
             return None
-        state, _ = stopping.chosen(bench.settings).start(bench.problem)
+        device = torch.device(bench.settings.device)
+        rule, problem = stopping.chosen(bench.settings), bench.problem
         try:
-            progress = checkpoints.restored(self.content["progress"], state, torch.device(bench.settings.device))
+            if bench.outlook.places:
+                place = checkpoints.restored(begun["fields"]["waiting"]["fields"][0])
+                rule, problem = stopping.settled(rule, problem), problem.window(place.rows, place.columns).to(device)
+            state, _ = rule.start(problem)
+            progress = checkpoints.restored(begun, state, device)
         except (TypeError, AttributeError, KeyError) as error:
             raise DipError(f"The checkpoint is not one of dip {self.job.task.name}: begin anew.") from error
-        if not isinstance(progress, Progress):
+        if not isinstance(progress, Progress | Course):
             raise DipError("The checkpoint holds no progress: begin anew.")
         return progress
 

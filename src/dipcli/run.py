@@ -5,31 +5,31 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dipcli import account as accounts
 from dipcli import device as machine
 from dipcli import files, images, stopping
-from dipcli.bench import planned, prepare, solve
+from dipcli.bench import Bench, let_go, prepare, solve
 from dipcli.case import Case
 from dipcli.checkpoints import Checkpoints
 from dipcli.displays import Display, Silent
 from dipcli.engine import Observer
-from dipcli.errors import DipError, UsageError
+from dipcli.errors import DipError
 from dipcli.interrupt import heeded
-from dipcli.job import CHECKPOINT, LOG, RECORD, Job, check_output, clear, default_output, run_folder
-from dipcli.observers import Log, Metrics, Row, Snapshots, Spread, pixels
+from dipcli.job import CHECKPOINT, LOG, RECORD, Job, clear
+from dipcli.mosaic import Course
+from dipcli.observers import Log, Metrics, Row, Snapshots, pixels
 from dipcli.picture import Picture
-from dipcli.registry import DEFAULT_PRESET
-from dipcli.restarts import Deadline, Progress, Runs, let_go
-from dipcli.resume import HalfDone, described, matching
+from dipcli.plan import planned, suffix_of, worries
+from dipcli.restarts import Deadline, Progress, Runs
+from dipcli.resume import HalfDone, described
 from dipcli.settings import Settings
+from dipcli.spread import Spread
 
 
 def restore(
@@ -37,7 +37,7 @@ def restore(
     *,
     display: Display | None = None,
     signals: tuple[signal.Signals, ...] = (),
-    announce: Callable[[str, Settings], None] = lambda _, __: None,
+    announce: Callable[[str, Settings, str], None] = lambda *_: None,
     resume: HalfDone | bool = False,
 ) -> tuple[dict[str, Any], signal.Signals | None]:
     """Restore one picture and leave what the record asks for.
@@ -50,7 +50,7 @@ def restore(
         job: what to do.
         display: shows progress.
         signals: the first of these ends the fit and keeps the best picture so far.
-        announce: told the preset and the settings as they will be used.
+        announce: told the preset, the settings as they will be used, and what they will take, unless that was said.
         resume: go on with this run; True for the one of this very job that was cut short, if there is one.
 
     Returns:
@@ -61,19 +61,20 @@ def restore(
     """
     display = display or Silent()
     picture, data = images.read(job.source)
-    preset, plan, before, deadline = _planned(job, picture, resume, display)
+    preset, plan, before, deadline = planned(job, picture, resume, display)
     case, settings, output, folder, truth = plan
-    bench = prepare(case.problem, settings)
-    for remark in (*case.remarks, *_worries(case, output)):
+    watched = Spread.pictures if job.record.uncertainty else 0
+    bench = prepare(case.problem, settings, beside=case.size, watched=watched, places=before.places if before else None)
+    for remark in (*case.remarks, *worries(case, output)):
         display.note(f"{job.source}: {remark}")
-    stopping.chosen(settings).start(bench.problem)  # what it refuses, it refuses before anything is touched
+    stopping.chosen(settings).start(bench.first)  # what it refuses, it refuses before anything is touched
     rule = stopping.told(stopping.chosen(settings), bench.problem)
     if settings.stop.partition(":")[0] == stopping.Auto.name:
         display.note(f"{job.source}: {rule}")
-    announce(preset, bench.settings)
+    announce(preset, bench.settings, _foretold(job, preset, bench, display))
     progress = before.progress(bench) if before else None
     if progress:
-        display.note(f"{job.source}: going on from iteration {progress.reached[1]}")
+        display.note(f"{job.source}: {_standing(progress)}")
         deadline = Deadline(settings.budget(), spent=progress.seconds)
 
     def warn() -> None:
@@ -106,10 +107,12 @@ def restore(
                 observers=[meter, *observers],
                 begin=progress,
                 hold=_unless_it_fails(kept, display) if kept else let_go,
+                say=display.note,
             )
         account = {"rule": rule, **accounts.account(job, preset, output, data, bench, result)}
         account["finished"] = interrupt.received is None
         account |= _deliver(case, result, output, meter, truth)
+        account["peak_memory_bytes"] = machine.peak_memory(bench.prior.code.device)
         record = folder / RECORD if folder else None
         accounts.write(record, account)
         if job.record.uncertainty:
@@ -122,29 +125,9 @@ def restore(
     return account, interrupt.received
 
 
-def _planned(
-    job: Job, picture: Picture, resume: HalfDone | bool, display: Display
-) -> tuple[str, _Plan, HalfDone | None, Deadline]:
-    """The preset, what the job comes to with it, the run to go on with, and when the time is up."""
-    preset = job.preset or DEFAULT_PRESET
-    plan = _laid_out(job, picture, preset)
-    before = resume if isinstance(resume, HalfDone) else None
-    if before:
-        before.check(job)
-    elif resume and plan.folder:
-        before = matching(job, plan.output, plan.folder)
-    deadline = Deadline(plan.settings.budget())
-    if before:
-        preset = before.preset
-        plan = _laid_out(job, picture, preset)
-    elif plan.settings.time and job.preset is None:
-        preset = planned(job.task, partial(_posed, job, picture), deadline)
-        plan = _laid_out(job, picture, preset)
-        display.note(f"{job.source}: a time of {plan.settings.time} goes best with the preset {preset}")
-    return preset, plan, before, deadline
-
-
-def _recorded(job: Job, picture: Picture, case: Case, folder: Path, progress: Progress | None) -> tuple[Log, Snapshots]:
+def _recorded(
+    job: Job, picture: Picture, case: Case, folder: Path, progress: Progress | Course | None
+) -> tuple[Log, Snapshots]:
     """The run's folder, cleared of an earlier run and with what is written before the fit; who writes there later."""
     files.sweep(*(folder / name for name in (LOG, CHECKPOINT, RECORD)))
     if progress is None:
@@ -158,35 +141,23 @@ def _recorded(job: Job, picture: Picture, case: Case, folder: Path, progress: Pr
     return Log(folder / LOG, progress.reached if progress else None), snapshots
 
 
-def _posed(job: Job, picture: Picture, preset: str) -> tuple[Case, Settings]:
-    """What the task makes of the picture with a preset."""
-    with machine.enough_memory(picture.pixels.shape):
-        return job.task.case(picture, preset, job.arguments, job.given)
+def _standing(progress: Progress | Course) -> str:
+    """Where a run goes on from, in words."""
+    tile, run, iteration = progress.reached
+    told = [f"tile {tile}"] if tile else []
+    told += [f"run {run}"] if run > 1 else []
+    return f"going on from {', '.join([*told, f'iteration {iteration}'])}"
 
 
-class _Plan(NamedTuple):
-    """What a job comes to with a preset, checked."""
-
-    case: Case
-    settings: Settings
-    output: Path
-    folder: Path | None
-    truth: NDArray[np.float32] | None
-
-
-def _laid_out(job: Job, picture: Picture, preset: str) -> _Plan:
-    """What the job comes to with this preset.
-
-    Raises:
-        DipError: when something is wrong with it.
-    """
-    case, settings = _posed(job, picture, preset)
-    output = job.output or default_output(job, case.picture)
-    folder = run_folder(job.record, output)
-    blank = pixels(case.problem.finish(torch.zeros(case.problem.shape)))
-    check_output(job, case, output, folder, room=blank.size * case.picture.dtype.itemsize)
-    _check_format(case, blank, output)
-    return _Plan(case, settings, output, folder, _truth(job, case, blank.shape))
+def _foretold(job: Job, preset: str, bench: Bench, display: Display) -> str:
+    """What memory and time it will take, in words; of a large picture or tiles it is said now, and nothing is left."""
+    outlook = bench.outlook
+    iterations = job.task.usual(preset, bench.settings) * (bench.settings.runs or 1)
+    words = outlook.told(iterations, bench.settings.budget())
+    if outlook.pace is None and not outlook.places:
+        return words
+    display.note(f"{job.source}: {words}")
+    return ""
 
 
 def _written(output: Path, folder: Path | None) -> list[Path]:
@@ -194,20 +165,6 @@ def _written(output: Path, folder: Path | None) -> list[Path]:
     if folder:
         files.make_folder(folder)
     return [*([] if str(output) == "-" else [output]), *([folder] if folder else [])]
-
-
-def _suffix(output: Path) -> str:
-    """Of the file that is written; on standard output it is PNG."""
-    return ".png" if str(output) == "-" else output.suffix.lower()
-
-
-def _check_format(case: Case, blank: NDArray[np.float32], output: Path) -> None:
-    """Find now that a file of the output's suffix cannot hold the result, of which `blank` has the shape."""
-    suffix = _suffix(output)
-    if case.render is None:
-        images.check(case.picture.showing(blank), suffix)
-    elif suffix != ".png":
-        raise UsageError(f"-o {output} is to be a figure: name it .png; other formats are written beside it.")
 
 
 def _deliver(
@@ -223,35 +180,11 @@ def _deliver(
             elif suffix == ".png":
                 images.write(file, output)
         return {"conclusion": conclusion}
-    file = images.encode(case.picture.showing(restored, case.known), _suffix(output))
+    file = images.encode(case.picture.showing(restored, case.known), suffix_of(output))
     images.write(file, output)
     # What is measured is what is in the file, rounded as it is there; some formats make three channels of one.
     written = images.decode(file, span=case.picture.span).pixels[: len(restored)]
     return accounts.measured(case, meter, written, truth)
-
-
-def _truth(job: Job, case: Case, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
-    """The true picture, (C, H, W), of the size and channels of the one to restore, if there is one."""
-    if job.reference is None:
-        return case.truth
-    if case.render:
-        raise UsageError(f"--reference has nothing to be compared with: dip {job.task.name} writes a figure.")
-    if case.truth is not None:
-        raise UsageError("--reference is not needed where the damage is simulated: the input is the true picture.")
-    truth = images.read(job.reference, span=case.picture.span)[0].pixels
-    if truth.shape != shape:
-        have, want = (f"{w}x{h} with {c} channels" for c, h, w in (truth.shape, shape))
-        raise DipError(f"--reference {job.reference} is {have}, the result will be {want}: give the matching picture.")
-    return truth
-
-
-def _worries(case: Case, output: Path) -> list[str]:
-    """What the format of the output would spoil."""
-    if _suffix(output) == ".bmp" and (case.picture.profile or case.picture.exif):
-        return ["BMP has no place for colour profile and EXIF: name the output .png to keep them."]
-    if case.known is not None and _suffix(output) in (".jpg", ".jpeg"):
-        return ["JPEG changes the known pixels a little: name the output .png to have them bit for bit."]
-    return []
 
 
 def _unless_it_fails(observer: Callable[..., None], display: Display) -> Callable[..., None]:

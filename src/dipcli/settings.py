@@ -13,7 +13,7 @@ from dipcli.options import Option, check
 
 Precision = Literal["auto", "fp32", "bf16"]
 LARGEST_SEED = 2**63 - 1
-BETWEEN_CHECKPOINTS = "60s"  # writing one takes a fraction of a second
+SMALLEST_TILE = 128  # pixels: of smaller ones most is overlap
 # Of the averages that a rule chooses from; the first is the published one.
 MEMORIES = (0.99, 0.98, 0.995, 0.998)
 
@@ -134,6 +134,23 @@ class Settings:
         Precision,
         Option("Arithmetic of the network; auto takes bf16 where the hardware has it.", group="The machine"),
     ] = "auto"
+    tile: Annotated[
+        str,
+        Option(
+            "A large picture is fitted in overlapping tiles, each by itself, which are blended: auto does so where the "
+            "whole takes too much memory, none never does, a number is their longest side in pixels, "
+            f"{SMALLEST_TILE} or more.",
+            group="The machine",
+        ),
+    ] = "auto"
+    max_memory: Annotated[
+        str | None,
+        Option(
+            "The most memory to use, as 8G or 800M, of the GPU where the fit runs on one; four fifths of what is free "
+            "when not given.",
+            group="The machine",
+        ),
+    ] = None
     threads: Annotated[
         int | None, Option("CPU threads; PyTorch's choice when not given.", group="The machine", least=1, most=1024)
     ] = None
@@ -143,6 +160,8 @@ class Settings:
         stopping.named(self.stop)
         self.noise_level()
         self.budget()
+        self.side()
+        self.most_memory()
         if self.seed + (self.runs or 1) > LARGEST_SEED:
             raise UsageError(f"--seed {self.seed} is too large for {self.runs} runs: use a smaller one.")
 
@@ -175,92 +194,32 @@ class Settings:
         except ValueError:
             raise UsageError(f"--time {self.time!r} is no time: write it as 90s, 15m or 1h30m.") from None
 
+    def side(self) -> int | None:
+        """Of the tiles that `--tile` asks for, in pixels; None for auto and none.
+
+        Raises:
+            UsageError: when it is neither nor a side.
+        """
+        if self.tile in ("auto", "none"):
+            return None
+        if not self.tile.isdecimal() or int(self.tile) < SMALLEST_TILE:
+            raise UsageError(f"--tile {self.tile} is no side: use auto, none or {SMALLEST_TILE} pixels and more.")
+        return int(self.tile)
+
+    def most_memory(self) -> int | None:
+        """Of `--max-memory`, in bytes.
+
+        Raises:
+            UsageError: when it is no amount of memory.
+        """
+        if self.max_memory is None:
+            return None
+        try:
+            return specs.size(self.max_memory)
+        except ValueError:
+            raise UsageError(f"--max-memory {self.max_memory!r} is no amount: write it as 8G or 800M.") from None
+
     @property
     def memories(self) -> tuple[float, ...]:
         """Of the running averages, the one that is logged first."""
         return MEMORIES if self.ema is None else (self.ema,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """What a run writes beside the restored picture.
-
-    Raises:
-        UsageError: when a value is outside its range; the sentence names the option.
-    """
-
-    snapshot_every: Annotated[
-        int | None, Option("Write a snapshot every so many iterations.", group="What is written", least=1)
-    ] = None
-    snapshot_at: Annotated[
-        str | None,
-        Option("Write snapshots at these iterations: 1,10,100.", group="What is written"),
-    ] = None
-    log_every: Annotated[
-        int, Option("A row of log.csv every so many iterations.", group="What is written", least=1)
-    ] = 10
-    run_dir: Annotated[
-        str | None,
-        Option(
-            "Folder for log, snapshots and run record; <output stem>.dip when not given.",
-            group="What is written",
-        ),
-    ] = None
-    uncertainty: Annotated[
-        str | None,
-        Option(
-            "Write how far the outputs, and the runs, stray at each pixel: .png for looking at it, white is where they "
-            "stray most, or .tif for the standard deviation itself, 1 being the picture's range.",
-            group="What is written",
-        ),
-    ] = None
-    checkpoint_every: Annotated[
-        str | None,
-        Option(
-            "Time between checkpoints, from which dip resume goes on, as 30s, 5m or 1h; 60s when not given.",
-            group="What is written",
-        ),
-    ] = None
-    keep_checkpoint: Annotated[
-        bool, Option("Leave the last checkpoint where it is when the run is done.", group="What is written")
-    ] = False
-    no_run_dir: Annotated[bool, Option("Write the picture alone.", group="What is written")] = False
-    overwrite: Annotated[
-        bool,
-        Option(
-            "Let the output take the place of the input, and of several pictures restore those that are finished anew.",
-            group="What is written",
-        ),
-    ] = False
-
-    def __post_init__(self) -> None:
-        check(self)
-        self.snapshots_asked()
-        self.between_checkpoints()
-        if self.no_run_dir and (self.run_dir or self.snapshot_every or self.snapshot_at):
-            raise UsageError("--no-run-dir leaves no place for --run-dir or snapshots: drop one of them.")
-        if self.no_run_dir and (self.checkpoint_every or self.keep_checkpoint):
-            raise UsageError("--no-run-dir leaves no place for checkpoints: drop one of them.")
-
-    def between_checkpoints(self) -> float:
-        """Of `--checkpoint-every`, in seconds.
-
-        Raises:
-            UsageError: when it is no time.
-        """
-        try:
-            return specs.seconds(self.checkpoint_every or BETWEEN_CHECKPOINTS)
-        except ValueError:
-            raise UsageError(
-                f"--checkpoint-every {self.checkpoint_every!r} is no time: write it as 30s, 5m or 1h."
-            ) from None
-
-    def snapshots_asked(self) -> frozenset[int]:
-        """The iterations of `--snapshot-at`."""
-        try:
-            numbers = frozenset(int(part) for part in (self.snapshot_at or "").split(",") if part.strip())
-        except ValueError:
-            numbers = frozenset({0})
-        if any(number < 1 for number in numbers):
-            raise UsageError(f"--snapshot-at {self.snapshot_at} is not a list of iterations: write it as 1,10,100.")
-        return numbers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # smoother, and what the two make of the noise differs.
 FILTERS = ((5, 6, 0.6), (3, 6, 0.9))
 BLUR = 2.0  # pixels, of the third sketch
+REACH = 9  # pixels: as far as the filters see, and the pixel beyond from which a gap is filled
 AROUND = ((0.7, 1.0, 0.7), (1.0, 0.0, 1.0), (0.7, 1.0, 0.7))  # the neighbours that stand in for a pixel
 
 
@@ -32,6 +33,7 @@ class Sketch:
     Attributes:
         pixels: the noisy picture, shape (C, H, W), values 0..1.
         level: standard deviation of its noise, 0..1, above 0.
+        inside: rows and columns of it that are sketched: the filters see what is around them; None for all.
 
     Source:
         Buades, Coll, Morel, "A non-local algorithm for image denoising", CVPR 2005, as scikit-image has it.
@@ -39,12 +41,22 @@ class Sketch:
 
     pixels: NDArray[np.float32]
     level: float
+    inside: tuple[slice, slice] | None = None
+
+    def window(self, rows: slice, columns: slice) -> Sketch:
+        """The sketch of a window of the picture, as it is in the whole one: the filters see beyond its border."""
+        around = [slice(max(0, part.start - REACH), part.stop + REACH) for part in (rows, columns)]
+        inside = [
+            slice(part.start - more.start, part.stop - more.start)
+            for part, more in zip((rows, columns), around, strict=True)
+        ]
+        return replace(self, pixels=self.pixels[:, around[0], around[1]], inside=(inside[0], inside[1]))
 
     def __call__(self, weight: Tensor | None = None) -> Tensor:
         """The sketches one behind the other, shape (3 C, H, W), values 0..1.
 
         Args:
-            weight: which pixels count, broadcastable to (C, H, W); all of them when None.
+            weight: which pixels count, broadcastable to what is sketched; all of them when None.
         """
         import numpy as np  # here, not above: the command line must not pay for them
         import torch
@@ -52,8 +64,11 @@ class Sketch:
         from skimage.restoration import denoise_nl_means
 
         pixels = self.pixels
+        inside = (slice(None), *(self.inside or (slice(None), slice(None))))
         if weight is not None:
-            pixels = _filled(pixels, (weight.expand(pixels.shape) > 0).all(dim=0).cpu().numpy())
+            known = np.ones(pixels.shape[1:], dtype=bool)
+            known[inside[1:]] = (weight.expand(pixels[inside].shape) > 0).all(dim=0).cpu().numpy()
+            pixels = _filled(pixels, known)
         last = np.ascontiguousarray(pixels.transpose(1, 2, 0))
         sketches = [
             denoise_nl_means(
@@ -68,7 +83,8 @@ class Sketch:
             for patch, distance, strength in FILTERS
         ]
         sketches.append(gaussian_filter(last, (BLUR, BLUR, 0)))
-        return torch.from_numpy(np.concatenate(sketches, axis=2, dtype=np.float32).transpose(2, 0, 1).clip(0, 1))
+        first = np.concatenate(sketches, axis=2, dtype=np.float32).transpose(2, 0, 1)
+        return torch.from_numpy(first[inside].clip(0, 1))
 
 
 def _filled(pixels: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:

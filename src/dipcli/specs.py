@@ -70,6 +70,18 @@ def seconds(text: str) -> float:
     return total
 
 
+def size(text: str) -> int:
+    """An amount of memory written as 8G, 1.5GiB, 800M or 800000000, in bytes: a K is 1024.
+
+    Raises:
+        ValueError: when it is not written so, or is nothing.
+    """
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if parts is None or not float(parts[1]):
+        raise ValueError(text)
+    return int(float(parts[1]) * 1024 ** " KMGT".index(parts[2].upper() or " "))
+
+
 def _read(text: str, default: object) -> object:
     if isinstance(default, bool):
         return ("no", "yes").index(text) == 1

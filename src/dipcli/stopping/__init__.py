@@ -18,9 +18,10 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from dipcli import specs
+from dipcli.noise import GREYS
 from dipcli.stopping import automatic
 from dipcli.stopping.automatic import Auto
-from dipcli.stopping.discrepancy import Sigma
+from dipcli.stopping.discrepancy import Sigma, estimated
 from dipcli.stopping.holdout import HoldOut
 from dipcli.stopping.rule import Ending, Never, Rule, Verdict, at_most, exactly, unless
 from dipcli.stopping.variance import EMV, WMV
@@ -43,6 +44,7 @@ __all__ = [
     "chosen",
     "exactly",
     "named",
+    "settled",
     "told",
     "unless",
 ]
@@ -66,6 +68,22 @@ def told(rule: Rule, problem: Problem) -> str:
     while isinstance(rule, Ending):
         rule = rule.rule
     return automatic.chosen(problem, rule.level)[1] if isinstance(rule, Auto) else f"rule {getattr(rule, 'name', rule)}"
+
+
+def settled(rule: Rule, problem: Problem) -> Rule:
+    """The same rule with all decided that it decides by a look at the picture: so that each part of it is judged alike.
+
+    Args:
+        rule: any.
+        problem: of the whole picture.
+    """
+    if isinstance(rule, Ending):
+        return replace(rule, rule=settled(rule.rule, problem))
+    if isinstance(rule, Auto):
+        return automatic.chosen(problem, rule.level, rule.patience)[0]
+    if isinstance(rule, Sigma) and not rule.level:
+        return replace(rule, level=GREYS * estimated(problem))
+    return rule
 
 
 def chosen(settings: Settings, rule: Rule | None = None) -> Rule:

@@ -121,6 +121,8 @@ def inpaint(
     """
     import torch  # here, not above: `dip --help` must not pay for it
 
+    from dipcli.operators import Keep
+
     own = isinstance(mask, str) and mask == "alpha"
     marked, remarks = _transparent(image, mask_invert) if own else _marked(image, mask, mask_invert)
     share = float(marked.mean())
@@ -145,7 +147,7 @@ def inpaint(
             shape=image.pixels.shape,
             weight=known.float(),
             loss=losses.named(loss, sigma),
-            finish=lambda x: torch.where(known.to(x.device), measured.to(x), x),
+            finish=Keep(measured, known),
         ),
         picture=opaque,
         known=~marked,

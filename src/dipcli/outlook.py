@@ -1,0 +1,122 @@
+"""What a fit will take, estimated before it, and whether it is to be of the whole picture or of tiles."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dipcli import memory, networks, tiles
+from dipcli.errors import DipError, UsageError
+from dipcli.memory import Cost
+from dipcli.problem import Problem
+from dipcli.settings import Settings
+from dipcli.tiles import Place
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a fit will take, as it was estimated before it.
+
+    Attributes:
+        whole: bytes, were the picture fitted whole.
+        most: bytes that it may take; None for no end.
+        memory: bytes, as it will be fitted.
+        pace: seconds an iteration takes, in tiles one of each; None where it was not measured.
+        places: of the tiles; none where the picture is fitted whole.
+    """
+
+    whole: int
+    most: int | None
+    memory: int
+    pace: float | None = None
+    places: tuple[Place, ...] = ()
+
+    def told(self, iterations: int, budget: float | None = None) -> str:
+        """The same in words, for so many iterations, within so many seconds."""
+        words = f"about {self.memory / GIB:.1f} GiB"
+        if self.pace is not None:
+            words += f" and {_roughly(min(self.pace * iterations, budget or math.inf))} on this machine"
+        if not self.places:
+            return words
+        rows, columns, *_ = self.places[0]
+        words += f"; fitted in {len(self.places)} tiles of {columns.stop - columns.start}x{rows.stop - rows.start}"
+        return f"{words} to stay below {self.most / GIB:.1f} GiB" if self.most and self.whole > self.most else words
+
+
+def foretell(
+    problem: Problem, settings: Settings, cost: Cost, beside: int, places: tuple[Place, ...] | None = None
+) -> Outlook:
+    """What it will take, whole or in the given tiles, or as is best.
+
+    Raises:
+        DipError: when there is no way that fits.
+    """
+    channels, height, width = problem.shape
+    values, most = channels * height * width, memory.limit(settings)
+    whole = cost.total((height, width), values, beside)
+    if places is None:
+        places = _places(problem, settings, cost, beside, whole)
+    if not places:
+        return Outlook(whole, most, whole, cost.seconds(height, width))
+    rows, columns, *_ = places[0]
+    tile = rows.stop - rows.start, columns.stop - columns.start
+    pace = cost.seconds(*tile)
+    told = None if pace is None else pace * sum(tiles.unsettled(problem.window(*each[:2])) for each in places)
+    return Outlook(whole, most, cost.total(tile, values, beside, tiled=True), told, places)
+
+
+def _places(problem: Problem, settings: Settings, cost: Cost, beside: int, whole: int) -> tuple[Place, ...]:
+    """None for the whole, where that fits and nothing else is wanted, else of the tiles.
+
+    Raises:
+        DipError: when there is no way that fits.
+    """
+    channels, *_ = shape = problem.shape
+    size = shape[1], shape[2]
+    most, wanted = memory.limit(settings), settings.side()
+    fits = settings.tile == "none" or most is None or whole <= most
+    if fits and (wanted is None or wanted >= max(size)):
+        return ()
+    if not problem.divisible and fits:
+        raise UsageError("--tile is of no use here: such a measurement cannot be cut into tiles. Leave it out.")
+    if not problem.divisible:
+        raise DipError(
+            f"{_lacking(whole, most)}, and such a measurement cannot be cut into tiles: "
+            "try --preset fast, more --max-memory, or --tile none to fit it all the same."
+        )
+
+    def suits(height: int, width: int) -> bool:
+        small = wanted is None or max(height, width) <= wanted
+        values = channels * size[0] * size[1]
+        return small and (most is None or cost.total((height, width), values, beside, tiled=True) <= most)
+
+    places = tiles.layout(size, networks.architecture(settings.network).stride, suits)
+    if not places:
+        refused = "even the smallest tiles take too much" if wanted is None else f"tiles of {wanted} will not do"
+        raise DipError(
+            f"{_lacking(whole, most)}, and {refused}: "
+            "try --preset fast, a narrower --network, more --max-memory, or another --tile."
+        )
+    tiles.check(problem, places)
+    return tuple(places)
+
+
+def _lacking(whole: int, most: int | None) -> str:
+    """How it stands with memory, to begin a sentence."""
+    there = "no limit is known" if most is None else f"{most / GIB:.1f} GiB may be used (--max-memory)"
+    return f"The whole picture takes about {whole / GIB:.1f} GiB, {there}"
+
+
+def halves(size: tuple[int, int], settings: Settings) -> list[Place]:
+    """Tiles of at most half the pixels."""
+    stride, most = networks.architecture(settings.network).stride, size[0] * size[1] / 2
+    return tiles.layout(size, stride, lambda high, wide: high * wide <= most)
+
+
+def _roughly(seconds: float) -> str:
+    """A time as people say it: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004

@@ -1,0 +1,116 @@
+"""What a job comes to, with everything found wrong that can be found before the fit."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dipcli import device as machine
+from dipcli import images
+from dipcli.bench import planned as fitting_preset
+from dipcli.case import Case
+from dipcli.displays import Display
+from dipcli.errors import DipError, UsageError
+from dipcli.job import Job, check_output, default_output, run_folder
+from dipcli.observers import pixels
+from dipcli.picture import Picture
+from dipcli.registry import DEFAULT_PRESET
+from dipcli.restarts import Deadline
+from dipcli.resume import HalfDone, matching
+from dipcli.settings import Settings
+
+
+class Plan(NamedTuple):
+    """What a job comes to with a preset, checked."""
+
+    case: Case
+    settings: Settings
+    output: Path
+    folder: Path | None
+    truth: NDArray[np.float32] | None
+
+
+def planned(
+    job: Job, picture: Picture, resume: HalfDone | bool, display: Display
+) -> tuple[str, Plan, HalfDone | None, Deadline]:
+    """The preset, what the job comes to with it, the run to go on with, and when the time is up."""
+    preset = job.preset or DEFAULT_PRESET
+    plan = _laid_out(job, picture, preset)
+    before = resume if isinstance(resume, HalfDone) else None
+    if before:
+        before.check(job)
+    elif resume and plan.folder:
+        before = matching(job, plan.output, plan.folder)
+    deadline = Deadline(plan.settings.budget())
+    if before:
+        preset = before.preset
+        plan = _laid_out(job, picture, preset)
+    elif plan.settings.time and job.preset is None:
+        preset = fitting_preset(job.task, partial(_posed, job, picture), deadline)
+        plan = _laid_out(job, picture, preset)
+        display.note(f"{job.source}: a time of {plan.settings.time} goes best with the preset {preset}")
+    return preset, plan, before, deadline
+
+
+def _laid_out(job: Job, picture: Picture, preset: str) -> Plan:
+    """What the job comes to with this preset.
+
+    Raises:
+        DipError: when something is wrong with it.
+    """
+    case, settings = _posed(job, picture, preset)
+    output = job.output or default_output(job, case.picture)
+    folder = run_folder(job.record, output)
+    blank = pixels(case.problem.finish(torch.zeros(case.problem.shape)))
+    check_output(job, case, output, folder, room=blank.size * case.picture.dtype.itemsize)
+    _check_format(case, blank, output)
+    return Plan(case, settings, output, folder, _truth(job, case, blank.shape))
+
+
+def _posed(job: Job, picture: Picture, preset: str) -> tuple[Case, Settings]:
+    """What the task makes of the picture with a preset."""
+    with machine.enough_memory(picture.pixels.shape):
+        return job.task.case(picture, preset, job.arguments, job.given)
+
+
+def suffix_of(output: Path) -> str:
+    """Of the file that is written; on standard output it is PNG."""
+    return ".png" if str(output) == "-" else output.suffix.lower()
+
+
+def _check_format(case: Case, blank: NDArray[np.float32], output: Path) -> None:
+    """Find now that a file of the output's suffix cannot hold the result, of which `blank` has the shape."""
+    suffix = suffix_of(output)
+    if case.render is None:
+        images.check(case.picture.showing(blank), suffix)
+    elif suffix != ".png":
+        raise UsageError(f"-o {output} is to be a figure: name it .png; other formats are written beside it.")
+
+
+def _truth(job: Job, case: Case, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """The true picture, (C, H, W), of the size and channels of the one to restore, if there is one."""
+    if job.reference is None:
+        return case.truth
+    if case.render:
+        raise UsageError(f"--reference has nothing to be compared with: dip {job.task.name} writes a figure.")
+    if case.truth is not None:
+        raise UsageError("--reference is not needed where the damage is simulated: the input is the true picture.")
+    truth = images.read(job.reference, span=case.picture.span)[0].pixels
+    if truth.shape != shape:
+        have, want = (f"{w}x{h} with {c} channels" for c, h, w in (truth.shape, shape))
+        raise DipError(f"--reference {job.reference} is {have}, the result will be {want}: give the matching picture.")
+    return truth
+
+
+def worries(case: Case, output: Path) -> list[str]:
+    """What the format of the output would spoil."""
+    if suffix_of(output) == ".bmp" and (case.picture.profile or case.picture.exif):
+        return ["BMP has no place for colour profile and EXIF: name the output .png to keep them."]
+    if case.known is not None and suffix_of(output) in (".jpg", ".jpeg"):
+        return ["JPEG changes the known pixels a little: name the output .png to have them bit for bit."]
+    return []

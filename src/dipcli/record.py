@@ -1,0 +1,97 @@
+"""What a run writes beside the restored picture. One field = default + help text + command-line option."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from dipcli import specs
+from dipcli.errors import UsageError
+from dipcli.options import Option, check
+
+BETWEEN_CHECKPOINTS = "60s"  # writing one takes a fraction of a second
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What a run writes beside the restored picture.
+
+    Raises:
+        UsageError: when a value is outside its range; the sentence names the option.
+    """
+
+    snapshot_every: Annotated[
+        int | None, Option("Write a snapshot every so many iterations.", group="What is written", least=1)
+    ] = None
+    snapshot_at: Annotated[
+        str | None,
+        Option("Write snapshots at these iterations: 1,10,100.", group="What is written"),
+    ] = None
+    log_every: Annotated[
+        int, Option("A row of log.csv every so many iterations.", group="What is written", least=1)
+    ] = 10
+    run_dir: Annotated[
+        str | None,
+        Option(
+            "Folder for log, snapshots and run record; <output stem>.dip when not given.",
+            group="What is written",
+        ),
+    ] = None
+    uncertainty: Annotated[
+        str | None,
+        Option(
+            "Write how far the outputs, and the runs, stray at each pixel: .png for looking at it, white is where they "
+            "stray most, or .tif for the standard deviation itself, 1 being the picture's range.",
+            group="What is written",
+        ),
+    ] = None
+    checkpoint_every: Annotated[
+        str | None,
+        Option(
+            "Time between checkpoints, from which dip resume goes on, as 30s, 5m or 1h; 60s when not given.",
+            group="What is written",
+        ),
+    ] = None
+    keep_checkpoint: Annotated[
+        bool, Option("Leave the last checkpoint where it is when the run is done.", group="What is written")
+    ] = False
+    no_run_dir: Annotated[bool, Option("Write the picture alone.", group="What is written")] = False
+    overwrite: Annotated[
+        bool,
+        Option(
+            "Let the output take the place of the input, and of several pictures restore those that are finished anew.",
+            group="What is written",
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        self.snapshots_asked()
+        self.between_checkpoints()
+        if self.no_run_dir and (self.run_dir or self.snapshot_every or self.snapshot_at):
+            raise UsageError("--no-run-dir leaves no place for --run-dir or snapshots: drop one of them.")
+        if self.no_run_dir and (self.checkpoint_every or self.keep_checkpoint):
+            raise UsageError("--no-run-dir leaves no place for checkpoints: drop one of them.")
+
+    def between_checkpoints(self) -> float:
+        """Of `--checkpoint-every`, in seconds.
+
+        Raises:
+            UsageError: when it is no time.
+        """
+        try:
+            return specs.seconds(self.checkpoint_every or BETWEEN_CHECKPOINTS)
+        except ValueError:
+            raise UsageError(
+                f"--checkpoint-every {self.checkpoint_every!r} is no time: write it as 30s, 5m or 1h."
+            ) from None
+
+    def snapshots_asked(self) -> frozenset[int]:
+        """The iterations of `--snapshot-at`."""
+        try:
+            numbers = frozenset(int(part) for part in (self.snapshot_at or "").split(",") if part.strip())
+        except ValueError:
+            numbers = frozenset({0})
+        if any(number < 1 for number in numbers):
+            raise UsageError(f"--snapshot-at {self.snapshot_at} is not a list of iterations: write it as 1,10,100.")
+        return numbers
