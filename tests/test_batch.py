@@ -666,7 +666,7 @@ def test_what_a_killed_run_left_behind_is_no_hindrance(
 ) -> None:
     at_work.kill()
     at_work.communicate()
-    for lock in (tmp_path / ".out.png.lock", tmp_path / "out.dip/.lock"):
+    for lock in (tmp_path / ".out.png.dip-lock", tmp_path / "out.dip/.dip-lock"):
         assert lock.read_text() == str(at_work.pid)
     third = dip.quick("denoise", tmp_path / "a.png", "-o", tmp_path / "out.png")
     assert third.exit_code == 0, third.stderr
@@ -681,7 +681,7 @@ def test_claims_come_and_go(tmp_path: Path) -> None:
             pass
         assert not list(tmp_path.iterdir())
     with files.claimed(tmp_path / "a.png", tmp_path / "b.png"), files.claimed(tmp_path / "c.png"):
-        (tmp_path / ".b.png.lock").write_text("unreadable")
+        (tmp_path / ".b.png.dip-lock").write_text("unreadable")
         with pytest.raises(DipError, match="another run is writing there"), files.claimed(tmp_path / "b.png"):
             pass
     with pytest.raises(ZeroDivisionError), files.claimed(tmp_path / "a.png"):

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from dipcli.errors import DipError
 
 LONGEST = 255  # bytes in a file's name, nearly everywhere
+LOCK = ".dip-lock"
 PIECE = bytes(2**20)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # a file system may have none
@@ -42,8 +43,9 @@ def claimed(*paths: Path) -> Iterator[None]:
 
 @contextmanager
 def _claimed(path: Path) -> Iterator[None]:
-    beside = path.name if len(os.fsencode(path.name)) + len("..lock") <= LONGEST else _digest(path.name)
-    place = path / ".lock" if path.is_dir() else path.with_name(f".{beside}.lock")
+    fits = len(os.fsencode(f".{path.name}{LOCK}")) <= LONGEST
+    name = path.name if fits else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    place = path / LOCK if path.is_dir() else path.with_name(f".{name}{LOCK}")
     lock = FileLock(place, timeout=0, mode=0o666)  # what one user left behind is no hindrance to another
     try:
         lock.acquire()
@@ -64,10 +66,6 @@ def _claimed(path: Path) -> Iterator[None]:
         with suppress(OSError):  # gone before it is released: who waits for it would have a lock on nothing
             place.unlink()
         lock.release()
-
-
-def _digest(name: str) -> str:
-    return hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
 def _number(lock: Path) -> str:
