@@ -52,8 +52,9 @@ class Spread:
         """Take in one output; after a collapse go back as the fit does, and begin anew."""
         which = (step.tile.number if step.tile else WHOLE, step.run)
         if which != self.which:
+            if which[0] != self.which[0]:  # the tiles that are done
+                self.kept = {each: variance.mean(dim=0, keepdim=True) for each, variance in self.kept.items()}
             self.which, self.count, self.older, self.newer = which, 0, None, None
-            self.kept = {each: variance.mean(dim=0, keepdim=True) for each, variance in self.kept.items()}
         if step.tile:
             self.places[step.tile.number] = step.tile.place
         if step.event:
