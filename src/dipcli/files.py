@@ -127,7 +127,7 @@ def sweep(*paths: Path) -> None:
 
 def _temporary(path: Path) -> str:
     """How the names of files begin that are to take this one's place: its own name may be too long for more."""
-    return f".dip-{_digest(path.name)[:16]}-"
+    return f".dip-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}-"
 
 
 def make_folder(path: Path) -> None:

@@ -85,6 +85,7 @@ def restore(
     observers: list[Observer] = [display, *watching]
     told: list[Callable[[Row], None]] = [display.tell]
     with files.claimed(*_written(output, folder)), heeded(*signals, say=warn) as interrupt:
+        files.sweep(output)
         kept = None
         if folder:
             log, snapshots = _recorded(job, picture, case, folder, progress)
