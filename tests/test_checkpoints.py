@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dipcli import checkpoints, files, stopping
+from dipcli import checkpoints, files, outlook, stopping
 from dipcli.checkpoints import Checkpoints
 from dipcli.engine import Fit, Step, fit
 from dipcli.errors import DipError
@@ -189,6 +189,36 @@ def test_what_was_cut_short_goes_on(
     assert rows(folder / "whole.dip/log.csv") == rows(folder / "parts.dip/log.csv")
     assert not list(folder.rglob("*.pt"))
     assert not list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
+def test_a_picture_in_tiles_goes_on_where_it_was(
+    dip: Dip, tmp_path: Path, cut: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    iio.imwrite(tmp_path / "noisy.png", noisy(scene(140, 230)))
+
+    def call(name: str) -> tuple[Any, ...]:
+        doubt = tmp_path / f"{name}.doubt.tif"
+        every = ("--checkpoint-every", "0.000001s", "--uncertainty", doubt)
+        return ("denoise", tmp_path / "noisy.png", "-o", tmp_path / f"{name}.png", "--tile", 140, *every)
+
+    assert dip.quick(*call("whole"), iterations=25).exit_code == 0
+    with monkeypatch.context():
+        cut(count)
+        with pytest.raises(Cut):
+            dip.quick(*call("parts"), iterations=25)
+    monkeypatch.undo()
+    if count:  # memory may look otherwise by now: what was begun in these tiles goes on in them
+        monkeypatch.setattr(outlook, "_places", lambda *_: ())
+    result = dip("resume", tmp_path / "parts.dip")
+    assert result.exit_code == 0, result.output
+    for suffix in (".png", ".doubt.tif"):
+        assert (tmp_path / f"whole{suffix}").read_bytes() == (tmp_path / f"parts{suffix}").read_bytes()
+    assert rows(tmp_path / "whole.dip/log.csv") == rows(tmp_path / "parts.dip/log.csv")
+    records = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("whole.dip", "parts.dip")]
+    assert len(records[0]["tiles"]) == 2
+    for name in ("tiles", "iterations", "kept", "reason"):
+        assert records[0][name] == records[1][name], name
 
 
 def process(*arguments: object, cwd: Path) -> subprocess.Popen[bytes]:

@@ -187,6 +187,19 @@ def test_16_bits_and_floats_come_back_as_such(dip: Dip, tmp_path: Path) -> None:
             assert np.array_equal(restored[..., -1], array[..., -1]), "transparency is carried through"
 
 
+def test_known_pixels_of_16_bits_come_back_bit_for_bit(dip: Dip, tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (20, 24, 3), dtype=np.uint16)
+    mask = np.zeros((20, 24), np.uint8)
+    mask[4:8, 4:20] = 255
+    for name, array in (("deep.png", deep), ("mask.png", mask)):
+        (tmp_path / name).write_bytes(images.encode(from_array(array), ".png"))
+    result = dip.quick("inpaint", tmp_path / "deep.png", "--mask", tmp_path / "mask.png")
+    assert result.exit_code == 0, result.output
+    restored = images.read(tmp_path / "deep.inpainted.png")[0].array()
+    assert np.array_equal(restored[mask == 0], deep[mask == 0])
+    assert not np.array_equal(restored, deep)
+
+
 def test_pipes(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
     result = dip.quick("denoise", "-", "-o", "-", stdin=noisy_png.read_bytes())
     assert result.exit_code == 0
@@ -560,7 +573,31 @@ IGNORING = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 STUCK = "import dipcli.run as r, time; r.solve = lambda *a, **k: [time.sleep(0.05) for _ in range(2000)]"
 
 
+<<<<<<< HEAD
 HEAVY = ("torch", "numpy", "skimage", "imageio", "PIL", "scipy", "tifffile", "tqdm")
+=======
+def start(*arguments: object, patch: str = "") -> subprocess.Popen[str]:
+    code = f"import torch; torch.set_num_threads(1); {patch}\nfrom dipcli.cli import main; main()"
+    tiny = ["--network", TINY, "--input", "noise", "--input-depth", "4"]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments), *tiny],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for(ready: object, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not ready():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "nothing happened for a minute"
+        time.sleep(0.05)
+
+
+HEAVY = ("torch", "numpy", "skimage", "imageio", "imagecodecs", "PIL", "scipy", "tifffile", "tqdm")
+>>>>>>> fidelity
 
 
 @pytest.mark.parametrize(

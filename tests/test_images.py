@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import stat
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +88,32 @@ def test_a_palette_becomes_its_colours_and_black_and_white_grey() -> None:
         assert np.array_equal(images.decode(file.getvalue()).array(), np.asarray(picture.convert(mode)))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_colour_of_16_bits_is_that_one_alone(channels: int) -> None:
+    """Not those that differ from it in the lower 8 bits."""
+    array = np.full((20, 24, channels), 0x1234, np.uint16)
+    array[5, 7, -1], array[9] = 0x1235, 0x1334
+    plain = images.encode(from_array(array), ".png")
+    colour = b"tRNS" + channels * b"\x12\x34"
+    chunk = (2 * channels).to_bytes(4) + colour + zlib.crc32(colour).to_bytes(4)
+    picture = images.decode(plain[:33] + chunk + plain[33:])
+    transparent = (array == 0x1234).all(axis=2)
+    assert np.array_equal(picture.alpha, np.where(transparent, 0, 65535))
+    assert np.array_equal(picture.array()[..., :-1], array)
+
+
+def test_an_interlaced_png_of_16_bits_is_read() -> None:
+    """Its seven passes, as Adam7 has them: every eighth pixel first."""
+    array = np.random.default_rng(0).integers(0, 65536, (20, 24, 3), dtype=np.uint16)
+    passes = ((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1))
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for y, dy, x, dx in passes for row in array[y::dy, x::dx])
+    header = struct.pack(">IIBBBBB", 24, 20, 16, 2, 0, 0, 1)
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        data += len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
+    assert np.array_equal(images.decode(data).array(), array)
+
+
 def test_floats_beyond_0_and_1_keep_their_span() -> None:
     array = np.random.default_rng(0).normal(5, 20, (20, 20, 3)).astype(np.float32)
     picture = from_array(array)
@@ -110,6 +138,8 @@ def test_what_is_written_is_rounded_to_the_file() -> None:
         (np.zeros((20, 20), np.int64), "8 or 16 bits"),
         (np.full((20, 20), np.nan), "finite"),
         (np.full((20, 20), np.inf), "finite"),
+        (np.full((20, 20), 1e300), "finite"),
+        (np.tile(np.float32([-3e38, 3e38]), (20, 10)), "too far apart"),
     ],
 )
 def test_what_is_no_picture_is_said_to_be_none(array: np.ndarray, way_out: str) -> None:

@@ -125,7 +125,7 @@ def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) 
             raise DipError("The picture has values that are not finite numbers: replace them first.")
         beyond = colours.min() < 0 or colours.max() > 1
         low, high = span or ((float(colours.min()), float(colours.max())) if beyond else (low, high))
-        if high - low > np.finfo(np.float32).max:
+        if high - low > float(np.finfo(np.float32).max):
             raise DipError("The picture's values are too far apart: scale them to 0..1 first.")
     full = np.float32(((high - low) or 1.0) if kind == "f" else np.iinfo(samples.dtype).max)
     pixels = np.empty(colours.shape, np.float32)  # made once and changed in place

@@ -67,8 +67,9 @@ def check_size(width: int, height: int, channels: int = 1) -> None:
         DipError: when it is.
     """
     if width * height > MOST_PIXELS or width * height * channels > MOST_SAMPLES:
+        size = f"{width}x{height}" + (f" with {channels} channels" if width * height <= MOST_PIXELS else "")
         raise DipError(
-            f"A picture of {width}x{height} is larger than can be handled, which is {MOST_PIXELS // 10**6} megapixels: "
+            f"A picture of {size} is larger than can be handled, which is {MOST_PIXELS // 10**6} megapixels: "
             "make it smaller first."
         )
 
