@@ -573,31 +573,19 @@ IGNORING = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 STUCK = "import dipcli.run as r, time; r.solve = lambda *a, **k: [time.sleep(0.05) for _ in range(2000)]"
 
 
-<<<<<<< HEAD
-HEAVY = ("torch", "numpy", "skimage", "imageio", "PIL", "scipy", "tifffile", "tqdm")
-=======
-def start(*arguments: object, patch: str = "") -> subprocess.Popen[str]:
-    code = f"import torch; torch.set_num_threads(1); {patch}\nfrom dipcli.cli import main; main()"
-    tiny = ["--network", TINY, "--input", "noise", "--input-depth", "4"]
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments), *tiny],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def wait_for(ready: object, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while not ready():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "nothing happened for a minute"
-        time.sleep(0.05)
-
-
-HEAVY = ("torch", "numpy", "skimage", "imageio", "imagecodecs", "PIL", "scipy", "tifffile", "tqdm")
->>>>>>> fidelity
+HEAVY = (
+    "torch",
+    "numpy",
+    "skimage",
+    "imageio",
+    "imagecodecs",
+    "psutil",
+    "filelock",
+    "PIL",
+    "scipy",
+    "tifffile",
+    "tqdm",
+)
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def check_name(path: Path) -> None:
         pass
     except (OSError, ValueError) as error:
         told = getattr(error, "strerror", None) or error
-        raise DipError(f"Cannot write {path}: {told}. Choose another name.") from error
+        raise DipError(f"Cannot write {path}: {told}. Choose another name with -o.") from error
 
 
 def _refused(what: str, error: OSError) -> DipError:
