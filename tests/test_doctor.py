@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 import dipcli
 from dipcli import device as machine
+from dipcli import groups
 from dipcli.doctor import advice, examination, host, sheet, trials, wheels
 from dipcli.doctor.advice import Finding, advise
 from dipcli.doctor.facts import Card, Device, Facts, Home, Memory, Nvidia, Package, Processor, Room, Torch, Trial
@@ -395,7 +396,7 @@ def put(root: Path, files: dict[str, str]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("groups", "files", "expected"),
+    ("named", "files", "expected"),
     [
         ("0::/\n", {"cpu.max": "200000 100000\n", "memory.max": "1073741824\n"}, (2.0, GIBI)),
         ("0::/\n", {"cpu.max": "max 100000\n", "memory.max": "max\n"}, (None, None)),
@@ -417,14 +418,14 @@ def put(root: Path, files: dict[str, str]) -> Path:
     ],
 )
 def test_limits_of_control_groups(
-    tmp_path: Path, groups: str, files: dict[str, str], expected: tuple[float | None, int | None]
+    tmp_path: Path, named: str, files: dict[str, str], expected: tuple[float | None, int | None]
 ) -> None:
-    root = put(tmp_path, {"groups": groups, **{f"root/{name}": text for name, text in files.items()}})
-    assert host.limits(root / "root", root / "groups") == expected
+    root = put(tmp_path, {"groups": named, **{f"root/{name}": text for name, text in files.items()}})
+    assert groups.limits(root / "root", root / "groups") == expected
 
 
 def test_limits_where_there_are_no_groups(tmp_path: Path) -> None:
-    assert host.limits(tmp_path / "no", tmp_path / "none") == (None, None)
+    assert groups.limits(tmp_path / "no", tmp_path / "none") == (None, None)
 
 
 @given(st.integers(1, 64), st.integers(1, 128), st.none() | st.floats(0.1, 200))

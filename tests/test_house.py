@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each room may import from those before it, never from those after it; on one line, from none of its neighbours.
 FLOORS = [
     ["errors"],
-    ["specs", "files", "exif", "interrupt", "noise", "options", "adam", "banded", "pixelwise"],
+    ["specs", "files", "exif", "groups", "interrupt", "noise", "options", "adam", "banded", "pixelwise"],
     ["losses", "upsampled", "raster"],
     ["problem", "metrics", "fused", "pillow", "png"],
     ["stopping", "tiff"],

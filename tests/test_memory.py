@@ -17,7 +17,7 @@ from conftest import Dip, noisy, scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dipcli import memory, specs
+from dipcli import groups, memory, specs
 from dipcli.bench import Outlook, prepare
 from dipcli.errors import UsageError
 from dipcli.memory import Cost, kept
@@ -169,7 +169,7 @@ def test_control_groups_of_the_second_version(tmp_path: Path) -> None:
     stat = "anon 10\ninactive_file 300\n"
     group(tmp_path / "user/job", {"memory.max": "max\n", "memory.current": "500\n"})
     group(tmp_path / "user", {"memory.max": "1000\n", "memory.current": "900\n", "memory.stat": stat})
-    assert memory.left_in_groups(tmp_path, own) == [400], "files kept in memory can go; no limit is none"
+    assert groups.left(tmp_path, own) == [400], "files kept in memory can go; no limit is none"
 
 
 def test_control_groups_of_the_first_version_and_of_a_container(tmp_path: Path) -> None:
@@ -177,8 +177,8 @@ def test_control_groups_of_the_first_version_and_of_a_container(tmp_path: Path) 
     own.write_text("9:memory:/docker/abc\n8:cpu:/docker/abc\n0::/\n")
     files = {"memory.limit_in_bytes": "2000", "memory.usage_in_bytes": "1500"}
     group(tmp_path / "memory", files)  # inside a container its own group is at the top
-    assert memory.left_in_groups(tmp_path, own) == [500]
-    assert memory.left_in_groups(tmp_path, tmp_path / "none") == []
+    assert groups.left(tmp_path, own) == [500]
+    assert groups.left(tmp_path, tmp_path / "none") == []
 
 
 def test_a_group_with_little_left_means_tiles(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from time import perf_counter
 
 import psutil
 import torch
 from torch import Tensor
 
-from dipcli import networks, stopping
+from dipcli import groups, networks, stopping
 from dipcli.engine import Prior, Step, fit
 from dipcli.losses import squared_error
 from dipcli.problem import Problem
@@ -21,7 +20,6 @@ from dipcli.restarts import fresh
 from dipcli.settings import Settings
 
 SHARE = 0.8  # of the memory that is free: what is used when nobody says how much
-GROUPS = Path("/sys/fs/cgroup")  # where Linux says what a container may have
 
 # Measured, docs/performance.md: the peaks of 14 fits of 256x256 to 2048x2048 are 0.76 to 0.97 of the estimate.
 MARGIN = 1.1  # for what the system's allocator cannot fill,
@@ -194,53 +192,5 @@ def free(device: torch.device) -> int | None:
     own = int(psutil.Process().memory_info().rss)
     rooms = [int(psutil.virtual_memory().available)]
     if sys.platform == "linux":
-        rooms += left_in_groups(GROUPS, Path("/proc/self/cgroup"))
+        rooms += groups.left()
     return own + max(0, min(rooms))
-
-
-def left_in_groups(groups: Path, own: Path) -> list[int]:
-    """Bytes left below the limit of each control group that the process is in, of either version.
-
-    Args:
-        groups: where they are mounted.
-        own: the file that says which they are, a line each: number:controllers:path.
-    """
-    left = []
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        top = groups / "memory" if controllers else groups
-        most, used, spare = (
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            if controllers
-            else ("memory.max", "memory.current", "inactive_file")
-        )
-        # Inside a container the path may be that of the host, and the files are at the top.
-        for parent in (Path(path), *Path(path).parents):
-            folder = top / parent.relative_to("/")
-            allowed, taken = _number(folder / most), _number(folder / used)
-            if allowed is not None and taken is not None:
-                left.append(allowed - taken + _cached(folder / "memory.stat", spare))
-    return left
-
-
-def _number(path: Path) -> int | None:
-    """What stands in a file; None where there is none, or it says `max`."""
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _cached(path: Path, name: str) -> int:
-    """Bytes of files that are only kept in memory as long as nobody wants it."""
-    try:
-        found = dict(line.split() for line in path.read_text().splitlines())
-        return int(found.get(name, 0))
-    except (OSError, ValueError):
-        return 0

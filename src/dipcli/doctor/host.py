@@ -14,11 +14,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from dipcli import files
+from dipcli import files, groups
 from dipcli.doctor.facts import Card, Home, Memory, Nvidia, Package, Processor, Room
 from dipcli.errors import DipError
 
-UNLIMITED = 2**60  # version 1 of the control groups says so by a number as large as this
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # PyTorch heeds these, the first one first
 # As the metadata have it: torch>=2.4, or dask>=2025; extra == 'cluster'. One with any other condition is passed over.
 REQUIREMENT = re.compile(r"([\w.-]+)([^;]*)(?:;\s*extra\s*==\s*.([\w-]+).)?")
@@ -95,38 +94,18 @@ def processor() -> Processor:
     # Python has a word for it from 3.13 on, and not everywhere.
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     variable = next(((name, os.environ[name]) for name in THREADS if os.environ.get(name)), None)
-    return Processor(_model(), cores=cores, allowed=allowed, quota=limits()[0], variable=variable)
+    return Processor(_model(), cores=cores, allowed=allowed, quota=groups.limits()[0], variable=variable)
 
 
 def memory() -> Memory:
     """The machine's memory."""
-    limit = limits()[1]
+    limit = groups.limits()[1]
     try:
         import psutil
     except ImportError:
         return Memory(limit=limit)
     seen = psutil.virtual_memory()
     return Memory(seen.total, seen.available, limit)
-
-
-def limits(
-    root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")
-) -> tuple[float | None, int | None]:
-    """The processors and the bytes that the control groups allow, of either version; None where they set no limit.
-
-    Args:
-        root: where the groups are mounted.
-        groups: names the groups of this process.
-    """
-    cpus, sizes = [], []
-    for folder in _folders(root, groups):
-        quota = _words(folder / "cpu.max") or _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
-        if len(quota) == 2 and quota[0].isdecimal() and float(quota[1]):  # noqa: PLR2004 - of how much, how often
-            cpus.append(float(quota[0]) / float(quota[1]))
-        size = _words(folder / "memory.max") or _words(folder / "memory.limit_in_bytes")
-        if size and size[0].isdecimal() and int(size[0]) < UNLIMITED:
-            sizes.append(int(size[0]))
-    return min(cpus, default=None), min(sizes, default=None)
 
 
 def rooms() -> tuple[Room, ...]:
@@ -164,25 +143,11 @@ def nvidia(system: Path = Path("/")) -> Nvidia:
     return Nvidia("driverless" if cards else "none", tuple(cards), hidden=hidden)
 
 
-def _folders(root: Path, groups: Path) -> Iterator[Path]:
-    """The folders of this process's control groups and of those above them, as far as they can be seen."""
-    for line in _lines(groups):
-        _, kinds, path = (*line.split(":", 2), "", "")[:3]
-        tops = [root / "unified", root] if not kinds else [root / kind for kind in kinds.split(",")]
-        for top in tops:
-            own = top / path.lstrip("/")
-            yield from (each for each in (own, *own.parents) if each.is_relative_to(top))
-
-
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(errors="replace").splitlines()
     except OSError:
         return []
-
-
-def _words(path: Path) -> list[str]:
-    return " ".join(_lines(path)).split()
 
 
 def _found(pattern: str, path: Path) -> str | None:
@@ -218,7 +183,7 @@ def _model() -> str:
 def _on_the_bus(system: Path) -> Iterator[Card]:
     """NVIDIA's display controllers on the PCI bus."""
     for each in sorted(system.glob("sys/bus/pci/devices/*")):
-        if _words(each / "vendor") == ["0x10de"] and "".join(_words(each / "class")).startswith("0x03"):
+        if groups.words(each / "vendor") == ["0x10de"] and "".join(groups.words(each / "class")).startswith("0x03"):
             yield Card("an NVIDIA card")
 
 
