@@ -167,6 +167,13 @@ def test_the_colour_profile_is_kept(dip: Dip, tmp_path: Path, suffix: str, name:
         assert told(written.read_bytes())["profile"] == profile
 
 
+def test_a_profile_that_is_none_costs_no_pixels(dip: Dip, tmp_path: Path) -> None:
+    source = tmp_path / "x.tif"
+    tifffile.imwrite(source, DEEP, photometric="rgb", extratags=[(34675, "H", 3, (1, 2, 3))])
+    assert dip.quick("denoise", source).exit_code == 0
+    assert images.read(tmp_path / "x.denoised.png")[0].profile is None
+
+
 def test_the_wide_gamut_profile_is_one() -> None:
     """The same numbers are a stronger red by it than by sRGB."""
     red = PIL.Image.new("RGB", (16, 16), (200, 100, 100))

@@ -52,10 +52,11 @@ def read(data: bytes) -> Raster:
     if samples is None:
         other = pillow.read(data, ("TIFF",))  # which may have turned it already
         samples, orientation = other.samples, other.orientation
+    profile = tags.get(PROFILE)
     return Raster(
         samples,
         orientation,
-        profile=tags.get(PROFILE),
+        profile=profile if isinstance(profile, bytes) else None,  # numbers are none
         exif=exif.of_tiff(data),
         resolution=_resolution(tags),
     )
