@@ -221,6 +221,40 @@ def test_a_picture_in_tiles_goes_on_where_it_was(
         assert records[0][name] == records[1][name], name
 
 
+def test_a_folder_goes_on_with_what_was_cut_short(
+    dip: Dip, tmp_path: Path, cut: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate("abc"):
+        files.make_folder(tmp_path / "in")
+        iio.imwrite(tmp_path / f"in/{name}.png", noisy(scene(37, 53), seed=number))
+
+    def call(to: str, *more: object) -> tuple[Any, ...]:
+        return ("denoise", tmp_path / "in", "-o", tmp_path / to, "--checkpoint-every", "0.000001s", *more)
+
+    assert dip.quick(*call("whole"), iterations=35).exit_code == 0
+    for again in (5, 1):  # in the second picture, and once more in it
+        with monkeypatch.context():
+            cut(again)
+            with pytest.raises(Cut):
+                dip.quick(*call("parts"), iterations=35)
+        monkeypatch.undo()
+    result = dip.quick(*call("parts"), iterations=35)
+    assert result.exit_code == 0
+    assert result.stderr.count("already restored") == 1
+    assert result.stderr.count("going on from iteration") == 1
+    for name in "abc":
+        assert (tmp_path / f"whole/{name}.png").read_bytes() == (tmp_path / f"parts/{name}.png").read_bytes()
+        assert rows(tmp_path / f"whole/{name}.dip/log.csv") == rows(tmp_path / f"parts/{name}.dip/log.csv")
+    with monkeypatch.context():
+        cut(2)
+        with pytest.raises(Cut):
+            dip.quick(*call("parts", "--overwrite"), iterations=35)
+    monkeypatch.undo()
+    other = dip.quick(*call("parts"), iterations=36)
+    assert "going on" not in other.stderr, "with other options it begins anew"
+    assert json.loads((tmp_path / "parts/a.dip/run.json").read_text())["iterations"] == 36
+
+
 def process(*arguments: object, cwd: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "dipcli", *map(str, arguments)]
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
