@@ -95,8 +95,13 @@ def restore(
 
     with heeded(*signals, say=warn) as interrupt:
         with display.watching(job.source.name, settings.iterations):
-            asked, say = interrupt.asked, display.note
-            result = solve(bench, deadline=deadline, asked=asked, observers=[meter, *observers], say=say)
+            result = solve(
+                bench,
+                deadline=deadline,
+                asked=interrupt.asked,
+                observers=[meter, *observers],
+                say=lambda text: display.note(f"{job.source}: {text}"),
+            )
         account = {"rule": rule, **accounts.account(job, preset, output, data, bench, result)}
         account |= _deliver(case, result, output, meter, truth)
         account["peak_memory_bytes"] = machine.peak_memory(bench.prior.code.device)
