@@ -18,7 +18,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import imageio.v3 as iio
 import numpy as np
@@ -74,11 +74,11 @@ def noisy(clean: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def fitted(picture: NDArray[np.uint8], preset: str, **given: object) -> tuple[NDArray[np.float32], float, Bench]:
-    """The restored picture, (C, H, W), the seconds it took, and what was fitted how."""
+    """The restored picture, (C, H, W), the seconds of all cores it took, and what was fitted how."""
     case, settings = tasks()["denoise"].case(from_array(picture), preset, {}, given)
-    began = perf_counter()
+    began = process_time()
     bench = prepare(case.problem, settings, beside=case.size)
-    return solve(bench).image.numpy(), perf_counter() - began, bench
+    return solve(bench).image.numpy(), process_time() - began, bench
 
 
 def zones(bench: Bench) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -443,25 +443,35 @@ def test_a_bug_keeps_its_traceback(dip: Dip, noisy_png: Path, monkeypatch: pytes
     assert isinstance(dip.quick("denoise", noisy_png).exception, ZeroDivisionError)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
-def test_running_out_of_memory_is_a_sentence(tmp_path: Path) -> None:
+def within(limit: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """`dip` with so many bytes of address space."""
     import resource
 
-    source = tmp_path / "large.png"
-    iio.imwrite(source, np.zeros((1200, 1200, 3), np.uint8))
-    limit = 3 * 2**30
-    result = subprocess.run(
-        [sys.executable, "-m", "dipcli", "denoise", source, "--preset", "paper", "--iters", "1"],
+    return subprocess.run(
+        [sys.executable, "-m", "dipcli", *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
         check=False,
     )
-    assert result.returncode == 1, result.stderr
-    assert "not enough memory for a picture of 1200x1200" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not (tmp_path / "large.denoised.png").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
+def test_running_out_of_memory_means_tiles_or_is_a_sentence(tmp_path: Path) -> None:
+    source, output = tmp_path / "large.png", tmp_path / "large.denoised.png"
+    iio.imwrite(source, np.zeros((900, 900, 3), np.uint8))
+    wide = ("--network", "skip:channels=128:skips=4", "--input", "noise", "--iters", 1, "--warmup", 0)
+    limit = 11 * 2**28
+    refused = within(limit, "denoise", source, *wide, "--max-memory", "100G", "--tile", "none")
+    assert refused.returncode == 1, refused.stderr
+    assert "not enough memory for a picture of 900x900" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not output.exists()
+    done = within(limit, "denoise", source, *wide, "--max-memory", "100G")
+    assert done.returncode == 0, done.stderr
+    assert "memory ran out: going on in 4 tiles" in done.stderr
+    assert iio.imread(output).shape == (900, 900, 3)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")

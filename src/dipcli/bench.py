@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -146,7 +145,7 @@ def solve(
                 places = tuple(halves(problem.shape[1:], settings)) if problem.divisible else ()
                 if settings.tile == "none" or len(places) < 2:  # noqa: PLR2004 - as large as the whole
                     raise
-            gc.collect()  # what the error held
+            machine.release_memory(torch.device(settings.device))
             smaller = None
             say(f"memory ran out: going on in {len(places)} tiles")
         problem = problem.to(torch.device("cpu"))

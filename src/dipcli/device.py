@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from dipcli.errors import DipError, OutOfMemoryError, UsageError
 from dipcli.settings import Precision
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h of the GNU C library numbers its options
+# Of an allocation that failed. The last is how oneDNN says it: its convolutions, which fit any size, want room too.
+SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "could not create a primitive")
 KINDS = ("cuda", "mps", "cpu")  # in the order in which auto tries them
 
 
@@ -86,6 +89,17 @@ def keep_memory(device: torch.device) -> bool:
     return all(taken)
 
 
+def release_memory(device: torch.device) -> None:
+    """Give back to the system what was freed and kept: memory ran out, and what comes next is of other sizes."""
+    gc.collect()  # an error that was handled holds on to what its functions had
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
 def forget_peak_memory(device: torch.device) -> None:
     """Count from now on, where the device can: the memory of an earlier picture is not this one's."""
     if device.type == "cuda":
@@ -115,9 +129,7 @@ def enough_memory(shape: tuple[int, int, int]) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         # On a GPU it is torch.OutOfMemoryError, on the CPU a plain RuntimeError of the allocator.
-        if isinstance(error, RuntimeError) and not any(
-            sign in str(error) for sign in ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
-        ):
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in SIGNS):
             raise
         raise OutOfMemoryError(
             f"There is not enough memory for a picture of {shape[2]}x{shape[1]}: "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -163,7 +162,7 @@ def fit_tiles(
             # Outside of the handler, where the error would still hold what was in memory.
             waiting = [each for large in waiting for each in divided(large, smaller)]
             smaller = None
-            gc.collect()
+            machine.release_memory(torch.device(settings.device))
             say(f"memory ran out: going on in {len(waiting)} smaller tiles")
         elif patch is not None:
             done.append(patch)

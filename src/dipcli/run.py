@@ -108,7 +108,7 @@ def restore(
                 observers=[meter, *observers],
                 begin=progress,
                 hold=_unless_it_fails(kept, display) if kept else let_go,
-                say=display.note,
+                say=lambda text: display.note(f"{job.source}: {text}"),
             )
         account = {"rule": rule, **accounts.account(job, preset, output, data, bench, result)}
         account["finished"] = interrupt.received is None
