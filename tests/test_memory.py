@@ -17,11 +17,13 @@ from conftest import Dip, noisy, scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dipcli import device as machine
 from dipcli import groups, memory, specs
-from dipcli.bench import Outlook, prepare
+from dipcli.bench import prepare
 from dipcli.errors import UsageError
 from dipcli.memory import Cost, kept
 from dipcli.metrics import LARGE, psnr, ssim
+from dipcli.outlook import Outlook
 from dipcli.picture import from_array
 from dipcli.problem import Problem
 from dipcli.settings import Settings
@@ -108,6 +110,16 @@ def test_the_estimate_is_not_below_the_peak(tmp_path: Path, size: int, preset: s
     command += ["--iters", "11", "--threads", "1", "--json", "-q", "--no-run-dir", "--warmup", "3"]
     told = json.loads(subprocess.run(command, capture_output=True, check=True, env=os.environ).stdout)
     assert told["peak_memory_bytes"] <= told["estimate"]["memory_bytes"] < 2 * told["peak_memory_bytes"]
+
+
+@pytest.mark.skipif(not os.access(machine.FORGET, os.W_OK), reason="the system cannot forget a peak")
+def test_the_peak_is_that_of_this_picture() -> None:
+    cpu = torch.device("cpu")
+    earlier = np.ones(2**28, np.uint8)
+    assert (before := machine.peak_memory(cpu)) is not None
+    del earlier
+    machine.forget_peak_memory(cpu)
+    assert (machine.peak_memory(cpu) or 0) < before - 2**27
 
 
 def test_what_it_says_of_a_fit() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
@@ -16,6 +18,7 @@ from dipcli.settings import Precision
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h of the GNU C library numbers its options
 # Of an allocation that failed. The last is how oneDNN says it: its convolutions, which fit any size, want room too.
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "could not create a primitive")
+STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux has them
 KINDS = ("cuda", "mps", "cpu")  # in the order in which auto tries them
 
 
@@ -104,12 +107,19 @@ def forget_peak_memory(device: torch.device) -> None:
     """Count from now on, where the device can: the memory of an earlier picture is not this one's."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        FORGET.write_text("5")  # what to write there is in proc_pid_clear_refs(5)
 
 
 def peak_memory(device: torch.device) -> int | None:
     """The most memory used, in bytes: by the process on the CPU, by PyTorch on a GPU; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    # The process's own. What getrusage tells is at least what the process that started this one had at that moment.
+    with suppress(OSError):
+        told = re.search(r"VmHWM:\s*(\d+) kB", STATUS.read_text())
+        if told:
+            return int(told[1]) * 1024
     try:
         import resource  # noqa: PLC0415 - not on Windows
     except ImportError:
