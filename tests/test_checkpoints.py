@@ -418,6 +418,25 @@ def test_a_checkpoint_of_something_else_is_told(
     assert sentence in result.stderr
 
 
+@hypothesis_settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(chance=st.randoms(use_true_random=False), nonsense=st.sampled_from([None, 7, "x", [], {}, torch.zeros(2), (1,)]))
+def test_a_checkpoint_that_tells_nonsense_is_told(dip: Dip, half_done: Path, chance: Any, nonsense: Any) -> None:
+    path = half_done / "checkpoint.pt"
+    whole = path.read_bytes()
+    content = torch.load(path, weights_only=True)
+    here, key = content, chance.choice(["header", "progress", "seen"])
+    while isinstance(here[key], dict) and here[key] and chance.random() < 0.9:
+        here, key = here[key], chance.choice(list(here[key]))
+    here[key] = nonsense
+    torch.save(content, path)
+    result = dip("resume", half_done)
+    path.write_bytes(whole)
+    assert result.exit_code in (0, 1, 2), result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit), (key, result.exc_info)
+
+
 def test_there_is_nothing_to_go_on_with(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
     result = dip("resume", tmp_path)
     assert result.exit_code == 1

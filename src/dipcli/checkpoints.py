@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol, runtime_checkable
+from types import UnionType
+from typing import Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -113,10 +114,31 @@ def _put_together(kind: str, parts: Mapping[Any, Any], like: Any, device: torch.
     if kind in ("Patch", "Place"):
         device = None
     if kind in KINDS:
-        return KINDS[kind](**{name: restored(each, like, device) for name, each in parts.items()})
+        made = KINDS[kind](**{name: restored(each, like, device) for name, each in parts.items()})
+        hints = get_type_hints(KINDS[kind], localns={"Tensor": Tensor})
+        if wrong := [name for name, hint in hints.items() if not suits(getattr(made, name), hint)]:
+            raise DipError(f"The checkpoint holds nonsense for {wrong[0]} of {kind}: begin anew.")
+        return made
     if type(like).__name__ != kind:
         raise DipError(f"The checkpoint holds a {kind} where none is wanted: begin anew.")
     return type(like)(**{name: restored(each, getattr(like, name), device) for name, each in parts.items()})
+
+
+def suits(value: Any, hint: Any) -> bool:
+    """Whether a value, and what is in it, is of a type: a file may say anything."""
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind is UnionType:
+        return any(suits(value, each) for each in inner)
+    if hint is Any or (kind is float and isinstance(value, int)):
+        return True
+    if not isinstance(value, kind):
+        return False
+    if kind is tuple and inner:
+        each = inner[:1] * len(value) if Ellipsis in inner else inner
+        return len(each) == len(value) and all(map(suits, value, each))
+    return kind is not dict or all(
+        suits(each, own) for pair in value.items() for each, own in zip(pair, inner, strict=True)
+    )
 
 
 class Checkpoints:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -17,9 +17,24 @@ from dipcli.errors import DipError
 from dipcli.job import CHECKPOINT, Job
 from dipcli.mosaic import Course
 from dipcli.record import Record
-from dipcli.registry import tasks
+from dipcli.registry import METHOD, tasks
 from dipcli.restarts import Progress
 from dipcli.tiles import Place
+
+# What `described` says of a run.
+HEAD = {
+    "task": str,
+    "source": Path,
+    "preset": str,
+    "asked": str | None,
+    "given": dict[str, Any],
+    "arguments": dict[str, Any],
+    "output": Path,
+    "record": dict[str, Any],
+    "reference": Path | None,
+    "argv": list[str],
+    "files": dict[str, str],
+}
 
 
 @dataclass(frozen=True)
@@ -130,7 +145,7 @@ def find(run: Path) -> HalfDone:
     path = run / CHECKPOINT if run.is_dir() else run
     content = checkpoints.load(path)
     try:
-        head = checkpoints.restored(content["header"])
+        head = _checked(checkpoints.restored(content["header"]))
         job = Job(
             task=tasks()[head["task"]],
             source=head["source"],
@@ -145,6 +160,25 @@ def find(run: Path) -> HalfDone:
         return HalfDone(job, head["preset"], head["files"], job.argv, content)
     except (KeyError, TypeError, AttributeError) as error:
         raise DipError(f"The checkpoint of {run} is not one of this version's: begin the run anew.") from error
+
+
+def _checked(head: Any) -> dict[str, Any]:
+    """The same, if this is what `described` gives: a file may say anything.
+
+    Raises:
+        TypeError: when it is not.
+    """
+    told: list[tuple[Any, Any]] = [(head, dict[str, Any])]
+    if checkpoints.suits(*told[0]):
+        told += [(head.get(name), hint) for name, hint in HEAD.items()]
+    if all(checkpoints.suits(value, hint) for value, hint in told):
+        takes = {each.name: get_args(each.annotation)[0] for each in tasks()[head["task"]].arguments()}
+        told += [(value, takes[name]) for name, value in head["arguments"].items()]
+        told += [(name in METHOD or None, bool) for name in head["given"]]
+    if not all(checkpoints.suits(value, hint) for value, hint in told):
+        raise TypeError(head)
+    checked: dict[str, Any] = head
+    return checked
 
 
 def finished(run: Path) -> dict[str, Any] | None:
