@@ -462,7 +462,7 @@ def test_running_out_of_memory_means_tiles_or_is_a_sentence(tmp_path: Path) -> N
     source, output = tmp_path / "large.png", tmp_path / "large.denoised.png"
     iio.imwrite(source, np.zeros((900, 900, 3), np.uint8))
     wide = ("--network", "skip:channels=128:skips=4", "--input", "noise", "--iters", 1, "--warmup", 0)
-    limit = 11 * 2**28
+    limit = 5 * 2**29
     refused = within(limit, "denoise", source, *wide, "--max-memory", "100G", "--tile", "none")
     assert refused.returncode == 1, refused.stderr
     assert "not enough memory for a picture of 900x900" in refused.stderr

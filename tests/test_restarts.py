@@ -44,9 +44,9 @@ def test_one_run_is_a_fit() -> None:
 
 
 def test_several_runs_are_fits_with_the_seeds_that_follow_and_their_mean() -> None:
-    result = several(replace(SMALL, runs=3, seed=4))
-    assert [each.seed for each in result.runs] == [4, 5, 6]
-    fits = [alone(seed) for seed in (4, 5, 6)]
+    result = several(replace(SMALL, runs=3, seed=6))
+    assert [each.seed for each in result.runs] == [6, 7, 8]
+    fits = [alone(seed) for seed in (6, 7, 8)]
     for each, expected in zip(result.runs, fits, strict=True):
         assert torch.equal(each.fit.image, expected.image)
     assert torch.allclose(result.image, torch.stack([each.image for each in fits]).mean(dim=0))
