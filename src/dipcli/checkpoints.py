@@ -97,7 +97,10 @@ def restored(said: Any, like: Any = None, device: torch.device | None = None) ->
         return said
     if said.keys() != {"kind", "fields"}:
         return {key: restored(each, like, device) for key, each in said.items()}
-    return _put_together(said["kind"], said["fields"], like, device)
+    kind, parts = said["kind"], said["fields"]
+    if not isinstance(kind, str) or not isinstance(parts, dict):
+        raise DipError("The checkpoint holds nonsense: begin anew.")
+    return _put_together(kind, parts, like, device)
 
 
 def _put_together(kind: str, parts: Mapping[Any, Any], like: Any, device: torch.device | None) -> Any:

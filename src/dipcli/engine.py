@@ -156,8 +156,8 @@ def fit(
     """
     rule = stop or stopping.chosen(settings)
     state, problem = rule.start(problem)
-    spent, draws, z = (begin.seconds, begin.draws, begin.code) if begin else (0.0, 0, prior.code)
-    network, code = _quick(replace(prior, code=z), settings)
+    prior, spent, draws = _begun(prior, begin)
+    network, code = _quick(prior, settings)
     variables: list[Tensor] = [*prior.network.parameters()]
     if settings.optimize == "net,input":
         variables.append(code.requires_grad_())
@@ -208,6 +208,15 @@ def fit(
             seconds = perf_counter() - began - watching
             return _ended(problem, reached.kept, step, verdict.stop, seconds, lifeline.events)
     raise AssertionError("the optimisers never end")
+
+
+def _begun(prior: Prior, begin: Checkpoint | None) -> tuple[Prior, float, int]:
+    """The prior as it was, the seconds spent so far, and how often noise was drawn."""
+    if begin is None:
+        return prior, 0.0, 0
+    if begin.code.shape != prior.code.shape:
+        raise DipError("The checkpoint is of another network or picture: begin anew.")
+    return replace(prior, code=begin.code), begin.seconds, begin.draws
 
 
 def _averaged(

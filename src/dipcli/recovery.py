@@ -201,7 +201,7 @@ class Lifeline:
             DipError: when the checkpoint is of a fit of something else.
         """
         watched = checkpoint.watched
-        self._check(watched)
+        self._check(checkpoint, optimizer)
         self.trusted, self.newest, self.tries = watched.trusted, watched.newest, watched.tries
         self.lately, self.events = deque(watched.lately, maxlen=LATELY), list(watched.events)
         self._put_back(self.newest)
@@ -213,20 +213,24 @@ class Lifeline:
             group["lr"] = rate
         return self.newest.reached
 
-    def _check(self, watched: Watched) -> None:
+    def _check(self, checkpoint: Checkpoint, optimizer: Adam | torch.optim.LBFGS) -> None:
         """See that all that was held is of the shapes of what it takes the place of."""
-        now = self.newest
-        shapes = [
-            [[each.shape for each in (*held.reached.averages, *held.weights.values())], [*held.weights]]
-            for held in (now, watched.newest, watched.trusted)
-        ]
-        slopes = [list(each.shape) for each in self.network.parameters()]
-        moments = [
-            [list(each.shape) for each in held.moments.get(name, ())][: len(slopes)]
-            for held in (watched.newest, watched.trusted)
-            for name in ("means", "squares")
-        ]
-        if any(each != shapes[0] for each in shapes) or any(each and each != slopes for each in moments):
+        now, watched = self.newest.reached, checkpoint.watched
+        shapes = {name: value.shape for name, value in self.network.state_dict().items()}
+        slopes = [each.shape for each in self.network.parameters()] + [self.code.shape] * self.code.requires_grad
+        sound = len(checkpoint.rates) == len(optimizer.param_groups)
+        for held in (watched.newest, watched.trusted):
+            reached, moments = held.reached, held.moments
+            pictures = [*reached.averages, *([reached.kept.image] if reached.kept else [])]
+            sound = sound and {name: value.shape for name, value in held.weights.items()} == shapes
+            sound = sound and len(reached.averages) == len(reached.shares) == len(now.averages)
+            sound = sound and all(each.shape == now.averages[0].shape for each in pictures)
+            sound = sound and (held.code is not None) == self.code.requires_grad
+            sound = sound and moments.keys() in ({}.keys(), {"means", "squares", "counts"})
+            sound = sound and all(
+                [each.shape for each in moments[name]] == slopes for name in ("means", "squares") if moments
+            )
+        if not sound:
             raise DipError("The checkpoint is of another network or picture: begin anew.")
 
     def _held(self, reached: Reached, optimizer: Adam | torch.optim.LBFGS | None) -> Held:

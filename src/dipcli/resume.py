@@ -78,7 +78,7 @@ class HalfDone:
             done, waiting = (begun["fields"][name] for name in ("done", "waiting"))
             places = [each["fields"]["place"] for each in done["fields"].values()]
             return tuple(checkpoints.restored(each) for each in (*places, *waiting["fields"].values()))
-        except (TypeError, AttributeError, KeyError) as error:
+        except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
             raise DipError(f"The checkpoint is not one of dip {self.job.task.name}: begin anew.") from error
 
     def progress(self, bench: Bench) -> Progress | Course | None:
@@ -98,7 +98,7 @@ class HalfDone:
                 rule, problem = stopping.settled(rule, problem), problem.window(place.rows, place.columns).to(device)
             state, _ = rule.start(problem)
             progress = checkpoints.restored(begun, state, device)
-        except (TypeError, AttributeError, KeyError) as error:
+        except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
             raise DipError(f"The checkpoint is not one of dip {self.job.task.name}: begin anew.") from error
         if not isinstance(progress, Progress | Course):
             raise DipError("The checkpoint holds no progress: begin anew.")
@@ -158,7 +158,7 @@ def find(run: Path) -> HalfDone:
             argv=tuple(head["argv"]),
         )
         return HalfDone(job, head["preset"], head["files"], job.argv, content)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
         raise DipError(f"The checkpoint of {run} is not one of this version's: begin the run anew.") from error
 
 
