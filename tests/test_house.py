@@ -31,6 +31,7 @@ FLOORS = [
     ["networks"],
     ["restarts"],
     ["memory", "mosaic"],
+    ["outlook"],
     ["bench"],
     ["observers", "displays", "job"],
     ["account"],

@@ -18,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dipcli import memory, specs
-from dipcli.bench import Outlook, prepare
+from dipcli.bench import prepare
 from dipcli.errors import UsageError
 from dipcli.memory import Cost, kept
 from dipcli.metrics import LARGE, psnr, ssim
+from dipcli.outlook import Outlook
 from dipcli.picture import from_array
 from dipcli.problem import Problem
 from dipcli.settings import Settings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,50 +13,15 @@ from dipcli import device as machine
 from dipcli import memory, networks, restarts, stopping, tiles
 from dipcli.case import Case
 from dipcli.engine import Observer, Prior
-from dipcli.errors import DipError, OutOfMemoryError, UsageError
-from dipcli.memory import Cost
+from dipcli.errors import DipError, OutOfMemoryError
 from dipcli.mosaic import Note, fit_tiles
+from dipcli.outlook import TRIALS, WINDOW, Outlook, foresee, halves, is_large, measured
 from dipcli.problem import Problem
 from dipcli.registry import Task
 from dipcli.restarts import Deadline, Runs, fit_runs
 from dipcli.settings import Settings
-from dipcli.tiles import Place
 
 BY_SPEED = ("fast", "balanced", "best")
-TRIALS = 3  # iterations that tell the pace
-LARGE = 2**20  # pixels from which on a fit is slow enough to be told what it will take
-WINDOW, SMALL_WINDOW = 512, 128  # side of the window that this is measured on, and of that of smaller pictures
-GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """What a fit will take, as it was estimated before it.
-
-    Attributes:
-        whole: bytes, were the picture fitted whole.
-        most: bytes that it may take; None for no end.
-        memory: bytes, as it will be fitted.
-        pace: seconds an iteration takes, in tiles one of each; None where it was not measured.
-        places: of the tiles; none where the picture is fitted whole.
-    """
-
-    whole: int
-    most: int | None
-    memory: int
-    pace: float | None = None
-    places: tuple[Place, ...] = ()
-
-    def told(self, iterations: int, budget: float | None = None) -> str:
-        """The same in words, for so many iterations, within so many seconds."""
-        words = f"about {self.memory / GIB:.1f} GiB"
-        if self.pace is not None:
-            words += f" and {_roughly(min(self.pace * iterations, budget or math.inf))} on this machine"
-        if not self.places:
-            return words
-        rows, columns, *_ = self.places[0]
-        words += f"; fitted in {len(self.places)} tiles of {columns.stop - columns.start}x{rows.stop - rows.start}"
-        return f"{words} to stay below {self.most / GIB:.1f} GiB" if self.most and self.whole > self.most else words
 
 
 @dataclass(frozen=True)
@@ -102,10 +66,8 @@ def prepare(
     machine.forget_peak_memory(device)
     machine.keep_memory(device)
     with _threads(settings.threads), machine.enough_memory(problem.shape):
-        large = problem.shape[1] * problem.shape[2] >= LARGE
-        side = WINDOW if large else SMALL_WINDOW
-        cost, prior = memory.measure(problem, settings, side=side, trials=TRIALS if large else 0)
-        outlook = _outlook(problem, settings, replace(cost, watched=watched), beside)
+        cost, prior = measured(problem, settings)
+        outlook = foresee(problem, settings, replace(cost, watched=watched), beside)
         if not outlook.places:
             problem = problem.to(device)
             prior = restarts.fresh(problem, settings, stop or stopping.chosen(settings)).to(device)
@@ -139,7 +101,7 @@ def solve(
     problem, settings, places = bench.problem, bench.settings, bench.outlook.places
     deadline = deadline or Deadline(settings.budget())
     observers = tuple(observers)
-    smaller: tiles.Cut | None = partial(_halves, settings=settings)
+    smaller: tiles.Cut | None = partial(halves, problem=problem, settings=settings)
     with _threads(settings.threads), machine.enough_memory(problem.shape):
         if not places:
             try:
@@ -147,7 +109,7 @@ def solve(
                     problem, bench.prior, settings, stop=stop, deadline=deadline, asked=asked, observers=observers
                 )
             except OutOfMemoryError:
-                places = tuple(_halves(problem.shape[1:], settings)) if problem.divisible else ()
+                places = tuple(halves(problem.shape[1:], problem, settings)) if problem.divisible else ()
                 if settings.tile == "none" or len(places) < 2:  # noqa: PLR2004 - as large as the whole
                     raise
             machine.release_memory(torch.device(settings.device))
@@ -194,12 +156,11 @@ def planned(task: Task, pose: Callable[[str], tuple[Case, Settings]], deadline: 
 def _pace(case: Case, settings: Settings) -> float:
     """Seconds an iteration; of a large picture by that of a window."""
     problem, settings = case.problem, _resolved(settings)
-    size = problem.shape[1:]
-    side = WINDOW if size[0] * size[1] >= LARGE else max(size)
+    side = WINDOW if is_large(problem) else max(problem.shape[1:])
     machine.keep_memory(torch.device(settings.device))
     with _threads(settings.threads), machine.enough_memory(problem.shape):
         cost, _ = memory.measure(problem, settings, side=side, trials=TRIALS)
-        return _outlook(problem, settings, cost, case.size).pace or 0.0
+        return foresee(problem, settings, cost, case.size).pace or 0.0
 
 
 def _resolved(settings: Settings) -> Settings:
@@ -214,66 +175,6 @@ def _resolved(settings: Settings) -> Settings:
         free = networks.architecture(settings.network).free
         precision = "fp32" if free else machine.precision(device)
     return replace(settings, device=str(device), precision=precision)
-
-
-def _outlook(problem: Problem, settings: Settings, cost: Cost, beside: int) -> Outlook:
-    """Whole where that fits and nothing else is wanted, else in tiles.
-
-    Raises:
-        DipError: when there is no way that fits.
-    """
-    channels, *_ = shape = problem.shape
-    size = shape[1], shape[2]
-    most, wanted = memory.limit(settings), settings.side()
-    values = channels * size[0] * size[1]
-    whole = cost.total(size, values, beside)
-    fits = settings.tile == "none" or most is None or whole <= most
-    if fits and (wanted is None or wanted >= max(size)):
-        return Outlook(whole, most, whole, cost.seconds(*size))
-    if not problem.divisible and fits:
-        raise UsageError("--tile is of no use here: such a measurement cannot be cut into tiles. Leave it out.")
-    if not problem.divisible:
-        raise DipError(
-            f"{_lacking(whole, most)}, and such a measurement cannot be cut into tiles: "
-            "try --preset fast, more --max-memory, or --tile none to fit it all the same."
-        )
-
-    def suits(height: int, width: int) -> bool:
-        small = wanted is None or max(height, width) <= wanted
-        return small and (most is None or cost.total((height, width), values, beside, tiled=True) <= most)
-
-    places = tiles.layout(size, networks.architecture(settings.network).stride, suits)
-    if not places:
-        refused = "even the smallest tiles take too much" if wanted is None else f"tiles of {wanted} will not do"
-        raise DipError(
-            f"{_lacking(whole, most)}, and {refused}: "
-            "try --preset fast, a narrower --network, more --max-memory, or another --tile."
-        )
-    tiles.check(problem, places)
-    rows, columns, *_ = places[0]
-    high, wide = rows.stop - rows.start, columns.stop - columns.start
-    pace = cost.seconds(high, wide)
-    told = None if pace is None else pace * sum(tiles.unsettled(problem.window(*each[:2])) for each in places)
-    return Outlook(whole, most, cost.total((high, wide), values, beside, tiled=True), told, tuple(places))
-
-
-def _lacking(whole: int, most: int | None) -> str:
-    """How it stands with memory, to begin a sentence."""
-    there = "no limit is known" if most is None else f"{most / GIB:.1f} GiB may be used (--max-memory)"
-    return f"The whole picture takes about {whole / GIB:.1f} GiB, {there}"
-
-
-def _halves(size: tuple[int, int], settings: Settings) -> list[Place]:
-    """Tiles of at most half the pixels."""
-    stride, most = networks.architecture(settings.network).stride, size[0] * size[1] / 2
-    return tiles.layout(size, stride, lambda high, wide: high * wide <= most)
-
-
-def _roughly(seconds: float) -> str:
-    """A time as people say it: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:  # noqa: PLR2004
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004
 
 
 @contextmanager

@@ -1,0 +1,136 @@
+"""What a fit will take of memory and time, and whether the picture is fitted whole or in tiles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dipcli import memory, networks, tiles
+from dipcli.engine import Prior
+from dipcli.errors import DipError, UsageError
+from dipcli.memory import Cost
+from dipcli.problem import Problem
+from dipcli.settings import Settings
+from dipcli.tiles import Place
+
+TRIALS = 3  # iterations that tell the pace
+LARGE = 2**20  # pixels from which on a fit is slow enough to be told what it will take
+WINDOW, SMALL_WINDOW = 512, 128  # side of the window that this is measured on, and of that of smaller pictures
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a fit will take, as it was estimated before it.
+
+    Attributes:
+        whole: bytes, were the picture fitted whole.
+        most: bytes that it may take; None for no end.
+        memory: bytes, as it will be fitted.
+        pace: seconds an iteration takes, in tiles one of each; None where it was not measured.
+        places: of the tiles; none where the picture is fitted whole.
+    """
+
+    whole: int
+    most: int | None
+    memory: int
+    pace: float | None = None
+    places: tuple[Place, ...] = ()
+
+    def told(self, iterations: int, budget: float | None = None) -> str:
+        """The same in words, for so many iterations, within so many seconds."""
+        words = f"about {self.memory / GIB:.1f} GiB"
+        if self.pace is not None:
+            words += f" and {_roughly(min(self.pace * iterations, budget or math.inf))} on this machine"
+        if not self.places:
+            return words
+        rows, columns, *_ = self.places[0]
+        words += f"; fitted in {len(self.places)} tiles of {columns.stop - columns.start}x{rows.stop - rows.start}"
+        return f"{words} to stay below {self.most / GIB:.1f} GiB" if self.most and self.whole > self.most else words
+
+
+def measured(problem: Problem, settings: Settings) -> tuple[Cost, Prior]:
+    """What fits to a problem take by the pixel, the time too where the picture is large; and the prior of a window."""
+    large = is_large(problem)
+    return memory.measure(problem, settings, side=WINDOW if large else SMALL_WINDOW, trials=TRIALS if large else 0)
+
+
+def is_large(problem: Problem) -> bool:
+    """Whether a fit takes so long that one wants to know beforehand."""
+    return problem.shape[1] * problem.shape[2] >= LARGE
+
+
+def foresee(problem: Problem, settings: Settings, cost: Cost, beside: int) -> Outlook:
+    """Whole where that fits and nothing else is wanted, else in tiles.
+
+    Args:
+        problem: the whole measurement.
+        settings: as they will be used.
+        cost: of its fits, as it was measured.
+        beside: bytes of the pictures that are in memory meanwhile.
+
+    Raises:
+        UsageError: when tiles are asked for where there cannot be any.
+        DipError: when there is no way that fits.
+    """
+    channels, *_ = shape = problem.shape
+    size = shape[1], shape[2]
+    most, wanted = memory.limit(settings), settings.side()
+    values = channels * size[0] * size[1]
+    whole = cost.total(size, values, beside)
+    fits = settings.tile == "none" or most is None or whole <= most
+    if fits and (wanted is None or wanted >= max(size)):
+        return Outlook(whole, most, whole, cost.seconds(*size))
+    if not problem.divisible and fits:
+        raise UsageError("--tile is of no use here: such a measurement cannot be cut into tiles. Leave it out.")
+    if not problem.divisible:
+        raise DipError(
+            f"{_lacking(whole, most)}, and such a measurement cannot be cut into tiles: "
+            "try --preset fast, more --max-memory, or --tile none to fit it all the same."
+        )
+
+    def suits(height: int, width: int) -> bool:
+        small = wanted is None or max(height, width) <= wanted
+        return small and (most is None or cost.total((height, width), values, beside, tiled=True) <= most)
+
+    places = _laid(problem, size, settings, suits)
+    if not places:
+        refused = "even the smallest tiles take too much" if wanted is None else f"tiles of {wanted} will not do"
+        raise DipError(
+            f"{_lacking(whole, most)}, and {refused}: "
+            "try --preset fast, a narrower --network, more --max-memory, or another --tile."
+        )
+    tiles.check(problem, places)
+    rows, columns, *_ = places[0]
+    high, wide = rows.stop - rows.start, columns.stop - columns.start
+    pace = cost.seconds(high, wide)
+    told = None if pace is None else pace * sum(tiles.unsettled(problem.window(*each[:2])) for each in places)
+    return Outlook(whole, most, cost.total((high, wide), values, beside, tiled=True), told, tuple(places))
+
+
+def _lacking(whole: int, most: int | None) -> str:
+    """How it stands with memory, to begin a sentence."""
+    there = "no limit is known" if most is None else f"{most / GIB:.1f} GiB may be used (--max-memory)"
+    return f"The whole picture takes about {whole / GIB:.1f} GiB, {there}"
+
+
+def halves(size: tuple[int, int], problem: Problem, settings: Settings) -> list[Place]:
+    """Tiles of at most half the pixels."""
+    most = size[0] * size[1] / 2
+    return _laid(problem, size, settings, lambda high, wide: high * wide <= most)
+
+
+def _laid(
+    problem: Problem, size: tuple[int, int], settings: Settings, suits: Callable[[int, int], bool]
+) -> list[Place]:
+    """Tiles as the network likes them, and so that all that was measured is seen by one, well within it."""
+    stride = networks.architecture(settings.network).stride
+    return tiles.layout(size, stride, suits, max(tiles.NARROWEST, 2 * getattr(problem.operator, "reach", 0)))
+
+
+def _roughly(seconds: float) -> str:
+    """A time as people say it: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004
