@@ -146,11 +146,12 @@ def test_a_window_of_a_small_picture_is_what_sees_nothing_else() -> None:
 
 
 def test_windows_of_a_small_picture_miss_none_of_it() -> None:
-    large, small = (520, 130), (130, 32)
+    large, small = (520, 128), (130, 32)
     shrink = operators.Resample(large, small, operators.kernel("lanczos3"))
     problem = Problem(measured=torch.zeros(1, *small), shape=(1, *large), operator=shrink)
     seen = torch.zeros(130)
-    for place in layout(large, 32, lambda high, _wide: high <= 256):
+    assert shrink.reach == 24, "three pixels of the small picture to either side"
+    for place in layout(large, 32, lambda high, _wide: high <= 256, 2 * shrink.reach):
         _, rows, _ = shrink.window(place.rows, place.columns)
         seen[rows] += 1
     assert problem.divisible

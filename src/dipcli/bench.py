@@ -126,7 +126,7 @@ def solve(
     problem, settings, places = bench.problem, bench.settings, bench.outlook.places
     deadline = deadline or Deadline(settings.budget())
     observers = tuple(observers)
-    smaller: tiles.Cut | None = partial(halves, settings=settings)
+    smaller: tiles.Cut | None = partial(halves, problem=problem, settings=settings)
     with _threads(settings.threads), machine.enough_memory(problem.shape):
         if not places:
             try:
@@ -142,7 +142,7 @@ def solve(
                     hold=hold,
                 )
             except OutOfMemoryError:
-                places = tuple(halves(problem.shape[1:], settings)) if problem.divisible else ()
+                places = tuple(halves(problem.shape[1:], problem, settings)) if problem.divisible else ()
                 if settings.tile == "none" or len(places) < 2:  # noqa: PLR2004 - as large as the whole
                     raise
             machine.release_memory(torch.device(settings.device))

@@ -73,6 +73,11 @@ class Resample(nn.Module):
         """From (C, H, W) to (C, h, w), float32. Values may leave 0..1 by the overshoot of the kernel."""
         return self.rows @ image @ self.columns.T
 
+    @property
+    def reach(self) -> int:
+        """The most pixels along a line that one of the measurement sees."""
+        return max(int((matrix != 0).sum(dim=1).max()) for matrix in (self.rows, self.columns))
+
     def window(self, rows: slice, columns: slice) -> tuple[Resample, slice, slice]:
         """Of a window of the picture: what of the measurement sees nothing else, and which of its rows and columns."""
         part = deepcopy(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dipcli import memory, networks, tiles
@@ -92,7 +93,7 @@ def _places(problem: Problem, settings: Settings, cost: Cost, beside: int, whole
         values = channels * size[0] * size[1]
         return small and (most is None or cost.total((height, width), values, beside, tiled=True) <= most)
 
-    places = tiles.layout(size, networks.architecture(settings.network).stride, suits)
+    places = _laid(problem, size, settings, suits)
     if not places:
         refused = "even the smallest tiles take too much" if wanted is None else f"tiles of {wanted} will not do"
         raise DipError(
@@ -109,10 +110,18 @@ def _lacking(whole: int, most: int | None) -> str:
     return f"The whole picture takes about {whole / GIB:.1f} GiB, {there}"
 
 
-def halves(size: tuple[int, int], settings: Settings) -> list[Place]:
+def halves(size: tuple[int, int], problem: Problem, settings: Settings) -> list[Place]:
     """Tiles of at most half the pixels."""
-    stride, most = networks.architecture(settings.network).stride, size[0] * size[1] / 2
-    return tiles.layout(size, stride, lambda high, wide: high * wide <= most)
+    most = size[0] * size[1] / 2
+    return _laid(problem, size, settings, lambda high, wide: high * wide <= most)
+
+
+def _laid(
+    problem: Problem, size: tuple[int, int], settings: Settings, suits: Callable[[int, int], bool]
+) -> list[Place]:
+    """Tiles as the network likes them, and so that all that was measured is seen by one, well within it."""
+    stride = networks.architecture(settings.network).stride
+    return tiles.layout(size, stride, suits, max(tiles.NARROWEST, 2 * getattr(problem.operator, "reach", 0)))
 
 
 def _roughly(seconds: float) -> str:

@@ -17,7 +17,7 @@ from dipcli.settings import SMALLEST_TILE
 MOST = 64  # tiles along a side
 # Of two neighbours, in pixels: so much of a tile's side, within these. What it costs is measured in
 # docs/performance.md, and what a network does not know at a tile's border.
-OVERLAP, NARROWEST, WIDEST = 1 / 16, 32, 128
+OVERLAP, NARROWEST, WIDEST = 1 / 32, 32, 128
 DEAR = 1.2  # times the whole's pixels are too many for all tiles together
 LONGEST = 2  # times its width a tile is a strip
 MARGIN = 1 / 4  # of an overlap at either end of it, where the tile that ends there does not count: it sees least there
@@ -50,7 +50,7 @@ class Place(NamedTuple):
 Cut: TypeAlias = Callable[[tuple[int, int]], list[Place]]
 
 
-def layout(size: tuple[int, int], stride: int, fits: Callable[[int, int], bool]) -> list[Place]:
+def layout(size: tuple[int, int], stride: int, fits: Callable[[int, int], bool], least: int = NARROWEST) -> list[Place]:
     """The fewest tiles in which a picture can be fitted, row by row; all of one size, evenly laid.
 
     Of as many tiles those that make the least work. Strips, which see little to either side, and more than `DEAR`
@@ -60,12 +60,14 @@ def layout(size: tuple[int, int], stride: int, fits: Callable[[int, int], bool])
         size: (H, W) of the picture, in pixels.
         stride: sides are multiples of this, where a tile is not as long as the picture.
         fits: whether a tile of this height and width is small enough.
+        least: pixels by which neighbours overlap at least.
 
     Returns:
         One that is the whole picture where that fits; none where not even the smallest tiles do.
     """
     sides = [
-        [(count, side) for count in range(1, MOST + 1) if (side := _side(length, count, stride))] for length in size
+        [(count, side) for count in range(1, MOST + 1) if (side := _side(length, count, stride, least))]
+        for length in size
     ]
     most = DEAR * size[0] * size[1]
 
@@ -85,21 +87,18 @@ def layout(size: tuple[int, int], stride: int, fits: Callable[[int, int], bool])
     return [Place(down, right, one, other) for down, one in _lines(size[0], rows, high) for right, other in across]
 
 
-def overlap(side: int) -> int:
-    """The least by which tiles of this side overlap, in pixels."""
-    return min(max(round(OVERLAP * side), NARROWEST), WIDEST)
-
-
-def _side(length: int, count: int, stride: int) -> int | None:
+def _side(length: int, count: int, stride: int, least: int) -> int | None:
     """The least of so many tiles along a line; None where there is none, or where fewer of them would do."""
     if count == 1:
         return length
-    step = stride * math.ceil(SMALLEST_TILE / stride)
-    side = max(step, math.ceil(length / count / stride) * stride)
-    while count * side - (count - 1) * overlap(side) < length:
+
+    def covered(many: int, side: int) -> int:
+        return many * side - (many - 1) * max(least, min(round(OVERLAP * side), WIDEST))
+
+    side = stride * math.ceil(max(SMALLEST_TILE, 2 * least, length / count) / stride)
+    while covered(count, side) < length:
         side += stride
-    fewer = (count - 1) * side - (count - 2) * overlap(side) >= length
-    return side if side < length and not fewer else None
+    return side if side < length and covered(count - 1, side) < length else None
 
 
 def _lines(length: int, count: int, side: int) -> Iterator[tuple[slice, Tensor]]:
