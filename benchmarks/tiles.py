@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -22,10 +21,12 @@ from time import process_time
 
 import imageio.v3 as iio
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from speed import scenery
 
 from dipcli.bench import Bench, prepare, solve
+from dipcli.device import peak_memory
 from dipcli.metrics import psnr
 from dipcli.picture import from_array
 from dipcli.registry import tasks
@@ -120,18 +121,13 @@ def seams(options: argparse.Namespace) -> None:
             iio.imwrite(options.out / f"{name}.png", pixels)
 
 
-def peak() -> float:
-    """Of this process so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def one(options: argparse.Namespace) -> None:
     """A single fit: estimate and peak in MiB."""
     given = {"iterations": options.iterations, "max_memory": "1000G", "tile": options.tile or "auto"}
     if options.network:
         given |= {"network": options.network}
     _, _, bench = fitted(noisy(scenery(options.size)), options.preset, **given)
-    print(json.dumps({"estimate": bench.outlook.memory / MIB, "peak": peak()}))
+    print(json.dumps({"estimate": bench.outlook.memory / MIB, "peak": (peak_memory(torch.device("cpu")) or 0) / MIB}))
 
 
 def memory(options: argparse.Namespace) -> None:
