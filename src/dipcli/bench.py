@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
@@ -124,23 +124,18 @@ def solve(
         DipError: when memory runs out or the fit runs away.
     """
     problem, settings, places = bench.problem, bench.settings, bench.outlook.places
-    deadline = deadline or Deadline(settings.budget())
-    observers = tuple(observers)
     smaller: tiles.Cut | None = partial(halves, problem=problem, settings=settings)
+    how: dict[str, Any] = {
+        "deadline": deadline or Deadline(settings.budget()),
+        "asked": asked,
+        "observers": tuple(observers),
+        "hold": hold,
+    }
     with _threads(settings.threads), machine.enough_memory(problem.shape):
         if not places:
+            whole = begin if isinstance(begin, Progress) else None
             try:
-                return fit_runs(
-                    problem,
-                    bench.prior,
-                    settings,
-                    stop=stop,
-                    deadline=deadline,
-                    asked=asked,
-                    observers=observers,
-                    begin=begin if isinstance(begin, Progress) else None,
-                    hold=hold,
-                )
+                return fit_runs(problem, bench.prior, settings, stop=stop, begin=whole, **how)
             except OutOfMemoryError:
                 places = tuple(halves(problem.shape[1:], problem, settings)) if problem.divisible else ()
                 if settings.tile == "none" or len(places) < 2:  # noqa: PLR2004 - as large as the whole
@@ -149,19 +144,9 @@ def solve(
             smaller = None
             say(f"memory ran out: going on in {len(places)} tiles")
         problem = problem.to(torch.device("cpu"))
-        return fit_tiles(
-            problem,
-            places,
-            settings,
-            stopping.settled(stop or stopping.chosen(settings), problem),
-            deadline=deadline,
-            asked=asked,
-            observers=observers,
-            say=say,
-            smaller=smaller,
-            begin=begin if isinstance(begin, Course) else None,
-            hold=hold,
-        )
+        rule = stopping.settled(stop or stopping.chosen(settings), problem)
+        course = begin if isinstance(begin, Course) else None
+        return fit_tiles(problem, places, settings, rule, say=say, smaller=smaller, begin=course, **how)
 
 
 def planned(task: Task, pose: Callable[[str], tuple[Case, Settings]], deadline: Deadline) -> str:

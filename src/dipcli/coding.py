@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dipcli.errors import DipError
+from dipcli.exif import ORIENTATION
 from dipcli.losses import squared_error
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 SIDE = 8  # samples on the side of a block
 WHITE = 255.0  # steps are in grey levels of 255
 GREY = 128 / WHITE  # is taken off the luma before it is transformed
-ORIENTATION = 0x0112  # the EXIF tag that says which way is up
 # From the coded picture to the upright one: whether rows and columns change places, then which axes are mirrored.
 TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
     1: (False, ()), 2: (False, (-1,)), 3: (False, (-2, -1)), 4: (False, (-2,)),
