@@ -17,7 +17,7 @@ from dipcli.settings import SMALLEST_TILE
 MOST = 64  # tiles along a side
 # Of two neighbours, in pixels: so much of a tile's side, within these. What it costs is measured in
 # docs/performance.md, and what a network does not know at a tile's border.
-OVERLAP, NARROWEST, WIDEST = 1 / 32, 32, 128
+OVERLAP, NARROWEST, WIDEST = 1 / 16, 32, 128
 DEAR = 1.2  # times the whole's pixels are too many for all tiles together
 LONGEST = 2  # times its width a tile is a strip
 MARGIN = 1 / 4  # of an overlap at either end of it, where the tile that ends there does not count: it sees least there
