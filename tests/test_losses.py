@@ -20,7 +20,7 @@ def pair(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return tuple(torch.rand(3, 5, 4, generator=generator).double() for _ in range(3))
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: getattr(loss, "__name__", str(loss)))
 @given(seed=st.integers(0, 2**32 - 1))
 @hypothesis_settings(max_examples=15, deadline=None)
 def test_it_is_least_and_nought_where_both_agree(loss: object, seed: int) -> None:
@@ -31,7 +31,7 @@ def test_it_is_least_and_nought_where_both_agree(loss: object, seed: int) -> Non
     assert float(loss(prediction, measured, weight)) > 0
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: getattr(loss, "__name__", str(loss)))
 def test_what_does_not_count_does_not_count(loss: object) -> None:
     prediction, measured, _ = pair(0)
     weight = torch.zeros(1, 5, 4).double()
@@ -44,7 +44,7 @@ def test_what_does_not_count_does_not_count(loss: object) -> None:
     )
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: getattr(loss, "__name__", str(loss)))
 def test_its_slope_is_finite_everywhere(loss: object) -> None:
     prediction = torch.tensor([0.0, 1e-9, 0.5, 1.0], requires_grad=True)
     loss(prediction, torch.tensor([0.7, 0.0, 0.5, 0.0]), None).backward()

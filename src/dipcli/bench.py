@@ -13,7 +13,7 @@ import torch
 from dipcli import device as machine
 from dipcli import memory, networks, restarts, stopping, tiles
 from dipcli.case import Case
-from dipcli.engine import Observer, Prior
+from dipcli.engine import Observer, Prior, let_go
 from dipcli.errors import DipError, OutOfMemoryError
 from dipcli.mosaic import Course, Note, fit_tiles
 from dipcli.outlook import Outlook, foretell, halves
@@ -30,10 +30,6 @@ WINDOW, SMALL_WINDOW = 512, 128  # side of the window that this is measured on, 
 
 
 Hold: TypeAlias = Callable[[Callable[[], Progress | Course], bool], None]
-
-
-def let_go(_take: Callable[[], Progress | Course], _last: bool) -> None:
-    """Hold nothing: what is cut short begins anew."""
 
 
 @dataclass(frozen=True)

@@ -120,8 +120,8 @@ Observer: TypeAlias = Callable[[Step, stopping.Verdict], None]
 Hold: TypeAlias = Callable[[Callable[[], Checkpoint], bool], None]
 
 
-def let_go(_take: Callable[[], Checkpoint], _last: bool) -> None:
-    """Hold nothing: a run that is cut short begins anew."""
+def let_go(_take: Callable[[], object], _last: bool) -> None:
+    """Hold nothing: what is cut short begins anew."""
 
 
 def fit(

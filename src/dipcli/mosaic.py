@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dipcli import device as machine
-from dipcli.engine import Fit, Observer, Step
+from dipcli.engine import Fit, Observer, Step, let_go
 from dipcli.errors import OutOfMemoryError
 from dipcli.problem import Problem
 from dipcli.restarts import Deadline, Progress, Run, Runs, fit_runs, fresh
@@ -86,17 +86,8 @@ class Course:
         """The tile at work, the number of its fit, and its iteration."""
         return len(self.done) + 1, *self.current.reached[1:]
 
-    @property
-    def places(self) -> tuple[Place, ...]:
-        """Where all tiles are."""
-        return (*(each.place for each in self.done), *self.waiting)
-
 
 Hold: TypeAlias = Callable[[Callable[[], Course], bool], None]
-
-
-def let_go(_take: Callable[[], Course], _last: bool) -> None:
-    """Hold nothing: what is cut short begins anew."""
 
 
 def fit_tiles(

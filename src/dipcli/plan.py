@@ -47,10 +47,10 @@ def planned(
     elif resume and plan.folder:
         before = matching(job, plan.output, plan.folder)
     deadline = Deadline(plan.settings.budget())
-    if before:
+    if before and before.preset != preset:
         preset = before.preset
         plan = _laid_out(job, picture, preset)
-    elif plan.settings.time and job.preset is None:
+    elif not before and plan.settings.time and job.preset is None:
         preset = fitting_preset(job.task, partial(_posed, job, picture), deadline)
         plan = _laid_out(job, picture, preset)
         display.note(f"{job.source}: a time of {plan.settings.time} goes best with the preset {preset}")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dipcli import device as machine
 from dipcli import networks, stopping
-from dipcli.engine import Fit, Observer, Prior, fit
+from dipcli.engine import Fit, Observer, Prior, fit, let_go
 from dipcli.errors import DipError
 from dipcli.problem import Problem
 from dipcli.recovery import Checkpoint
@@ -100,10 +100,6 @@ class Progress:
 
 
 Hold: TypeAlias = Callable[[Callable[[], Progress], bool], None]
-
-
-def let_go(_take: Callable[[], Progress], _last: bool) -> None:
-    """Hold nothing: what is cut short begins anew."""
 
 
 class Deadline:

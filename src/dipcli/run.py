@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from dipcli import account as accounts
 from dipcli import device as machine
 from dipcli import files, images, stopping
-from dipcli.bench import Bench, let_go, prepare, solve
+from dipcli.bench import Bench, prepare, solve
 from dipcli.case import Case
 from dipcli.checkpoints import Checkpoints
 from dipcli.displays import Display, Silent
-from dipcli.engine import Observer
+from dipcli.engine import Observer, let_go
 from dipcli.errors import DipError
 from dipcli.interrupt import heeded
 from dipcli.job import CHECKPOINT, LOG, RECORD, Job, clear
