@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dipcli.errors import DipError
-from dipcli.exif import ORIENTATION
+from dipcli.exif import ORIENTATION, TURNS
 from dipcli.losses import squared_error
 
 if TYPE_CHECKING:
@@ -32,11 +32,6 @@ if TYPE_CHECKING:
 SIDE = 8  # samples on the side of a block
 WHITE = 255.0  # steps are in grey levels of 255
 GREY = 128 / WHITE  # is taken off the luma before it is transformed
-# From the coded picture to the upright one: whether rows and columns change places, then which axes are mirrored.
-TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
-    1: (False, ()), 2: (False, (-1,)), 3: (False, (-2, -1)), 4: (False, (-2,)),
-    5: (True, ()), 6: (True, (-1,)), 7: (True, (-2, -1)), 8: (True, (-2,)),
-}  # fmt: skip
 # From RGB to Y, Cb, Cr: JFIF 1.02, page 3, after ITU-R BT.601.
 RED, GREEN, BLUE = LUMA = 0.299, 0.587, 0.114
 JFIF = (LUMA, (-RED / 1.772, -GREEN / 1.772, 0.5), (0.5, -GREEN / 1.402, -BLUE / 1.402))
@@ -168,7 +163,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.coding = coding
         self.extent = tuple(max(sides) for sides in zip(*(plane.extent for plane in coding.planes), strict=True))
-        self.turned, self.mirrored = TURNS[coding.orientation]
+        self.turned, mirrored = TURNS[coding.orientation]
+        self.mirrored = [axis - 2 for axis in mirrored]  # the last two are rows and columns
         height, width = reversed(self.extent) if self.turned else self.extent
         self.shape = (len(coding.planes), height, width)
         colours = torch.tensor(JFIF if len(coding.planes) > 1 else ((1.0,),))

@@ -15,6 +15,12 @@ from typing import Literal, NamedTuple
 
 MARK = b"Exif\0\0"
 ORIENTATION = 0x0112
+# By orientation, from the picture as it lies in the file to the upright one: whether rows and columns change places,
+# then which are mirrored, 0 for the rows and 1 for the columns.
+TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
+    1: (False, ()), 2: (False, (1,)), 3: (False, (0, 1)), 4: (False, (0,)),
+    5: (True, ()), 6: (True, (1,)), 7: (True, (0, 1)), 8: (True, (0,)),
+}  # fmt: skip
 PHOTO, GPS, INTEROPERABILITY = 0x8769, 0x8825, 0xA005  # entries that are directories
 BELOW: dict[int, tuple[int, ...]] = {0: (PHOTO, GPS), PHOTO: (INTEROPERABILITY,)}  # and where they belong
 WIDTH, HEIGHT = 0xA002, 0xA003  # in that of the photograph

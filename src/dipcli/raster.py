@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,16 +16,6 @@ from dipcli.errors import DipError
 MOST_PIXELS = 250_000_000
 MOST_SAMPLES = 4 * MOST_PIXELS  # colours and transparency
 FINEST = 65535  # pixels an inch; what says more is mistaken
-UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
-    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
-    8: lambda a: a.swapaxes(0, 1)[::-1],
-}
-TURNED = 5  # from this orientation on rows are columns
 
 
 @dataclass(frozen=True)
@@ -51,12 +40,10 @@ class Raster:
 
     def upright(self) -> Raster:
         """The same with its orientation applied; the EXIF block says so."""
-        turn = UPRIGHT.get(self.orientation)
-        resolution = self.resolution
-        if turn and resolution and self.orientation >= TURNED:
-            resolution = resolution[::-1]
+        turned, mirrored = exif.TURNS.get(self.orientation, exif.TURNS[1])
+        resolution = self.resolution[::-1] if turned and self.resolution else self.resolution
         block = exif.upright(self.exif) if self.exif else None
-        samples = turn(self.samples) if turn else self.samples
+        samples = np.flip(self.samples.swapaxes(0, 1) if turned else self.samples, mirrored)
         return replace(self, samples=samples, orientation=1, exif=block, resolution=resolution)
 
 
