@@ -52,7 +52,7 @@ class Strip:
 
 
 def inpaint(folder: Path) -> Strip:
-    """The astronaut under three lines of text."""
+    """The astronaut under four lines of text."""
     truth = data.astronaut()[:SIDE, 100 : 100 + SIDE]
     mask = Image.new("L", (SIDE, SIDE))
     draw, font = ImageDraw.Draw(mask), ImageFont.load_default(30)
@@ -84,12 +84,12 @@ def dejpeg(folder: Path) -> Strip:
 
 
 def flash(folder: Path) -> Strip:
-    """The cat by the light of a lamp, with noise, and its twin with a flash, as in examples/flash.sh."""
+    """The cat by the light of a lamp, with noise, and its twin with a flash: examples/flash.sh with more light."""
     lit = iio.imread(HERE.parent / "examples" / "cat_clean.png")
     # The lamp of the room is warm and stands to the right, the flash is white and in front.
-    lamp = np.linspace(0.1, 0.4, lit.shape[1])[None, :, None] * np.array([1, 0.7, 0.4])
+    lamp = np.linspace(0.2, 0.7, lit.shape[1])[None, :, None] * np.array([1, 0.7, 0.4])
     dark = lit / 255 * lamp
-    noisy = dark + np.random.default_rng(SEED).normal(0, 0.04, dark.shape)
+    noisy = dark + np.random.default_rng(SEED).normal(0, 0.08, dark.shape)
     truth, before = (np.rint(255 * each.clip(0, 1)).astype(np.uint8) for each in (dark, noisy))
     save(folder, dark=before, flash=lit, truth=truth)
     command = ("flash", "dark.png", "--guide", "flash.png", "--reference", "truth.png")
@@ -131,9 +131,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     given, further = parser.parse_known_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    print(
-        "| strip | before, dB | restored, dB | beside it, dB | iteration kept, of | seconds |\n|---|---|---|---|---|---|"
-    )
+    print("| command | before, dB | restored, dB | beside it, dB | iteration kept, of | seconds |")
+    print("|---|---|---|---|---|---|")
     for name in given.only.split(","):
         with tempfile.TemporaryDirectory() as scratch:
             strip = STRIPS[name](Path(scratch))

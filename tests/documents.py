@@ -49,9 +49,8 @@ def pieces(path: Path) -> list[Piece]:
                 if line.strip() and (language == "" or line.startswith("$ ")):
                     found.append(Piece(f"{name}:{number}", line.removeprefix("$ ").strip(), "line", first))
     for number, line in enumerate(prose(lines), 1):
-        for span in re.findall(r"`([^`]+)`", line):
-            if PROGRAM.match(span):
-                found.append(Piece(f"{name}:{number}", span, "span"))
+        spans = re.findall(r"`([^`]+)`", line)
+        found += [Piece(f"{name}:{number}", span, "span") for span in spans if PROGRAM.match(span)]
     return found
 
 

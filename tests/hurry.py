@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-ITERATIONS, UNTIL_A_RULE = 4, 12
+ITERATIONS, UNTIL_A_RULE = 3, 6
 CHANNELS = 4
 TIME = "1s"
 
