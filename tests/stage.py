@@ -6,7 +6,6 @@ import ast
 import re
 import shlex
 import shutil
-import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from dipcli import classifiers
 from dipcli.cli import app
 from dipcli.registry import tasks
 
-INTERRUPT = signal.SIGINT
 SIDE = 64  # pixels: large enough for five levels, and for a quarter of it
 PICTURES = "PICTURES"  # how the documents call a folder with the test pictures of the paper
 SUFFIX = re.compile(r"\.(png|jpe?g|tiff?|webp|bmp)$", re.IGNORECASE)
@@ -87,6 +85,12 @@ def read_by(words: list[str]) -> list[Path]:
     """The pictures that a command line restores."""
     _, given = parsed(words)
     return [each for each in given.get("images") or [] if str(each) != "-"]
+
+
+def runs_of(name: str, given: dict[str, Any]) -> list[Path]:
+    """The folders of earlier runs that a command beside the tasks is given."""
+    found = [] if name in tasks() else [*(given.get("runs") or []), given.get("run")]
+    return [each for each in found if each]
 
 
 def set_for_dip(folder: Path, words: list[str]) -> None:

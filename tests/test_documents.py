@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from signal import SIGINT
 from typing import Any
 
 import imageio.v3 as iio
@@ -176,24 +177,24 @@ def _quick() -> Iterator[None]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The one that a command runs in; whatever it starts is quick too, and finds `dip`."""
-    scene, site = tmp_path / "here", tmp_path / "site"
-    scene.mkdir()
+    here, site = tmp_path / "here", tmp_path / "site"
+    here.mkdir()
     site.mkdir()
     (site / "sitecustomize.py").write_text(
         f"import sys\nsys.path.append({str(ROOT / 'tests')!r})\nimport hurry\nhurry.in_every_process()\n"
     )
     programs = Path(sys.executable).parent
-    (scene / ".venv").mkdir()
-    (scene / ".venv" / "bin").symlink_to(programs)
+    (here / ".venv").mkdir()
+    (here / ".venv" / "bin").symlink_to(programs)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")])))
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("TORCH_HOME", str(scene))
+    monkeypatch.setenv("TORCH_HOME", str(here))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setattr(subprocess, "run", _started(subprocess.run))
-    monkeypatch.chdir(scene)
-    return scene
+    monkeypatch.chdir(here)
+    return here
 
 
 @pytest.mark.parametrize("piece", PIECES, ids=lambda piece: f"{piece.where}: {piece.text[:60]}")
@@ -223,22 +224,22 @@ def _run_dip(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     """In this process; what it says it wrote is there, a picture or figure for each that was given."""
     name, given = stage.parsed(words[1:])
     stage.set_for_dip(folder, words[1:])
-    if given.get("run"):
-        _leave_a_run(given["run"], monkeypatch)
+    runs = stage.runs_of(name, given)
+    for each in runs:
+        _leave_a_run(each, monkeypatch, cut_short=name == "resume")
     restored = stage.read_by(words[1:])
     pictures = [each for image in restored for each in _meant(folder, str(image))]
     code, out, err = call(words)
     assert code in ((0, 1) if name == "doctor" else (0,)), err  # it ends in 1 where the machine is ill
     assert out.strip()
-    if not restored and not given.get("run"):
+    if not restored and not runs:
         return
-    written = [json.loads(line)["output"] for line in out.splitlines()] if given["as_json"] else out.splitlines()
-    assert len(written) == (len(pictures) or 1)
+    written = [json.loads(line)["output"] for line in out.splitlines()] if given.get("as_json") else out.splitlines()
+    assert len(written) == (len(pictures) or len(runs))
     for each in written:
-        assert iio.imread(each).size
-    wanted = [given[key] for key in ("output", "uncertainty") if given.get(key)]
-    for each in wanted:
-        assert Path(each).is_dir() if each.endswith("/") else Path(each).stat().st_size
+        assert iio.imread(each).size if stage.SUFFIX.search(each) else Path(each).stat().st_size
+    for each in filter(None, map(given.get, ("output", "uncertainty"))):
+        assert Path(each).is_dir() if str(each).endswith("/") else Path(each).stat().st_size
     for run in folder.rglob("*.dip"):
         assert json.loads((run / "run.json").read_text())["finished"]
         assert len((run / "log.csv").read_text().splitlines()) > 1
@@ -253,21 +254,22 @@ def _meant(folder: Path, name: str) -> list[Path]:
     return [each for each in place.rglob("*") if each.suffix in PICTURED] if place.is_dir() else [place]
 
 
-def _leave_a_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that somebody cut short with Ctrl-C."""
-    source = f"{Path(run.stem).stem}.png"
+def _leave_a_run(run: Path, monkeypatch: pytest.MonkeyPatch, *, cut_short: bool) -> None:
+    """A run's folder, or a folder with a run in it; of one that somebody ended with Ctrl-C if it is to go on."""
+    source, output = "damaged.png", f"{run.stem}.png" if run.suffix == ".dip" else f"{run}/"
     stage.picture(Path(source))
 
     def pressed(self: Interrupt) -> str | None:
-        self.received = self.received or stage.INTERRUPT
+        self.received = self.received or SIGINT
         return asked(self)
 
     asked = Interrupt.asked
     with monkeypatch.context() as patch:
-        patch.setattr(Interrupt, "asked", pressed)
-        code, _, err = call(["dip", "denoise", source, "-o", f"{run.stem}.png"])
-    assert code == 130, err
-    assert (run / "checkpoint.pt").exists()
+        if cut_short:
+            patch.setattr(Interrupt, "asked", pressed)
+        code, _, err = call(["dip", "denoise", source, "-o", output])
+    assert code == (130 if cut_short else 0), err
+    assert (run / "checkpoint.pt").exists() == cut_short
 
 
 def _run_scripts(lines: list[str], folder: Path) -> None:
