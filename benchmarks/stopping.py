@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from dipcli import images, networks, stopping
+from dipcli import images, restarts, stopping
 from dipcli.bench import prepare, solve
 from dipcli.engine import Step, fit
 from dipcli.metrics import psnr
@@ -165,7 +165,7 @@ def going_on(bench: Any, keeper: Keeper) -> tuple[Any, int]:
 def second_fit(bench: Any, keeper: Keeper) -> tuple[Any, int]:
     """From the beginning with all pixels, for as many iterations as were kept."""
     settings = replace(bench.settings, iterations=keeper.juror.kept, stop="none", ema=keeper.juror.memory)
-    prior = networks.build(settings, bench.problem.shape)
+    prior = restarts.fresh(bench.problem, settings, stopping.named("none"))
     return fit(bench.problem, prior, settings), keeper.juror.kept
 
 

@@ -120,11 +120,3 @@ def test_the_command_line_reference_is_up_to_date() -> None:
     command = [sys.executable, ROOT / "docs" / "make_cli.py", "--check"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-
-
-def test_every_option_of_the_readme_exists() -> None:
-    reference = (ROOT / "docs" / "cli.md").read_text()
-    for document in ("README.md", "CONTRIBUTING.md"):
-        for line in re.findall(r"^\s*(?:\$ )?(?:\.venv/bin/)?dip .*$", (ROOT / document).read_text(), re.MULTILINE):
-            for option in re.findall(r"(?<!\w)--[a-z][a-z-]+", line):
-                assert option in reference, f"{document}: {line.strip()}"
