@@ -91,7 +91,7 @@ class Contest:
         seconds = allowance.spent
         picture = self.case.picture.showing(self.case.picture.rounded(restored), self.case.known)
         kind = images.default_suffix(picture)
-        told: dict[str, Any] = {"name": rival.name, "seconds": round(seconds, 3), "file": None}
+        told: dict[str, Any] = {"name": rival.name, "seconds": round(seconds, 6), "file": None}
         if self.folder:
             name = f"{FOLDER}/{rival.file}{kind}"
             files.make_folder(self.folder / FOLDER)

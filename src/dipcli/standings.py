@@ -48,20 +48,24 @@ def _judged(account: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) ->
     best = max(answers, key=lambda each: _decibels(each["psnr_ref"]))
     ours, theirs = _decibels(account["psnr_ref"]), _decibels(best["psnr_ref"])
     gap = 0.0 if ours == theirs else ours - theirs  # both may be infinite
-    pace = _pace(account["seconds"], best["seconds"])
+    pace = _pace(ratio := _ratio(account["seconds"], best["seconds"]))
     if abs(gap) <= TIE:
         return f"On this picture {best['name']} comes to the same, within {TIE} dB, and {pace}."
     much = "without any error" if math.isinf(gap) else f"{abs(gap):.2f} dB better"
     if gap < 0:
-        return f"On this picture {best['name']} is {much} and {pace}: it is the better choice here."
+        choice = ": it is the better choice here" if ratio > 1 / ALIKE else ""
+        return f"On this picture {best['name']} is {much} and {pace}{choice}."
     among = f", the best of {len(answers)} classical methods, which" if len(answers) > 1 else ", which"
     compared = "" if math.isinf(gap) else f" than {best['name']}{among} {pace}"
     return f"On this picture the result is {much}{compared}."
 
 
-def _pace(fit: float, rival: float) -> str:
-    """How a rival's seconds are to the fit's."""
-    ratio = max(fit, QUICKEST) / max(rival, QUICKEST)
+def _ratio(fit: float, rival: float) -> float:
+    return max(fit, QUICKEST) / max(rival, QUICKEST)
+
+
+def _pace(ratio: float) -> str:
+    """How long a rival takes, by the ratio of the fit's time to its own."""
     if 1 / ALIKE < ratio < ALIKE:
         return "takes about as long"
     return f"is {_number(ratio)} times faster" if ratio > 1 else f"takes {_number(1 / ratio)} times as long"

@@ -39,6 +39,7 @@ SETTLED = 1e-5  # change of the energy at which total variation is done: 0.1 dB 
 WAVELET, SHIFTS = "db1", 4
 # Bytes measured at 2000x2000: for each pixel of a channel; for each value.
 TV_BYTES, WAVELET_BYTES = 48, 36
+FAINTEST = 1e-4  # noise, of the range: less is rounding
 MEDIAN = 3  # pixels, side of its window
 
 
@@ -59,7 +60,7 @@ def classical(noisy: NDArray[np.float32], level: float | None, *, impulses: bool
 
     def leveled(method: Method, allowance: Allowance) -> NDArray[np.float32]:
         sigma = level or estimate_sigma(noisy, average_sigmas=True, channel_axis=0)
-        if not sigma > 0:
+        if not sigma > FAINTEST:
             raise LeftOut("there is no noise to be seen in the picture")
         return method(noisy, float(sigma), allowance)
 
