@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -57,11 +57,12 @@ class Contest:
         """
         answers: list[dict[str, Any]] = []
         left_out: dict[str, str] = {}
-        rivals = self.case.rivals() if self.case.rivals else []
+        rivals: Sequence[Rival] = ()
         seconds = max(PATIENT, account["seconds"])
         ended_by = None
         try:
             with heeded(*signals, say=_cut) as interrupt:
+                rivals = self.case.rivals() if self.case.rivals else ()
                 for rival in rivals:
                     try:
                         answers.append(self.answer(rival, Allowance(seconds, self._left())))
@@ -74,7 +75,7 @@ class Contest:
             if ended_by is None:
                 raise
             missing = [each.name for each in rivals if each.name not in left_out][len(answers) :]
-            left_out |= dict.fromkeys(missing, f"the comparison was interrupted by {ended_by.name}")
+            left_out |= dict.fromkeys(missing or ["the rest"], f"the comparison was interrupted by {ended_by.name}")
         told = {"comparison": answers, "compared": standings.verdict(account, answers, left_out)}
         return told, ended_by
 

@@ -90,6 +90,8 @@ def _decibels(psnr: float | None) -> float:
 
 
 def _seconds(seconds: float) -> str:
+    if seconds < 0.1:  # noqa: PLR2004
+        return f"{1000 * seconds:.0f} ms"
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2f} s"  # noqa: PLR2004
 
 

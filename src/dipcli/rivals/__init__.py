@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from dipcli.specs import roughly
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-GIB, MINUTE = 2**30, 60
+GIB = 2**30
 FOLDER = "compare"  # in the run's
 # What their pictures are called there: an earlier run's are known by these names.
 FILES = ("nlmeans", "tv", "wavelets", "median", "cubic", "biharmonic", "bicubic", "lanczos")
@@ -52,7 +54,7 @@ class Allowance:
         """
         total = self.spent + seconds
         if total > self.seconds:
-            raise LeftOut(f"it would take about {total / MINUTE:.0f} min, the limit is {self.seconds / MINUTE:.0f}")
+            raise LeftOut(f"it would take about {roughly(total)}, the limit is {roughly(self.seconds)}")
         if self.memory is not None and memory > self.memory:
             there = f"{max(0, self.memory) / GIB:.1f} are left (--max-memory)"
             raise LeftOut(f"it would take about {memory / GIB:.1f} GiB, {there}")
