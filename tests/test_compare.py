@@ -270,6 +270,17 @@ def test_the_first_ctrl_c_ends_the_comparison_and_costs_nothing_else(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_who_interrupts_while_the_rivals_are_loaded_is_heard(case: Case) -> None:
+    def loading() -> list[Rival]:
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("it was to stop here")
+
+    account, ended_by = hold(replace(case, rivals=loading), signals=(signal.SIGINT,))
+    assert ended_by is signal.SIGINT
+    assert account["comparison"] == []
+    assert "The rest is left out: the comparison was interrupted by SIGINT." in account["compared"]
+
+
 def test_what_is_neither_noisy_nor_large_enough_is_no_trouble(dip: Dip, tmp_path: Path) -> None:
     iio.imwrite(tmp_path / "flat.png", np.full((16, 16), 7, np.uint8))
     result = dip.quick("denoise", tmp_path / "flat.png", "--compare")
