@@ -17,8 +17,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each room may import from those before it, never from those after it; on one line, from none of its neighbours.
 FLOORS = [
     ["errors"],
-    ["specs", "files", "exif", "groups", "interrupt", "noise", "options", "adam", "banded", "pixelwise"],
-    ["losses", "upsampled", "raster"],
+    ["specs", "files", "exif", "groups", "interrupt", "noise", "options", "adam", "banded", "pixelwise", "standings"],
+    ["losses", "upsampled", "raster", "rivals"],
     ["problem", "metrics", "fused", "pillow", "png"],
     ["stopping", "tiff"],
     ["settings", "record", "recovery"],
@@ -37,7 +37,7 @@ FLOORS = [
     ["observers", "displays", "job"],
     ["spread"],
     ["account"],
-    ["resume"],
+    ["contest", "resume"],
     ["plan"],
     ["run", "sources"],
     ["tasks", "api", "batch", "doctor"],

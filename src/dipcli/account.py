@@ -122,11 +122,16 @@ def measured(
     told: dict[str, Any] = {}
     if truth is not None:
         compare = partial(metrics.likeness, reference=truth, border=case.border, known=case.known)
-        measures |= {name.replace("psnr", "psnr_ref", 1): value for name, value in compare(restored).items()}
-        measures["ssim_ref"] = measures.pop("ssim")
+        told |= to_truth(case, restored, truth)
         told["baselines"] = {name: _finite(compare(baseline)) for name, baseline in case.baselines.items()}
     conclusion = case.conclude(restored) if case.conclude else None
     return _finite(measures) | told | {"conclusion": conclusion}
+
+
+def to_truth(case: Case, restored: NDArray[np.float32], truth: NDArray[np.float32]) -> dict[str, float | None]:
+    """How near a picture, (C, H, W), is to the truth: psnr_ref, psnr_ref_y, psnr_ref_unknown, ssim_ref."""
+    measures = metrics.likeness(restored, truth, border=case.border, known=case.known)
+    return _finite({f"{name[:4]}_ref{name[4:]}": value for name, value in measures.items()})
 
 
 def _finite(measures: Mapping[str, float]) -> dict[str, float | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from dipcli.engine import Step
     from dipcli.picture import Picture
+    from dipcli.rivals import Rival
     from dipcli.stopping import Verdict
 
 
@@ -29,6 +30,7 @@ class Case:
         truth: the true picture, where the damage was simulated; for log and figures alone.
         damaged: what was made of it, to be written beside the record.
         baselines: answers that need no fit, by name ("bicubic"), to measure beside the restored picture.
+        rivals: gives the classical methods to hold beside the fit, when they are asked for; None where there are none.
         known: pixels that come back as they stand in the file, bit for bit, shape (H, W); None for no such promise.
         border: pixels left out along the edges where the luma is measured, as is the custom in super-resolution.
         remarks: sentences for the user before the fit begins.
@@ -44,6 +46,7 @@ class Case:
     truth: NDArray[np.float32] | None = None
     damaged: NDArray[np.float32] | None = None
     baselines: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    rivals: Callable[[], Sequence[Rival]] | None = None
     known: NDArray[np.bool_] | None = None
     border: int = 0
     remarks: tuple[str, ...] = ()

@@ -13,6 +13,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 from unicodedata import category
 
+from dipcli import standings
+
 if TYPE_CHECKING:
     from dipcli.engine import Step
     from dipcli.observers import Row
@@ -237,7 +239,7 @@ def ending(account: Mapping[str, Any]) -> list[str]:
         told.append(f"The outputs stray by at most {account['uncertainty_most']:.1f} of 255: {account['uncertainty']}.")
     if account.get("conclusion"):
         told.append(account["conclusion"])
-    return [f"{account['input']}: {sentence}" for sentence in told]
+    return [*(f"{account['input']}: {sentence}" for sentence in told), *standings.table(account)]
 
 
 def summary(fates: Sequence[str], total: int) -> str:

@@ -13,6 +13,7 @@ from dipcli import files, images
 from dipcli.errors import DipError, UsageError
 from dipcli.record import Record
 from dipcli.registry import Task
+from dipcli.rivals import FILES, FOLDER
 
 if TYPE_CHECKING:
     from dipcli.case import Case
@@ -23,6 +24,7 @@ LOG = "log.csv"  # every run that keeps a record has one
 CHECKPOINT = "checkpoint.pt"
 RECORD = "run.json"
 DAMAGED = ("damaged.png", "damaged.tif")  # what was made of the picture where the damage was simulated
+COMPARED = tuple(f"{FOLDER}/{name}{kind}" for name in FILES for kind in (".png", ".tif"))  # of the rivals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,8 @@ class Job:
         """
         settings = {name: value for name, value in self.given.items() if name not in ("device", "threads")}
         snapshots = {"snapshot_every": self.record.snapshot_every, "snapshot_at": self.record.snapshot_at}
-        asked = {"preset": self.preset, **settings, **snapshots, "arguments": dict(self.arguments)}
+        compare = {"compare": True} if self.record.compare else {}
+        asked = {"preset": self.preset, **settings, **snapshots, **compare, "arguments": dict(self.arguments)}
         told: dict[str, Any] = json.loads(json.dumps(asked, default=str))
         return told
 
@@ -112,7 +115,7 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
     spared = {each.resolve() for each in spared}
     try:
         for old in (
-            *(folder / name for name in (RECORD, CHECKPOINT, *DAMAGED)),
+            *(folder / name for name in (RECORD, CHECKPOINT, *DAMAGED, *COMPARED)),
             *(folder / "snapshots").glob(6 * "[0-9]" + "*.png"),
             *(
                 snapshot
@@ -139,8 +142,7 @@ def check_output(job: Job, case: Case, output: Path, folder: Path | None, room: 
     Raises:
         DipError: when there is something.
     """
-    if folder and case.damaged is not None:
-        _check_damaged(job, folder)
+    _check_beside(job, case, folder)
     _check_uncertainty(job, case, output)
     if str(output) == "-":
         return
@@ -161,10 +163,16 @@ def check_output(job: Job, case: Case, output: Path, folder: Path | None, room: 
         raise UsageError(f"--run-dir {folder} is the output itself: choose another folder.")
 
 
-def _check_damaged(job: Job, folder: Path) -> None:
-    """The simulated damage is written beside the record: not in the place of something else."""
+def _check_beside(job: Job, case: Case, folder: Path | None) -> None:
+    """The simulated damage and what rivals make are written beside the record: not in the place of something else."""
+    if job.record.compare and case.rivals is None:
+        raise UsageError(
+            f"--compare is of no use: dip {job.task.name} has no classical methods beside it. Leave it out."
+        )
+    if folder is None:
+        return
     read = [each.resolve() for each in job.read()]
-    for name in DAMAGED:
+    for name in (*(DAMAGED if case.damaged is not None else ()), *(COMPARED if job.record.compare else ())):
         place = folder / name
         if place.exists() and (place.resolve() in read or not (folder / LOG).exists()):
             raise UsageError(f"{place} is there already, not from a run: choose another --run-dir.")

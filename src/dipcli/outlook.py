@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dipcli import memory, networks, tiles
+from dipcli import memory, networks, specs, tiles
 from dipcli.errors import DipError, UsageError
 from dipcli.memory import Cost
 from dipcli.problem import Problem
@@ -38,7 +38,7 @@ class Outlook:
         """The same in words, for so many iterations, within so many seconds."""
         words = f"about {self.memory / GIB:.1f} GiB"
         if self.pace is not None:
-            words += f" and {_roughly(min(self.pace * iterations, budget or math.inf))} on this machine"
+            words += f" and {specs.roughly(min(self.pace * iterations, budget or math.inf))} on this machine"
         if not self.places:
             return words
         rows, columns, *_ = self.places[0]
@@ -122,10 +122,3 @@ def _laid(
     """Tiles as the network likes them, and so that all that was measured is seen by one, well within it."""
     stride = networks.architecture(settings.network).stride
     return tiles.layout(size, stride, suits, max(tiles.NARROWEST, 2 * getattr(problem.operator, "reach", 0)))
-
-
-def _roughly(seconds: float) -> str:
-    """A time as people say it: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:  # noqa: PLR2004
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004

@@ -55,6 +55,14 @@ class Record:
     keep_checkpoint: Annotated[
         bool, Option("Leave the last checkpoint where it is when the run is done.", group="What is written")
     ] = False
+    compare: Annotated[
+        bool,
+        Option(
+            "Restore the picture by classical methods too, once the result is written: their pictures go to compare/ "
+            "in the run's folder, if it has one; their times and, with --reference, their PSNR are told beside ours.",
+            group="What is written",
+        ),
+    ] = False
     no_report: Annotated[bool, Option("Leave report.html out.", group="What is written")] = False
     no_run_dir: Annotated[bool, Option("Write the picture alone.", group="What is written")] = False
     overwrite: Annotated[

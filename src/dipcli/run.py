@@ -5,18 +5,21 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dipcli import account as accounts
 from dipcli import device as machine
-from dipcli import files, images, stopping
+from dipcli import files, images, memory, stopping
 from dipcli.bench import Bench, prepare, solve
 from dipcli.case import Case
 from dipcli.checkpoints import Checkpoints
+from dipcli.contest import Contest
 from dipcli.displays import Display, Silent
 from dipcli.engine import Observer, let_go
 from dipcli.errors import DipError
@@ -25,7 +28,7 @@ from dipcli.job import CHECKPOINT, LOG, RECORD, Job, clear
 from dipcli.mosaic import Course
 from dipcli.observers import Log, Metrics, Row, Snapshots, pixels
 from dipcli.picture import Picture
-from dipcli.plan import planned, suffix_of, worries
+from dipcli.plan import Plan, planned, suffix_of, worries
 from dipcli.restarts import Deadline, Progress, Runs
 from dipcli.resume import HalfDone, described
 from dipcli.settings import Settings
@@ -121,9 +124,10 @@ def restore(
             accounts.write(record, account)
         if kept and interrupt.received is None and not job.record.keep_checkpoint:
             kept.end()
+        ended_by = interrupt.received or _compared(job, plan, account, record, display, signals)
     if kept and interrupt.received is not None:
         display.note(f"{job.source}: to go on: dip resume {shlex.quote(str(folder))}")
-    return account, interrupt.received
+    return account, ended_by
 
 
 def _recorded(
@@ -186,6 +190,27 @@ def _deliver(
     # What is measured is what is in the file, rounded as it is there; some formats make three channels of one.
     written = images.decode(file, span=case.picture.span).pixels[: len(restored)]
     return accounts.measured(case, meter, written, truth)
+
+
+def _compared(
+    job: Job,
+    plan: Plan,
+    account: dict[str, Any],
+    record: Path | None,
+    display: Display,
+    signals: tuple[signal.Signals, ...],
+) -> signal.Signals | None:
+    """Hold classical methods beside the result, if that was asked for, and add it to the account; what cut it short."""
+    if not job.record.compare:
+        return None
+    display.note(f"{job.source}: written; now the classical methods")
+    machine.release_memory(torch.device("cpu"))
+    most = memory.limit(replace(plan.settings, device="cpu"))
+    contest = Contest(plan.case, plan.truth, suffix_of(plan.output), plan.folder, most)
+    told, ended_by = contest.hold(account, signals)
+    account |= told
+    accounts.write(record, account)
+    return ended_by
 
 
 def _unless_it_fails(observer: Callable[..., None], display: Display) -> Callable[..., None]:

@@ -70,6 +70,13 @@ def seconds(text: str) -> float:
     return total
 
 
+def roughly(seconds: float) -> str:
+    """A time as people say it: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004
+
+
 def size(text: str) -> int:
     """An amount of memory written as 8G, 1.5GiB, 800M or 800000000, in bytes: a K is 1024.
 

@@ -16,7 +16,11 @@ from dipcli.doctor import host
 from dipcli.doctor.facts import Device, Facts, Torch, Trial
 
 PATIENCE = 120  # seconds for all trials: the first contact with a GPU may take some
-MODULES = {"pillow": "PIL", "scikit-image": "skimage"}  # those not imported by their package's name
+MODULES = {
+    "pillow": "PIL",
+    "scikit-image": "skimage",
+    "pywavelets": "pywt",
+}  # those not imported by their package's name
 
 
 def examine() -> Facts:

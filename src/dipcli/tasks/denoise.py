@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dipcli.picture import Picture
+    from dipcli.rivals import Rival
 
 LOUD = 50  # from here on more input noise was published: 1/20 in place of 1/30
 LOUDEST = 1000  # of 255 grey levels: nothing is left of the picture
@@ -145,14 +146,22 @@ def denoise(
     if simulate_noise is not None and simulate_noise >= LOUD:
         presets["paper"] = {"reg_noise": 1 / 20}
     remarks = worries(pixels, seen, loss)
+
+    def rivals() -> list[Rival]:
+        from dipcli.rivals.denoising import classical
+
+        stated = None if level == "auto" else float(level) / GREYS
+        return classical(pixels, stated, impulses=loss == "l1")
+
     if simulate_noise is None:
-        return Case(problem=problem, picture=image, remarks=remarks, presets=presets)
+        return Case(problem=problem, picture=image, rivals=rivals, remarks=remarks, presets=presets)
     return Case(
         problem=problem,
         picture=image,
         truth=image.pixels,
         damaged=pixels,
         baselines={"noisy": pixels},
+        rivals=rivals,
         remarks=remarks,
         presets=presets,
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dipcli.picture import Picture
+    from dipcli.rivals import Rival
 
 Damage = Literal["auto", "text", "hole", "region", "scattered"]
 
@@ -140,6 +141,12 @@ def inpaint(
 
     measured = torch.from_numpy(image.pixels)
     known = torch.from_numpy(~marked)[None]
+
+    def rivals() -> list[Rival]:
+        from dipcli.rivals.filling import classical
+
+        return classical(image.pixels, marked)
+
     opaque = replace(image, alpha=_filled(image, marked)) if own else image
     return Case(
         problem=Problem(
@@ -150,6 +157,7 @@ def inpaint(
             finish=Keep(measured, known),
         ),
         picture=opaque,
+        rivals=rivals,
         known=~marked,
         remarks=tuple(remarks),
         presets=adapted(kind, network),

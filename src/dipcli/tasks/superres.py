@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dipcli.picture import Picture
+    from dipcli.rivals import Rival
 
 PUBLISHED = {
     **registry.PUBLISHED,
@@ -118,6 +119,7 @@ def superres(
 
     from dipcli import operators
     from dipcli.metrics import psnr
+    from dipcli.rivals import enlarging
 
     if not isinstance(scale, int | float) or not SMALLEST_SCALE <= scale <= LARGEST_SCALE:
         raise UsageError(f"--scale {scale} is out of range: use {SMALLEST_SCALE:g} to {LARGEST_SCALE:g}.")
@@ -136,7 +138,9 @@ def superres(
         again = operators.resample(restored, small, chosen)
         return f"it shrinks back to the input with {psnr(again, measured):.1f} dB"
 
-    plain = {"bicubic": "bicubic", "nearest": "box"}  # where it does not shrink, a box takes in the nearest pixel alone
+    def rivals() -> list[Rival]:
+        return enlarging.classical(measured, large)
+
     return Case(
         problem=Problem(
             measured=torch.from_numpy(measured),
@@ -148,10 +152,9 @@ def superres(
         truth=image.pixels if simulate else None,
         damaged=measured if simulate else None,
         baselines={
-            name: image.rounded(operators.resample(measured, large, operators.kernel(way)))
-            for name, way in plain.items()
-            if simulate
+            way: image.rounded(enlarging.enlarged(measured, large, way)) for way in ("bicubic", "nearest") if simulate
         },
+        rivals=rivals,
         border=math.ceil(scale),
         presets=dict.fromkeys(("best", "paper"), BEYOND) if scale > PUBLISHED_TO else {},
         remarks=(f"{small[1]}x{small[0]} becomes {large[1]}x{large[0]}",),
