@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,21 +64,25 @@ def picture(path: Path, seed: int = 0) -> None:
     iio.imwrite(path, pixels)
 
 
+@cache
+def commands() -> dict[str, Any]:
+    """Those of `dip`, by name."""
+    return dict(typer.main.get_command(app()).commands)  # type: ignore[attr-defined]
+
+
 def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
     """A command and what it was given, of the words behind `dip`; nothing is run and nothing checked."""
-    commands = typer.main.get_command(app()).commands  # type: ignore[attr-defined]
     name = words[0] if words else ""
-    if name not in commands:
+    if name not in commands():
         return name, {}
-    with commands[name].make_context(name, words[1:], resilient_parsing=True) as context:
+    with commands()[name].make_context(name, words[1:], resilient_parsing=True) as context:
         return name, dict(context.params)
 
 
 def whole(words: list[str]) -> bool:
     """Whether the words behind `dip` are a call, not the mention of a command: what it must be given is given."""
-    commands = typer.main.get_command(app()).commands  # type: ignore[attr-defined]
     name, given = parsed(words)
-    needed = [each.name for each in commands[name].params if each.required] if name in commands else []
+    needed = [each.name for each in commands()[name].params if each.required] if name in commands() else []
     return all(given.get(each) for each in needed)
 
 
