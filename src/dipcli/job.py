@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 LOG = "log.csv"  # every run that keeps a record has one
 CHECKPOINT = "checkpoint.pt"
 RECORD = "run.json"
+PREVIEW = "preview.png"  # while it is at work
+FRAMES = "frames"  # a folder, for a film strip
 DAMAGED = ("damaged.png", "damaged.tif")  # what was made of the picture where the damage was simulated
 
 
@@ -112,7 +114,8 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
     spared = {each.resolve() for each in spared}
     try:
         for old in (
-            *(folder / name for name in (RECORD, CHECKPOINT, *DAMAGED)),
+            *(folder / name for name in (RECORD, CHECKPOINT, PREVIEW, *DAMAGED)),
+            *(folder / FRAMES).glob(6 * "[0-9]" + ".png"),
             *(folder / "snapshots").glob(6 * "[0-9]" + "*.png"),
             *(
                 snapshot

@@ -1,0 +1,205 @@
+"""How a fit stands, in words: what the displays show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from dipcli.sparkline import Curve
+from dipcli.typeset import GAP, legible
+
+if TYPE_CHECKING:
+    from dipcli.engine import Step
+    from dipcli.observers import Row
+    from dipcli.stopping import Verdict
+
+JUST_NOW = 10  # iterations ago
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What is known of fits before they begin.
+
+    Attributes:
+        iterations: that each runs exactly; None when a rule decides.
+        usual: that one runs where a rule decides, about; None where nobody knows.
+        most: that one may run in any case; None where that is not known.
+        runs: fits of a picture, or of each tile of it; None for as many as there is time for.
+        warmup: whether something comes before the first iteration.
+        left: seconds left of the time there is for all, None for no end.
+    """
+
+    iterations: int | None = None
+    usual: int | None = None
+    most: int | None = None
+    runs: int | None = 1
+    warmup: bool = False
+    left: Callable[[], float | None] = lambda: None
+
+
+class Standing:
+    """How a fit stands.
+
+    Args:
+        ahead: what was known before.
+
+    Attributes:
+        number: the iteration; 0 before the first.
+        where: tile and how many there are, and run; 0 of 0 where the whole is fitted.
+        over: whether the fit has come to its end.
+        row: the latest numbers.
+    """
+
+    def __init__(self, ahead: Ahead) -> None:
+        self.ahead = ahead
+        self.number, self.where, self.over = 0, (0, 0, 1), False
+        self.row: Row | None = None
+        self.pace = 0.0
+        self.first, self.since, self.latest = 0.0, 0, 0.0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.best: int | None = None
+        self.verdict: Verdict | None = None
+        self.curves = {"true": Curve(), "rule": Curve(), "fit": Curve()}
+
+    def learn(self, step: Step, verdict: Verdict) -> None:
+        """Take in one iteration; the first of a fit, which is slower than all others, says nothing of the pace."""
+        where = (step.tile.number, step.tile.count, step.run) if step.tile else (0, 0, step.run)
+        self.latest = perf_counter()
+        if where != self.where or not self.number:
+            if self.number:
+                self._begin()
+            self.first, self.since = self.latest, step.number
+        else:
+            self.pace = max(self.latest - self.first, 1e-6) / (step.number - self.since)
+        if verdict.keep:
+            self.best = step.number
+        if verdict.signal and (self.verdict is None or verdict.signal != self.verdict.signal):
+            self.curves["rule"].add(math.log(verdict.signal[1]) if verdict.signal[1] > 0 else verdict.signal[1])
+        self.number, self.where, self.verdict, self.over = step.number, where, verdict, verdict.stop is not None
+
+    def hear(self, row: Row) -> None:
+        """Take in new numbers."""
+        self.row = row
+        for name, column in (("true", "psnr_ref_smoothed"), ("fit", "psnr_noisy_smoothed")):
+            value = row[column]
+            if isinstance(value, float):
+                self.curves[name].add(value)
+
+    @property
+    def length(self) -> int | None:
+        """Iterations that this fit runs, about where a rule decides; None where nobody knows."""
+        ahead = self.ahead
+        if ahead.iterations:
+            return ahead.iterations
+        if ahead.usual and ahead.usual > self.number:
+            return ahead.usual
+        left = self.verdict.left if self.verdict else None
+        return None if left is None else min(self.number + left, ahead.most or self.number + left)
+
+    @property
+    def share(self) -> float | None:
+        """How much of all fits is done, 0..1; None where nobody knows."""
+        fits, done = self._fits
+        if self.length is None or not fits:
+            return None
+        return min((done + self.number / max(self.length, 1)) / fits, 1.0)
+
+    @property
+    def seconds(self) -> float | None:
+        """Until all fits are done, about; None where nobody knows."""
+        fits, done = self._fits
+        end = self.ahead.left()
+        if not fits or not self.pace or not self.length:
+            return end if self.ahead.runs is None else None
+        left = ((fits - done) * self.length - self.number) * self.pace - (perf_counter() - self.latest)
+        return max(left, 0.0) if end is None else max(min(left, end), 0.0)
+
+    @property
+    def _fits(self) -> tuple[int, int]:
+        """How many there are, and how many are done; 0 where nobody knows."""
+        tile, tiles, run = self.where
+        runs = self.ahead.runs or 0
+        return max(tiles, 1) * runs, max(tile - 1, 0) * runs + run - 1
+
+    def count(self, *, short: bool = False) -> str:
+        """The iteration, of how many; what is going on before the first."""
+        if not self.number or (self.over and self._goes_on):
+            return "warming up" if self.ahead.warmup else "starting"
+        if self.length is None:
+            return f"{self.number}" if short else f"iteration {self.number}"
+        number = f"{self.number:{len(str(self.length))}}"
+        if self.ahead.iterations:
+            return f"{number}/{self.length}"
+        return f"{number}/~{self.length}" if short else f"{number} of about {self.length}"
+
+    @property
+    def _goes_on(self) -> bool:
+        fits, done = self._fits
+        return done + 1 < fits
+
+    def place(self) -> str:
+        """Which tile and which run it is, where there are several."""
+        tile, tiles, run = self.where
+        runs = self.ahead.runs
+        told = [f"tile {tile}/{tiles}"] if tiles else []
+        told += [f"run {run}/{runs}" if runs else f"run {run}"] if run > 1 or (runs or 1) > 1 else []
+        return GAP.join(told)
+
+    def rate(self) -> str:
+        """Iterations a second, or seconds an iteration."""
+        if not self.pace:
+            return ""
+        return f"{1 / self.pace:.1f}/s" if self.pace <= 1 else f"{self.pace:.1f} s each"
+
+    def left(self, *, short: bool = False) -> str:
+        """The time until all is done."""
+        seconds = self.seconds
+        if seconds is None or not self.number:
+            return ""
+        about = "" if short or self.ahead.iterations else "about "
+        return f"{about}{clock(seconds)} left"
+
+    def opinion(self) -> list[str]:
+        """What the rule thinks, from many words to few; none where it thinks nothing."""
+        verdict = self.verdict
+        if verdict is None or (verdict.signal is None and verdict.left is None and self.best in (None, self.number)):
+            return []
+        name, value = verdict.signal or ("", 0.0)
+        name = legible(name)
+        if verdict.aim is not None:
+            return [f"{name} {value:.3g}; ends at {verdict.aim:.3g}", f"{value:.3g}, ends at {verdict.aim:.3g}"]
+        best = "" if self.best is None else f"best at {self.best}"
+        if verdict.left is None:
+            told = f"best so far at {self.best}" if best else ""
+            return [each for each in (f"{name} {value:.3g}{told and ', '}{told}" if name else "", told, best) if each]
+        ago = self.number - (self.best or self.number)
+        told = f"best so far at {self.best}{f', {ago} ago' if ago >= JUST_NOW else ''}; " if best else ""
+        end = f"ends in {verdict.left}"
+        short = f"{best}; {end}" if best else end
+        forms = [f"{told}{end} without a better one", f"{short} unless better", short, best]
+        return [each for each in ([f"{name}: {forms[0]}"] if name else []) + forms if each]
+
+    def line(self) -> str:
+        """All of it on one line."""
+        told = [self.place(), self.count().strip(), self.rate(), self.left(), *numbers(self.row), *self.opinion()[:1]]
+        return GAP.join(each for each in told if each)
+
+
+def numbers(row: Row | None) -> list[str]:
+    """The numbers of a row that people look at: loss, PSNR to the measurement and, where it is known, to the truth."""
+    if row is None:
+        return []
+    told = [f"loss {row['loss']:.5f}", f"fit {row['psnr_noisy']:.2f} dB"]
+    return told if row["psnr_ref_smoothed"] is None else [*told, f"true {row['psnr_ref_smoothed']:.2f} dB"]
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
