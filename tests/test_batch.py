@@ -313,7 +313,7 @@ def test_the_live_display_shows_names_as_they_are(name: str) -> None:
     with terminal.watching(f"3/16 {name}", Ahead(10)):
         terminal.note(f"{name}: a remark")
     assert f"{displays.legible(name)}: a remark\n" in shown.getvalue()
-    assert f"3/16 {displays.legible(name)} " in shown.getvalue()
+    assert f"3/16 {displays.legible(name)}" in shown.getvalue()
 
 
 def test_what_is_no_file_is_passed_over(dip: Dip, tmp_path: Path) -> None:

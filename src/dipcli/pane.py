@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr
 from typing import TextIO, cast
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook
@@ -47,29 +47,35 @@ class Pane(RenderHook):
 
         drawing = threading.Thread(target=redraw, daemon=True)
         self.console.push_render_hook(self)
+        self.draw()
+        drawing.start()
         try:
             with redirect_stderr(cast("TextIO", FileProxy(self.console, self.console.file))):
-                self.draw()
-                drawing.start()
                 yield
         finally:
             done.set()
             drawing.join()
             self.console.pop_render_hook()
-            with suppress(OSError):
-                self.console.print(_Codes("\r" + CLEAR_BELOW), end="")
+            say(self.console, _Codes("\r" + CLEAR_BELOW))
 
     def draw(self) -> None:
-        """Draw it; a terminal that is gone must not cost the picture."""
-        with suppress(OSError):
-            self.console.size = measured(self.console)
-            self.console.print(Control())
+        """Draw it as wide as the terminal is now."""
+        say(self.console, Control())
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
         """What Rich is about to print, with the lines below it."""
         above = [each for each in renderables if not isinstance(each, Control)]
         frame = _Frame(self.lines(*self.console.size))
         return [_Codes("\r" + CLEAR_BELOW), *above, frame] if above else [frame]
+
+
+def say(console: Console, what: ConsoleRenderable) -> None:
+    """Print as it is, in the terminal's width of now; one that is gone must not cost the picture, and is left alone."""
+    try:
+        console.size = measured(console)
+        console.print(what, soft_wrap=True)
+    except OSError:
+        console.quiet = True
 
 
 def measured(console: Console) -> tuple[int, int]:

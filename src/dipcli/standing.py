@@ -132,10 +132,9 @@ class Standing:
             return "warming up" if self.ahead.warmup else "starting"
         if self.length is None:
             return f"{self.number}" if short else f"iteration {self.number}"
-        number = f"{self.number:{len(str(self.length))}}"
         if self.ahead.iterations:
-            return f"{number}/{self.length}"
-        return f"{number}/~{self.length}" if short else f"{number} of about {self.length}"
+            return f"{self.number}/{self.length}"
+        return f"{self.number}/~{self.length}" if short else f"{self.number} of about {self.length}"
 
     @property
     def _goes_on(self) -> bool:
@@ -186,7 +185,7 @@ class Standing:
 
     def line(self) -> str:
         """All of it on one line."""
-        told = [self.place(), self.count().strip(), self.rate(), self.left(), *numbers(self.row), *self.opinion()[:1]]
+        told = [self.place(), self.count(), self.rate(), self.left(), *numbers(self.row), *self.opinion()[:1]]
         return GAP.join(each for each in told if each)
 
 

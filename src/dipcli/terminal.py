@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
-from dipcli.pane import Pane, measured
+from dipcli.pane import Pane, measured, say
 from dipcli.sparkline import BLOCKS, sparkline
 from dipcli.standing import Ahead, Standing, numbers
 from dipcli.typeset import DOTS, ELLIPSIS, Form, Part, cells, fitted, legible, part, shortened, wrapped
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MARGIN = 1  # cells at either end of a line: the cursor rests in the one at the left
 LONGEST_BAR, FAIR_BAR, SHORTEST_BAR = 28, 16, 8  # cells
-FAIR_TITLE, SHORT_TITLE, SHORTEST_TITLE = 28, 16, 8
+FAIR_TITLE, SHORT_TITLE, SHORTER_TITLE, SHORTEST_TITLE = 28, 16, 12, 8
 LONGEST_CURVE, SHORTEST_CURVE = 24, 8
 BAR, PLAIN_BAR = "━╸─", "==-"  # done, its head, to be done; the second where there are no such letters
 COMMAND = ": dip "  # before a line for somebody to type
@@ -67,11 +67,10 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """Print it above, broken between words; what is to be typed, or is a path, stays in one piece."""
-        with suppress(OSError):  # a terminal that is gone must not cost the picture
-            self.console.size = width, _ = measured(self.console)
-            about, found, command = legible(text).partition(COMMAND)
-            words = f"{about}:".split(" ") + [f"dip {command}"] if found else about.split(" ")
-            self.console.print(Text("\n".join(wrapped(words, width))), soft_wrap=True)
+        about, found, command = legible(text).partition(COMMAND)
+        words = [*f"{about}:".split(" "), f"dip {command}"] if found else about.split(" ")
+        width, _ = measured(self.console)
+        say(self.console, Text("\n".join(wrapped(words, width))))
 
     def lines(self, columns: int, lines: int) -> list[Text]:
         """What is drawn: at least one line, none of them wider than the terminal."""
@@ -86,12 +85,14 @@ class Terminal:
         standing = self.standing
         return [
             self._titled(),
-            part(BAD, (55, f"{self.failed} failed" if self.failed else "")),
+            part(BAD, (45, f"{self.failed} failed" if self.failed else "")),
             self._bar(),
             part("", (65, standing.place())),
             part("", (35, standing.count()), (90, standing.count(short=True)), (100, f"{standing.number or ''}")),
             part(QUIET, (10, standing.rate())),
-            part("", (32, standing.left()), (60, standing.left(short=True))),
+            part(
+                "", (32, standing.left()), (60, short := standing.left(short=True)), (85, short.removesuffix(" left"))
+            ),
         ]
 
     def _titled(self) -> Part:
@@ -99,7 +100,8 @@ class Terminal:
         longest = cells(self.title)
         forms = []
         for width in (longest, *range(longest - 1, SHORTEST_TITLE - 1, -1)):
-            worth = 15 if width > FAIR_TITLE else 40 if width > SHORT_TITLE else 70
+            limits = ((FAIR_TITLE, 15), (SHORT_TITLE, 40), (SHORTER_TITLE, 50), (0, 70))
+            worth = next(worth for limit, worth in limits if width >= limit)
             forms.append((worth, shortened(self.title, width, self.ellipsis)))
         return part(STRONG, *forms)
 
@@ -113,7 +115,7 @@ class Terminal:
             full, half = divmod(int(2 * share * width), 2)
             drawn = done * full + head * half
             spans = ((drawn, GOOD), (rest * (width - len(drawn)), QUIET))
-            forms.append(Form(5 if width > FAIR_BAR else 30, spans))
+            forms.append(Form(5 if width > FAIR_BAR else 38, spans))
         return forms
 
     def _numbers(self) -> list[Part]:
