@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -109,7 +110,7 @@ def test_no_line_is_wider_than_the_terminal(
     assert 1 <= len(drawn) <= max(1, min(3, lines - 1))
     for each in drawn:
         assert cells(each) <= columns
-        assert each.isprintable()
+        assert legible(each) == each, "nothing in it ends the line or moves the cursor"
 
 
 def at_640(ahead: Ahead, true: float | None = None, **said: Any) -> Terminal:
@@ -549,6 +550,36 @@ def test_the_width_is_what_the_terminal_says_or_less(
     monkeypatch.delenv("LINES", raising=False)
     console: Any = SimpleNamespace(file=SimpleNamespace(fileno=lambda: 2))
     assert pane.measured(console) == (width, 24)
+
+
+@pytest.mark.parametrize(
+    ("options", "known"),
+    [
+        (("--iters", 2, "--runs", 2), Ahead(iterations=2, most=5000, runs=2)),
+        (("--max-iters", 2), Ahead(usual=2, most=2)),
+        (("--iters", 2, "--warmup", 1), Ahead(iterations=2, most=5000, warmup=True)),
+        (("--iters", 2, "--preset", "paper", "--time", "1h", "--runs", 1), Ahead(iterations=2, most=5000)),
+        (("--iters", 2, "--time", "0.001s"), Ahead(iterations=2, most=5000, runs=None)),
+    ],
+)
+def test_what_is_known_before_a_fit(
+    options: tuple[Any, ...], known: Ahead, dip: Dip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Ahead] = []
+    plain = displays.Lines.watching
+    monkeypatch.setattr(
+        displays.Lines, "watching", lambda self, title, ahead: [told.append(ahead), plain(self, title, ahead)][1]
+    )
+    iio.imwrite(tmp_path / "in.png", noisy(scene(130, 130)))
+    tiny = ("--network", TINY, "--input", "noise", "--input-depth", 4, "--no-report")
+    rest = () if "--warmup" in options else ("--warmup", 0)
+    preset = () if "--preset" in options else ("--preset", "balanced")
+    result = dip("denoise", tmp_path / "in.png", *tiny, *options, *rest, *preset)
+    assert result.exit_code == 0, result.stderr
+    (ahead,) = told
+    assert (ahead.left() is None) is ("--time" not in options)
+    usual = ahead.usual if ahead.iterations else None  # where that is asked for it does not matter
+    assert replace(ahead, left=known.left, usual=known.usual if usual else ahead.usual) == known
 
 
 def test_a_batch_tells_how_many_failed_so_far(dip: Dip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,8 @@ class Preview:
             if done:
                 self.canvas = image
         if began >= self.due:
-            files.write(self.path, images.encode(self.picture.to_8_bits(pixels(image)), ".png"))
+            shown = self.picture.to_8_bits(pixels(image))
+            files.write(self.path, images.encode(shown, ".png", quick=True))
             now = perf_counter()
             self.due = now + max(BETWEEN, (now - began) / SHARE)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 FEWEST = 4  # values that make a curve
 BEGIN = 1 / 4  # of the curve, that may lie beyond its scale: what comes after the first climb is what one looks for
+HUGE = 1e300
 MOST = 1024  # values that are remembered
 
 
@@ -21,8 +21,8 @@ class Curve:
         self.stride = 1
 
     def add(self, value: float) -> None:
-        """Remember a value; of one that is not finite there is nothing to draw."""
-        if not math.isfinite(value):
+        """Remember a value; of one that is no number, or beyond all others, there is nothing to draw."""
+        if not abs(value) < HUGE:
             return
         self.pending.append(value)
         if len(self.pending) < self.stride:

@@ -41,7 +41,7 @@ class Ahead:
 
 
 class Standing:
-    """How a fit stands.
+    """How a fit stands. It may be asked from another thread than the one that tells it.
 
     Args:
         ahead: what was known before.
@@ -56,13 +56,13 @@ class Standing:
     def __init__(self, ahead: Ahead) -> None:
         self.ahead = ahead
         self.number, self.where, self.over = 0, (0, 0, 1), False
-        self.row: Row | None = None
         self.pace = 0.0
         self.first, self.since, self.latest = 0.0, 0, 0.0
         self._begin()
 
     def _begin(self) -> None:
         self.best: int | None = None
+        self.row: Row | None = None
         self.verdict: Verdict | None = None
         self.curves = {"true": Curve(), "rule": Curve(), "fit": Curve()}
 
@@ -96,27 +96,32 @@ class Standing:
         ahead = self.ahead
         if ahead.iterations:
             return ahead.iterations
-        if ahead.usual and ahead.usual > self.number:
+        number, verdict = self.number, self.verdict
+        if ahead.usual and ahead.usual > number:
             return ahead.usual
-        left = self.verdict.left if self.verdict else None
-        return None if left is None else min(self.number + left, ahead.most or self.number + left)
+        if verdict is None or verdict.left is None:
+            return None
+        return min(number + verdict.left, ahead.most or number + verdict.left)
 
     @property
     def share(self) -> float | None:
-        """How much of all fits is done, 0..1; None where nobody knows."""
-        fits, done = self._fits
-        if self.length is None or not fits:
+        """How much of all fits is done, 0..1, of this one where nobody knows how many there are; None for unknown."""
+        length = self.length
+        if length is None:
             return None
-        return min((done + self.number / max(self.length, 1)) / fits, 1.0)
+        fits, done = self._fits if self.ahead.runs else (1, 0)
+        return min((done + self.number / max(length, 1)) / fits, 1.0)
 
     @property
     def seconds(self) -> float | None:
         """Until all fits are done, about; None where nobody knows."""
+        length, end = self.length, self.ahead.left()
+        if not self.ahead.runs:
+            return end
+        if not self.pace or not length:
+            return None
         fits, done = self._fits
-        end = self.ahead.left()
-        if not fits or not self.pace or not self.length:
-            return end if self.ahead.runs is None else None
-        left = ((fits - done) * self.length - self.number) * self.pace - (perf_counter() - self.latest)
+        left = ((fits - done) * length - self.number) * self.pace - (perf_counter() - self.latest)
         return max(left, 0.0) if end is None else max(min(left, end), 0.0)
 
     @property
@@ -130,11 +135,12 @@ class Standing:
         """The iteration, of how many; what is going on before the first."""
         if not self.number or (self.over and self._goes_on):
             return "warming up" if self.ahead.warmup else "starting"
-        if self.length is None:
-            return f"{self.number}" if short else f"iteration {self.number}"
+        number, length = self.number, self.length
+        if length is None:
+            return f"{number}" if short else f"iteration {number}"
         if self.ahead.iterations:
-            return f"{self.number}/{self.length}"
-        return f"{self.number}/~{self.length}" if short else f"{self.number} of about {self.length}"
+            return f"{number}/{length}"
+        return f"{number}/~{length}" if short else f"{number} of about {length}"
 
     @property
     def _goes_on(self) -> bool:
