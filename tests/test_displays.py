@@ -184,8 +184,9 @@ def test_the_pace_is_that_of_the_fit_at_work(monkeypatch: pytest.MonkeyPatch) ->
         now[0] = at
         stand.learn(step(number), Verdict(keep=True, stop="enough" if number == 3 else None))
     assert stand.rate() == "2.0/s", "the first iteration is slower than all others"
-    assert stand.count() == "warming up", "another run follows"
+    assert (stand.count(), stand.place()) == ("warming up", "run 2/2"), "another run follows"
     now[0] = 70.0
+    assert stand.left() == "0:05 left", "what comes before its first iteration does not count"
     stand.learn(step(1, run=2), Verdict(keep=True))
     assert (stand.count(), stand.place(), stand.rate()) == ("1/10", "run 2/2", "2.0/s")
     now[0] = 74.0

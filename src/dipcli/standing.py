@@ -110,7 +110,7 @@ class Standing:
         if length is None:
             return None
         fits, done = self._fits if self.ahead.runs else (1, 0)
-        return min((done + self.number / max(length, 1)) / fits, 1.0)
+        return min((done + (1.0 if self.over else self.number / max(length, 1))) / fits, 1.0)
 
     @property
     def seconds(self) -> float | None:
@@ -121,7 +121,9 @@ class Standing:
         if not self.pace or not length:
             return None
         fits, done = self._fits
-        left = ((fits - done) * length - self.number) * self.pace - (perf_counter() - self.latest)
+        # Between two iterations it goes on to fall, but no further: what comes between two fits takes its own time.
+        waited = 0.0 if self.over else min(perf_counter() - self.latest, self.pace)
+        left = ((fits - done) * length - (length if self.over else self.number)) * self.pace - waited
         return max(left, 0.0) if end is None else max(min(left, end), 0.0)
 
     @property
@@ -151,6 +153,8 @@ class Standing:
         """Which tile and which run it is, where there are several."""
         tile, tiles, run = self.where
         runs = self.ahead.runs
+        if self.over and self._goes_on:
+            tile, run = (tile, run + 1) if run < (runs or 1) else (tile + 1, 1)
         told = [f"tile {tile}/{tiles}"] if tiles else []
         told += [f"run {run}/{runs}" if runs else f"run {run}"] if run > 1 or (runs or 1) > 1 else []
         return GAP.join(told)
@@ -171,28 +175,38 @@ class Standing:
 
     def opinion(self) -> list[str]:
         """What the rule thinks, from many words to few; none where it thinks nothing."""
-        verdict = self.verdict
-        if verdict is None or (verdict.signal is None and verdict.left is None and self.best in (None, self.number)):
+        verdict, best = self.verdict, self.best
+        if verdict is None:
             return []
         name, value = verdict.signal or ("", 0.0)
         name = legible(name)
         if verdict.aim is not None:
-            return [f"{name} {value:.3g}; ends at {verdict.aim:.3g}", f"{value:.3g}, ends at {verdict.aim:.3g}"]
-        best = "" if self.best is None else f"best at {self.best}"
-        if verdict.left is None:
-            told = f"best so far at {self.best}" if best else ""
-            return [each for each in (f"{name} {value:.3g}{told and ', '}{told}" if name else "", told, best) if each]
-        ago = self.number - (self.best or self.number)
-        told = f"best so far at {self.best}{f', {ago} ago' if ago >= JUST_NOW else ''}; " if best else ""
-        end = f"ends in {verdict.left}"
-        short = f"{best}; {end}" if best else end
-        forms = [f"{told}{end} without a better one", f"{short} unless better", short, best]
-        return [each for each in ([f"{name}: {forms[0]}"] if name else []) + forms if each]
+            told = f"{value:.3g}; ends at {verdict.aim:.3g}"
+            return [f"{name} {told}", told]
+        if verdict.left is not None:
+            return _waiting(name, self.number, best, verdict.left)
+        if not name and best == self.number:  # it always keeps the latest
+            return []
+        kept = [] if best is None else [f"best so far at {best}", f"best at {best}"]
+        return [", ".join([f"{name} {value:.3g}", *kept[:1]]), *kept] if name else kept
 
     def line(self) -> str:
         """All of it on one line."""
         told = [self.place(), self.count(), self.rate(), self.left(), *numbers(self.row), *self.opinion()[:1]]
         return GAP.join(each for each in told if each)
+
+
+def _waiting(name: str, number: int, best: int | None, left: int) -> list[str]:
+    """What a rule thinks that ends a run when for so many iterations none is better than the best."""
+    end = f"ends in {left}"
+    if best is None:
+        told, forms = end, [f"{end} unless better", end]
+    else:
+        ago = f", {number - best} ago" if number - best >= JUST_NOW else ""
+        told = f"best so far at {best}{ago}; {end}"
+        forms = [f"best at {best}; {end} unless better", f"best at {best}; {end}", f"best at {best}"]
+    told += " without a better one"
+    return [*([f"{name}: {told}"] if name else []), told, *forms]
 
 
 def numbers(row: Row | None) -> list[str]:
