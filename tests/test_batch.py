@@ -25,6 +25,8 @@ from hypothesis import strategies as st
 from dipcli import displays, files
 from dipcli.errors import DipError, UsageError
 from dipcli.sources import gather, stems
+from dipcli.standing import Ahead
+from dipcli.terminal import Terminal
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux alone")
 QUICK = ("--iters", 2, "--network", TINY, "--input", "noise", "--input-depth", 4)
@@ -305,14 +307,13 @@ def test_no_name_does_harm_anywhere(dip: Dip, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("name", NASTY, ids=range(len(NASTY)))
 def test_the_live_display_shows_names_as_they_are(name: str) -> None:
     shown = io.StringIO()
-    terminal = displays.Terminal()
+    terminal = Terminal()
     terminal.console.file = shown
     terminal.console.width = 200
-    with terminal.watching(f"3/16 {name}", 10):
+    with terminal.watching(f"3/16 {name}", Ahead(10)):
         terminal.note(f"{name}: a remark")
-        terminal.console.print(terminal.render())
     assert f"{displays.legible(name)}: a remark\n" in shown.getvalue()
-    assert f"3/16 {displays.legible(name)} " in shown.getvalue()
+    assert f"3/16 {displays.legible(name)}" in shown.getvalue()
 
 
 def test_what_is_no_file_is_passed_over(dip: Dip, tmp_path: Path) -> None:

@@ -386,7 +386,7 @@ def test_debugging_shows_the_traceback(dip: Dip, monkeypatch: pytest.MonkeyPatch
 
 
 def test_nothing_of_an_earlier_run_is_lost_to_a_mistake(dip: Dip, noisy_png: Path) -> None:
-    dip.quick("denoise", noisy_png, "--snapshot-at", 1)
+    dip.quick("denoise", noisy_png, "--snapshot-at", 1, "--no-report")
     folder = noisy_png.with_name("noisy.denoised.dip")
     before = {each: each.read_bytes() for each in folder.rglob("*.*")}
     assert len(before) == 4

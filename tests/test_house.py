@@ -17,6 +17,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each room may import from those before it, never from those after it; on one line, from none of its neighbours.
 FLOORS = [
     ["errors"],
+    ["sparkline", "typeset"],
+    ["standing", "pane"],
+    ["terminal"],
     ["specs", "files", "exif", "groups", "interrupt", "noise", "options", "adam", "banded", "pixelwise", "standings"],
     ["losses", "upsampled", "raster", "rivals"],
     ["problem", "metrics", "fused", "pillow", "png"],
@@ -35,7 +38,7 @@ FLOORS = [
     ["outlook", "checkpoints"],
     ["bench"],
     ["observers", "displays", "job"],
-    ["spread"],
+    ["spread", "preview"],
     ["account"],
     ["contest", "resume"],
     ["plan"],

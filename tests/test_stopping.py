@@ -415,4 +415,6 @@ def test_a_verdict_says_nothing_by_itself() -> None:
         "stop": None,
         "signal": None,
         "which": 0,
+        "left": None,
+        "aim": None,
     }

@@ -27,6 +27,7 @@ from dipcli.registry import DEFAULT_PRESET, Task
 from dipcli.restarts import Deadline
 from dipcli.settings import Settings
 from dipcli.spread import Spread
+from dipcli.standing import Ahead
 
 ARGUMENTS = """
 
@@ -112,7 +113,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
         bar = Bar() if progress else Silent()
         meter = Metrics(bench.problem, None, EVERY, [bar.tell])
         spread = [Spread()] if uncertainty else []
-        with heeded(SIGINT) as interrupt, bar.watching(task.name, settings.iterations):
+        with heeded(SIGINT) as interrupt, bar.watching(task.name, Ahead(settings.iterations)):
             for remark in case.remarks:
                 bar.note(remark)
             watching: list[Observer] = [*case.observers, bar, *([meter] if progress else []), *spread, *observers]

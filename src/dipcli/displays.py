@@ -6,34 +6,43 @@ standard error; standard output is for data.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
-from unicodedata import category
 
 from dipcli import standings
+from dipcli.standing import Ahead, Standing, clock, numbers
+from dipcli.typeset import GAP, legible
 
 if TYPE_CHECKING:
     from dipcli.engine import Step
     from dipcli.observers import Row
     from dipcli.stopping import Verdict
 
+__all__ = ["Bar", "Display", "Lines", "Silent", "choose", "clock", "ending", "legible", "machinery", "summary"]
+
 PATIENCE = 5.0  # seconds between plain lines
+DUMB = ("dumb", "unknown")  # terminals whose cursor cannot be moved
+BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
 
 
 class Display(Protocol):
     """What the composition root asks of a display."""
 
-    def watching(self, title: str, iterations: int | None) -> AbstractContextManager[object]:
-        """Inside, a fit is under way; `iterations` is None when a rule decides."""
+    def watching(self, title: str, ahead: Ahead) -> AbstractContextManager[object]:
+        """Inside, a fit is under way."""
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """An iteration is over."""
 
     def tell(self, row: Row) -> None:
         """There are new numbers."""
+
+    def tally(self, failed: int) -> None:
+        """So many pictures of several have failed so far."""
 
     def note(self, text: str) -> None:
         """There is something to say."""
@@ -42,7 +51,7 @@ class Display(Protocol):
 class Silent:
     """Show nothing."""
 
-    def watching(self, title: str, iterations: int | None) -> AbstractContextManager[object]:  # noqa: ARG002
+    def watching(self, title: str, ahead: Ahead) -> AbstractContextManager[object]:  # noqa: ARG002
         """There is nothing to prepare."""
         return nullcontext()
 
@@ -52,133 +61,67 @@ class Silent:
     def tell(self, row: Row) -> None:
         """Say nothing."""
 
+    def tally(self, failed: int) -> None:
+        """Say nothing."""
+
     def note(self, text: str) -> None:
         """Say nothing."""
 
 
-class Facts:
-    """What is known of a fit so far, in words: shared by the displays.
+class Lines:
+    """One plain line every few seconds: for pipes, logs and cron.
 
-    Args:
-        iterations: how many there will be; None when a rule decides.
-
-    Attributes:
-        progress: how far, how fast, how long still.
-        state: what the rule holds to be best, and the latest numbers.
+    No control characters are among them, unless the environment asks for them by FORCE_COLOR: then what is at work
+    stands out.
     """
 
-    def __init__(self, iterations: int | None) -> None:
-        self.iterations = iterations
-        self.progress, self.state, self.row = "starting", "", ""
-        self.first, self.since, self.best = 0.0, 0, 0
+    def __init__(self) -> None:
+        self.failed = 0
+        forced = os.environ.get("FORCE_COLOR") and not os.environ.get("NO_COLOR")
+        self.strong = (BOLD, PLAIN) if forced else ("", "")
 
-    def learn(self, step: Step, verdict: Verdict) -> None:
-        """Take in one iteration; the first of a fit, which is slower than all others, says nothing of the pace."""
-        of = f"/{self.iterations}" if self.iterations else ""
-        again = f"{step.tile}  " if step.tile else ""
-        again += f"run {step.run}  " if step.run > 1 else ""
-        self.progress = f"{again}{step.number}{of}"
-        if not self.first or step.number <= self.since:
-            self.first, self.since = perf_counter(), step.number
-        else:
-            pace = max(perf_counter() - self.first, 1e-6) / (step.number - self.since)
-            self.progress += f"  {1 / pace:.1f}/s"
-            if self.iterations:
-                self.progress += f"  {clock((self.iterations - step.number) * pace)} left"
-        if verdict.keep:
-            self.best = step.number
-        opinion = "" if verdict.signal is None else " ({} {:.3g})".format(*verdict.signal)
-        self.state = f"best {self.best}{opinion}  {self.row}"
-
-
-class Lines:
-    """One plain line every few seconds: for pipes, logs and cron."""
-
-    def watching(self, title: str, iterations: int | None) -> AbstractContextManager[object]:
+    def watching(self, title: str, ahead: Ahead) -> AbstractContextManager[object]:
         """Remember what is being fitted."""
-        self.title, self.facts, self.last = title, Facts(iterations), perf_counter()
+        self.title, self.standing, self.last = title, Standing(ahead), perf_counter()
         return nullcontext()
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """Write a line when the last one is old enough."""
-        self.facts.learn(step, verdict)
+        self.standing.learn(step, verdict)
         if step.event:
             self.note(f"{self.title}: iteration {step.number}: {step.event}")
         if perf_counter() - self.last >= PATIENCE:
             self.last = perf_counter()
-            self.note(f"{self.title}: {self.facts.progress}  {self.facts.state}")
+            failed = f"{self.failed} failed so far{GAP}" if self.failed else ""
+            begin, end = self.strong
+            self._write(f"{begin}{legible(self.title)}:{end} {failed}{legible(self.standing.line())}")
 
     def tell(self, row: Row) -> None:
         """Keep the numbers for the next line."""
-        self.facts.row = numbers(row)
+        self.standing.hear(row)
+
+    def tally(self, failed: int) -> None:
+        """Keep it for the next line."""
+        self.failed = failed
 
     def note(self, text: str) -> None:
         """Write it."""
-        print(legible(text), file=sys.stderr, flush=True)  # noqa: T201 - this is where lines are written
+        self._write(legible(text))
 
-
-class Terminal:
-    """A live display of two lines: bar, iteration, rate and time left; best so far, loss and PSNR.
-
-    It is there only while a fit is under way, so that whatever else is written finds the terminal as it was.
-    """
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        self.console = Console(stderr=True, highlight=False, emoji=False)
-        self.facts = Facts(None)
-
-    @contextmanager
-    def watching(self, title: str, iterations: int | None) -> Iterator[None]:
-        """Show the bar; without a known end it pulses."""
-        from rich.live import Live
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
-
-        # A path may hold [brackets]: no text from outside is read as markup.
-        self.progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[words]}", markup=False),
-        )
-        self.facts = Facts(iterations)
-        self.bar = self.progress.add_task(legible(title), total=iterations, words=self.facts.progress)
-        with Live(get_renderable=self.render, console=self.console, transient=True, redirect_stdout=False):
-            yield
-
-    def render(self) -> Any:
-        """Both lines, for Rich."""
-        from rich.console import Group
-        from rich.text import Text
-
-        return Group(self.progress, Text(f"  {self.facts.state}", style="dim"))
-
-    def __call__(self, step: Step, verdict: Verdict) -> None:
-        """Move the bar; Rich draws it in its own time."""
-        self.facts.learn(step, verdict)
-        if step.event:
-            self.note(f"iteration {step.number}: {step.event}")
-        self.progress.update(self.bar, completed=step.number, words=self.facts.progress)
-
-    def tell(self, row: Row) -> None:
-        """Show the numbers from now on."""
-        self.facts.row = numbers(row)
-
-    def note(self, text: str) -> None:
-        """Print it above the bar."""
-        self.console.print(legible(text), markup=False, soft_wrap=True)
+    def _write(self, line: str) -> None:
+        with suppress(BrokenPipeError):  # who reads along may go: that must not cost the picture
+            print(line, file=sys.stderr, flush=True)  # noqa: T201 - this is where lines are written
 
 
 class Bar:
     """tqdm's bar, for notebooks and scripts."""
 
     @contextmanager
-    def watching(self, title: str, iterations: int | None) -> Iterator[None]:
+    def watching(self, title: str, ahead: Ahead) -> Iterator[None]:
         """Show the bar."""
         from tqdm.auto import tqdm
 
-        with tqdm(total=iterations, desc=title, unit="it") as self.bar:
+        with tqdm(total=ahead.iterations, desc=title, unit="it") as self.bar:
             yield
 
     def __call__(self, step: Step, verdict: Verdict) -> None:  # noqa: ARG002 - the bar counts
@@ -191,7 +134,10 @@ class Bar:
 
     def tell(self, row: Row) -> None:
         """Show the numbers behind the bar."""
-        self.bar.set_postfix_str(numbers(row))
+        self.bar.set_postfix_str(GAP.join(numbers(row)))
+
+    def tally(self, failed: int) -> None:
+        """There is but one picture."""
 
     def note(self, text: str) -> None:
         """Print it above the bar."""
@@ -202,26 +148,20 @@ def choose(*, quiet: bool) -> Display:
     """The display that suits standard error."""
     if quiet or sys.stderr is None:
         return Silent()
-    return Terminal() if sys.stderr.isatty() else Lines()
+    if not sys.stderr.isatty() or os.environ.get("TERM", "").lower() in DUMB or _is_of_old():
+        return Lines()
+    from dipcli.terminal import Terminal
+
+    return Terminal()
 
 
-def legible(text: str) -> str:
-    """The same on one line, whatever the files in it are called: control characters and stray bytes as escapes."""
-    hidden = ("Cc", "Cs", "Zl", "Zp")
-    return "".join(each.encode("unicode_escape").decode("ascii") if category(each) in hidden else each for each in text)
+def _is_of_old() -> bool:
+    """Whether it is a console of Windows that takes no codes."""
+    if sys.platform != "win32":
+        return False
+    from rich.console import detect_legacy_windows
 
-
-def numbers(row: Row) -> str:
-    """The numbers of a row that people look at."""
-    told = f"loss {row['loss']:.5f}  fit {row['psnr_noisy']:.2f} dB"
-    return told if row["psnr_ref_smoothed"] is None else f"{told}  true {row['psnr_ref_smoothed']:.2f} dB"
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 1:02:03 or 2:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return detect_legacy_windows()
 
 
 def ending(account: Mapping[str, Any]) -> list[str]:

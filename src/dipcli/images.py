@@ -20,6 +20,7 @@ FORMATS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 TIFF = (".tif", ".tiff")
 JPEG = (".jpg", ".jpeg")
 COLOURS = 3
+QUICK = 1  # how hard PNG tries to be small, of 9
 LONGEST = {".png": 1_000_000, ".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # sides, in pixels, as they are coded
 LARGEST_EXIF = 65_533  # bytes in a JPEG
 
@@ -113,8 +114,13 @@ def check(picture: Picture, suffix: str) -> None:
     encode(replace(picture, pixels=picture.pixels[:, corner, corner], alpha=alpha, known=None), suffix)
 
 
-def encode(picture: Picture, suffix: str) -> bytes:
+def encode(picture: Picture, suffix: str, *, quick: bool = False) -> bytes:
     """The bytes of a file of the format that the suffix names.
+
+    Args:
+        picture: what is in it.
+        suffix: as `.png`.
+        quick: as PNG in a third of the time, and a little larger: for what is soon replaced.
 
     Raises:
         DipError: when there is no such format or it cannot hold the picture, as `check` would have said.
@@ -126,7 +132,7 @@ def encode(picture: Picture, suffix: str) -> bytes:
     raster = Raster(samples, 1, picture.profile, block, picture.resolution, picture.colour)
     try:
         if suffix == ".png":
-            return png.write(raster)
+            return png.write(raster, QUICK if quick else None)
         if suffix in TIFF:
             return tiff.write(raster, alpha=picture.alpha is not None)
         return pillow.write(raster, suffix)

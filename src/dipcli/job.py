@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LOG = "log.csv"  # every run that keeps a record has one
 CHECKPOINT = "checkpoint.pt"
 RECORD = "run.json"
+PREVIEW = "preview.png"  # while it is at work
+FRAMES = "frames"  # a folder, for a film strip
 DAMAGED = ("damaged.png", "damaged.tif")  # what was made of the picture where the damage was simulated
 COMPARED = tuple(f"{FOLDER}/{name}{kind}" for name in FILES for kind in (".png", ".tif"))  # of the rivals
 
@@ -115,7 +117,8 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
     spared = {each.resolve() for each in spared}
     try:
         for old in (
-            *(folder / name for name in (RECORD, CHECKPOINT, *DAMAGED, *COMPARED)),
+            *(folder / name for name in (RECORD, CHECKPOINT, PREVIEW, *DAMAGED, *COMPARED)),
+            *(folder / FRAMES).glob(6 * "[0-9]" + ".png"),
             *(folder / "snapshots").glob(6 * "[0-9]" + "*.png"),
             *(
                 snapshot

@@ -49,6 +49,7 @@ def restore(
     announce = partial(_tell_settings, tell)
     for outcome in restore_all(batch, display=display, signals=(SIGINT, SIGTERM), announce=announce, resume=resume):
         fates.append(outcome.fate)
+        display.tally(fates.count("failed"))
         for sentence in _sentences(outcome):
             display.note(sentence)
         if outcome.fate == "restored":

@@ -61,9 +61,14 @@ def read(data: bytes) -> Raster:
     )
 
 
-def write(raster: Raster) -> bytes:
-    """The bytes of a file: grey, grey with transparency, RGB or RGBA by the channels, of 8 or 16 bits by their type."""
-    data = bytes(imagecodecs.png_encode(np.ascontiguousarray(raster.samples)))
+def write(raster: Raster, level: int | None = None) -> bytes:
+    """The bytes of a file: grey, grey with transparency, RGB or RGBA by the channels, of 8 or 16 bits by their type.
+
+    Args:
+        raster: what is in it.
+        level: how hard to try to make it small, 1 to 9; 6 when not given.
+    """
+    data = bytes(imagecodecs.png_encode(np.ascontiguousarray(raster.samples), level=level))
     beside = raster.colour
     if raster.profile:
         beside += _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(raster.profile))

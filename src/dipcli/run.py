@@ -24,15 +24,18 @@ from dipcli.displays import Display, Silent
 from dipcli.engine import Observer, let_go
 from dipcli.errors import DipError
 from dipcli.interrupt import heeded
-from dipcli.job import CHECKPOINT, LOG, RECORD, Job, clear
+from dipcli.job import CHECKPOINT, FRAMES, LOG, PREVIEW, RECORD, Job, clear
 from dipcli.mosaic import Course
 from dipcli.observers import Log, Metrics, Row, Snapshots, pixels
 from dipcli.picture import Picture
 from dipcli.plan import Plan, planned, suffix_of, worries
+from dipcli.preview import Frames, Preview
 from dipcli.restarts import Deadline, Progress, Runs
 from dipcli.resume import HalfDone, described
 from dipcli.settings import Settings
 from dipcli.spread import Spread
+from dipcli.standing import Ahead
+from dipcli.warmup import due
 
 
 def restore(
@@ -89,11 +92,11 @@ def restore(
     told: list[Callable[[Row], None]] = [display.tell]
     with files.claimed(*_written(output, folder)), heeded(*signals, say=warn) as interrupt:
         files.sweep(output)
-        kept = None
+        kept, over = None, _nothing
         if folder:
-            log, snapshots = _recorded(job, picture, case, folder, progress)
+            log, watchers, over = _recorded(job, picture, case, bench, output, folder, progress)
             told.append(_unless_it_fails(log, display))
-            observers.append(_unless_it_fails(snapshots, display))
+            observers += [_unless_it_fails(each, display) for each in watchers]
             kept = Checkpoints(
                 folder / CHECKPOINT,
                 described(job, preset, output, folder),
@@ -103,7 +106,8 @@ def restore(
             )
             kept.begin(before.seen(bench) if before and progress else None)
         meter = Metrics(bench.problem, truth, job.record.log_every, told)
-        with display.watching(job.title or job.source.name, settings.iterations):
+        ahead = _ahead(job, preset, bench, deadline, begun=progress is not None)
+        with display.watching(job.title or job.source.name, ahead):
             result = solve(
                 bench,
                 deadline=deadline,
@@ -116,6 +120,7 @@ def restore(
         account = {"rule": rule, **accounts.account(job, preset, output, data, bench, result)}
         account["finished"] = interrupt.received is None
         account |= _deliver(case, result, output, meter, truth)
+        over()
         account["peak_memory_bytes"] = machine.peak_memory(bench.prior.code.device)
         record = folder / RECORD if folder else None
         accounts.write(record, account)
@@ -130,11 +135,25 @@ def restore(
     return account, ended_by
 
 
+def _nothing() -> None:
+    """There is nothing to clear away."""
+
+
 def _recorded(
-    job: Job, picture: Picture, case: Case, folder: Path, progress: Progress | Course | None
-) -> tuple[Log, Snapshots]:
-    """The run's folder, cleared of an earlier run and with what is written before the fit; who writes there later."""
-    files.sweep(*(folder / name for name in (LOG, CHECKPOINT, RECORD)))
+    job: Job,
+    picture: Picture,
+    case: Case,
+    bench: Bench,
+    output: Path,
+    folder: Path,
+    progress: Progress | Course | None,
+) -> tuple[Log, list[Observer], Callable[[], None]]:
+    """The run's folder, cleared of an earlier run and with what is written before the fit.
+
+    Returns:
+        The log; who else writes there during the fit; what is to be done once the picture is written.
+    """
+    files.sweep(*(folder / name for name in (LOG, CHECKPOINT, RECORD, PREVIEW)))
     if progress is None:
         clear(folder, spared=job.read())
     if case.damaged is not None:
@@ -142,8 +161,38 @@ def _recorded(
         kind = images.default_suffix(damaged)
         images.write(images.encode(damaged, kind), folder / f"damaged{kind}")
     every, at = job.record.snapshot_every, job.record.snapshots_asked()
-    snapshots = Snapshots(folder / "snapshots", case.picture, every, at, case.problem.finish)
-    return Log(folder / LOG, progress.reached if progress else None), snapshots
+    watchers: list[Observer] = [Snapshots(folder / "snapshots", case.picture, every, at, case.problem.finish)]
+    if not job.record.no_report:
+        watchers.append(Frames(folder / FRAMES, case.picture, bench.problem))
+    preview = _previewed(job, case, bench, output, folder, progress)
+    watchers += [preview] if preview else []
+    log = Log(folder / LOG, progress.reached if progress else None)
+    return log, watchers, preview.end if preview else _nothing
+
+
+def _previewed(
+    job: Job, case: Case, bench: Bench, output: Path, folder: Path, progress: Progress | Course | None
+) -> Preview | None:
+    """Who shows the picture while it is at work; nobody where something of somebody else's would be in the way."""
+    path = folder / PREVIEW
+    others = [each.resolve() for each in (output, *job.read())]
+    if path.resolve() in others or (path.exists() and progress is None):
+        return None
+    return Preview(path, case.picture, bench.problem, progress if isinstance(progress, Course) else None)
+
+
+def _ahead(job: Job, preset: str, bench: Bench, deadline: Deadline, *, begun: bool) -> Ahead:
+    """What there is to say to a display before the fit."""
+    settings = bench.settings
+    usual = job.task.lengths.get(preset)
+    return Ahead(
+        iterations=settings.iterations,
+        usual=usual and min(usual, settings.max_iterations),
+        most=settings.max_iterations,
+        runs=settings.runs or (None if settings.time else 1),
+        warmup=not begun and due(bench.first, bench.prior.window, settings),
+        left=deadline.left,
+    )
 
 
 def _standing(progress: Progress | Course) -> str:

@@ -56,11 +56,16 @@ def warm_up(
         window: side of the smallest part of z that the network makes something of; None when it wants all of it.
         settings: `warmup`, `optimizer` and `seed` are used.
     """
-    if window is None or problem.operator is not identity or settings.optimizer != "adam":
-        return
-    if min(problem.shape[1:]) >= WORTH * window:
+    if window is not None and due(problem, window, settings):
         for part in _parts(problem, code, window, settings):
             optimizer.step(partial(evaluate, part))
+
+
+def due(problem: Problem, window: int | None, settings: Settings) -> bool:
+    """Whether there are any steps to take, with what `warm_up` is given."""
+    if window is None or problem.operator is not identity or settings.optimizer != "adam":
+        return False
+    return settings.warmup > 0 and min(problem.shape[1:]) >= WORTH * window
 
 
 def _parts(problem: Problem, code: Tensor, window: int, settings: Settings) -> Iterator[Part]:

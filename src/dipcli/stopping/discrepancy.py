@@ -55,7 +55,12 @@ class Sigma:
         reached = difference <= state.level
         reason = f"the picture differs from the input by as much as the noise does, {GREYS * state.level:.3g} of 255"
         # Beyond that the fit can only learn noise: with `--iters` what is kept stays what was kept here.
-        verdict = Verdict(not state.reached, reason if reached else None, ("difference", GREYS * difference))
+        verdict = Verdict(
+            not state.reached,
+            reason if reached else None,
+            ("difference", GREYS * difference),
+            aim=GREYS * state.level,
+        )
         return verdict, replace(state, reached=state.reached or reached)
 
 

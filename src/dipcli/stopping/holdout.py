@@ -80,8 +80,11 @@ class HoldOut:
 
     def judge(self, step: Step, state: _Unseen) -> tuple[Verdict, _Unseen]:
         """Compare the errors at the pixels left out with the smallest so far."""
+        waited = step.number - state.at
+        left = max(self.patience - waited, 0)
         if step.number % EVERY:
-            return Verdict(keep=state.least == math.inf, signal=state.signal), state
+            nothing = state.least == math.inf
+            return Verdict(keep=nothing, signal=state.signal, left=None if nothing else left), state
         problem = state.problem
         errors = [
             float(problem.loss(problem.operator(average), problem.measured, state.weight)) for average in step.averages
@@ -93,10 +96,10 @@ class HoldOut:
             perfect = None
             if problem.measured.ndim > FLAT and float(squared_error(best, problem.measured, state.weight)) < PERFECT:
                 perfect = "the held-out pixels are predicted to a fraction of a grey level"
-            return Verdict(True, perfect, signal, which), replace(state, least=error, at=step.number, signal=signal)
-        waited = step.number - state.at
-        reason = f"the held-out pixels were not predicted better for {waited} iterations"
-        return Verdict(stop=reason if waited >= self.patience else None, signal=signal), replace(state, signal=signal)
+            verdict = Verdict(True, perfect, signal, which, left=self.patience)
+            return verdict, replace(state, least=error, at=step.number, signal=signal)
+        reason = f"the held-out pixels were not predicted better for {waited} iterations" if not left else None
+        return Verdict(stop=reason, signal=signal, left=left), replace(state, signal=signal)
 
     def _chosen(self, counting: Tensor) -> Tensor:
         """A random share of what counts, at least one."""

@@ -20,12 +20,16 @@ class Verdict:
         stop: why the run should end now, as a sentence; None to go on.
         signal: what the rule goes by, a name and a number, for display and log; None if there is nothing.
         which: the average to keep, by its place in `Step.averages`.
+        left: iterations it will still wait for a better one before it ends the run; None if it does not wait so.
+        aim: what the signal has to come to for the run to end; None if there is no such number.
     """
 
     keep: bool = False
     stop: str | None = None
     signal: tuple[str, float] | None = None
     which: int = 0
+    left: int | None = None
+    aim: float | None = None
 
 
 class Rule(Protocol):
@@ -60,10 +64,12 @@ class Ending:
     Attributes:
         rule: the rule.
         end: from the step and the rule's own reason to stop, or None, to the reason that holds, or None.
+        heeds: whether the rule's own reason counts.
     """
 
     rule: Rule
     end: Callable[[Step, str | None], str | None]
+    heeds: bool = True
 
     def start(self, problem: Problem) -> tuple[Any, Problem]:
         """What the rule starts with."""
@@ -72,13 +78,15 @@ class Ending:
     def judge(self, step: Step, state: Any) -> tuple[Verdict, Any]:
         """The rule's verdict with another end."""
         verdict, state = self.rule.judge(step, state)
+        if not self.heeds:
+            verdict = replace(verdict, left=None, aim=None)
         return replace(verdict, stop=self.end(step, verdict.stop)), state
 
 
 def exactly(rule: Rule, iterations: int) -> Rule:
     """Run so many iterations, whatever the rule says of stopping; what is kept stays its matter."""
     reason = f"the {iterations} iterations asked for are done"
-    return Ending(rule, lambda step, _: reason if step.number >= iterations else None)
+    return Ending(rule, lambda step, _: reason if step.number >= iterations else None, heeds=False)
 
 
 def at_most(rule: Rule, iterations: int) -> Rule:

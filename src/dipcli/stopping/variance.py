@@ -147,7 +147,7 @@ def _compared(variance: float, number: int, lowest: _Lowest, guard: int, patienc
     if number <= guard:
         return Verdict(keep=True, signal=signal), lowest
     if variance < lowest.value:
-        return Verdict(keep=True, signal=signal), _Lowest(variance, number)
+        return Verdict(keep=True, signal=signal, left=patience), _Lowest(variance, number)
     waited = number - lowest.at
     reason = f"the variance has not fallen for {waited} iterations" if waited >= patience else None
-    return Verdict(stop=reason, signal=signal), lowest
+    return Verdict(stop=reason, signal=signal, left=max(patience - waited, 0)), lowest
