@@ -190,7 +190,7 @@ def test_the_pace_is_that_of_the_fit_at_work(monkeypatch: pytest.MonkeyPatch) ->
     stand.learn(step(1, run=2), Verdict(keep=True))
     assert (stand.count(), stand.place(), stand.rate()) == ("1/10", "run 2/2", "2.0/s")
     now[0] = 74.0
-    stand.learn(step(2, run=2), Verdict(stop="enough"))
+    stand.learn(step(2, run=2), Verdict())
     assert (stand.count(), stand.rate(), stand.left()) == ("2/10", "4.0 s each", "0:32 left")
     now[0] = 76.0
     assert stand.left() == "0:30 left", "it goes on while an iteration takes its time"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dipcli import files, images
+from dipcli import files, images, png
 from dipcli.errors import DipError, UsageError
 from dipcli.record import Record
 from dipcli.registry import Task
@@ -117,8 +117,8 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
     spared = {each.resolve() for each in spared}
     try:
         for old in (
-            *(folder / name for name in (RECORD, CHECKPOINT, PREVIEW, *DAMAGED, *COMPARED)),
-            *(folder / FRAMES).glob(6 * "[0-9]" + ".png"),
+            *(folder / name for name in (RECORD, CHECKPOINT, *DAMAGED, *COMPARED)),
+            *filter(png.signed, (folder / PREVIEW, *(folder / FRAMES).glob(6 * "[0-9]" + ".png"))),
             *(folder / "snapshots").glob(6 * "[0-9]" + "*.png"),
             *(
                 snapshot

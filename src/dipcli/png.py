@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -80,6 +81,15 @@ def write(raster: Raster, level: int | None = None) -> bytes:
     return data[:pixels] + beside + data[pixels:]
 
 
+def signed(path: Path) -> bool:
+    """Whether a file says at its beginning that it is `OURS`."""
+    try:
+        with path.open("rb") as file:
+            return OURS in file.read(NEAR)
+    except OSError:
+        return False
+
+
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """Kind and content of each, to the last.
 
@@ -119,3 +129,7 @@ def _profile(content: memoryview | None) -> bytes | None:
 def _resolution(content: memoryview | None) -> tuple[float, float] | None:
     across, down, unit = struct.unpack(">IIB", content) if content and len(content) == 9 else (0, 0, 0)  # noqa: PLR2004
     return plausible(round(across * INCH, 2), round(down * INCH, 2)) if unit == 1 else None
+
+
+OURS = _chunk(b"tEXt", b"Software\0dipcli")  # beside the pixels of what may be replaced and removed without asking
+NEAR = 4096  # bytes from the beginning, within which it stands

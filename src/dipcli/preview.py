@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from torch.nn import functional
 
-from dipcli import files, images
+from dipcli import files, images, png
 from dipcli.observers import pixels
 
 if TYPE_CHECKING:
@@ -64,8 +65,7 @@ class Preview:
             if done:
                 self.canvas = image
         if began >= self.due:
-            shown = self.picture.to_8_bits(pixels(image))
-            files.write(self.path, images.encode(shown, ".png", quick=True))
+            files.write(self.path, _coded(image, self.picture))
             now = perf_counter()
             self.due = now + max(BETWEEN, (now - began) / SHARE)
 
@@ -117,7 +117,13 @@ class Frames:
             return
         image = reduced(self.problem.finish(step.average), self.factor)
         files.make_folder(self.folder)
-        files.write(path, images.encode(self.picture.to_8_bits(pixels(image)), ".png"))
+        files.write(path, _coded(image, self.picture))
+
+
+def _coded(image: Tensor, picture: Picture) -> bytes:
+    """A file of it that says whose it is."""
+    shown = picture.to_8_bits(pixels(image))
+    return images.encode(replace(shown, colour=shown.colour + png.OURS), ".png", quick=True)
 
 
 def factor(shape: tuple[int, ...], longest: int) -> int:

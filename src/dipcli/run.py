@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dipcli import account as accounts
 from dipcli import device as machine
-from dipcli import files, images, memory, stopping
+from dipcli import files, images, memory, png, stopping
 from dipcli.bench import Bench, prepare, solve
 from dipcli.case import Case
 from dipcli.checkpoints import Checkpoints
@@ -176,7 +176,7 @@ def _previewed(
     """Who shows the picture while it is at work; nobody where something of somebody else's would be in the way."""
     path = folder / PREVIEW
     others = [each.resolve() for each in (output, *job.read())]
-    if path.resolve() in others or (path.exists() and progress is None):
+    if path.resolve() in others or (path.exists() and not png.signed(path)):
         return None
     return Preview(path, case.picture, bench.problem, progress if isinstance(progress, Course) else None)
 
