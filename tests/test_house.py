@@ -38,7 +38,7 @@ FLOORS = [
     ["spread"],
     ["account"],
     ["resume"],
-    ["plan"],
+    ["plan", "report"],
     ["run", "sources"],
     ["tasks", "api", "batch", "doctor"],
     ["outcomes"],

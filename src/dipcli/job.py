@@ -23,6 +23,10 @@ LOG = "log.csv"  # every run that keeps a record has one
 CHECKPOINT = "checkpoint.pt"
 RECORD = "run.json"
 DAMAGED = ("damaged.png", "damaged.tif")  # what was made of the picture where the damage was simulated
+FILLED = "filled.png"  # white where pixels were filled, of a picture that keeps the others
+REPORT = "report.html"
+GENERATOR = b'<meta name="generator" content="dipcli">'  # tells a page of ours from somebody else's
+HEAD = 1024  # bytes of a page in which that stands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,12 @@ class Job:
         """The files that the run reads: none of them may be lost to it."""
         named = [Path(each) for each in self.arguments.values() if isinstance(each, str | Path)]
         return [each for each in (self.source, self.reference, *named) if each is not None and os.path.isfile(each)]
+
+    def pictures(self) -> dict[str, Path]:
+        """The pictures that it reads beside its source: `reference`, and those that an argument of the task names."""
+        named = {"reference": self.reference, **self.arguments}
+        paths = {name: Path(each) for name, each in named.items() if isinstance(each, str | Path)}
+        return {name: each for name, each in paths.items() if each.suffix.lower() in images.FORMATS}
 
     def place(self) -> Path:
         """Where the restored picture goes when `output` is None, without the suffix: that depends on the picture."""
@@ -112,7 +122,8 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
     spared = {each.resolve() for each in spared}
     try:
         for old in (
-            *(folder / name for name in (RECORD, CHECKPOINT, *DAMAGED)),
+            *(folder / name for name in (RECORD, CHECKPOINT, *DAMAGED, FILLED)),
+            *(page for page in [folder / REPORT] if ours(page)),
             *(folder / "snapshots").glob(6 * "[0-9]" + "*.png"),
             *(
                 snapshot
@@ -124,6 +135,15 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
                 old.unlink(missing_ok=True)
     except OSError as error:
         raise DipError(f"Cannot clear the run folder {folder} ({error.strerror}): choose another --run-dir.") from error
+
+
+def ours(page: Path) -> bool:
+    """Whether there is a page that this program has made: any other is somebody's own."""
+    try:
+        with page.open("rb") as file:
+            return GENERATOR in file.read(HEAD)
+    except OSError:
+        return False
 
 
 def check_output(job: Job, case: Case, output: Path, folder: Path | None, room: int) -> None:
@@ -139,8 +159,8 @@ def check_output(job: Job, case: Case, output: Path, folder: Path | None, room: 
     Raises:
         DipError: when there is something.
     """
-    if folder and case.damaged is not None:
-        _check_damaged(job, folder)
+    if folder:
+        _check_beside(job, case, folder)
     _check_uncertainty(job, case, output)
     if str(output) == "-":
         return
@@ -161,10 +181,10 @@ def check_output(job: Job, case: Case, output: Path, folder: Path | None, room: 
         raise UsageError(f"--run-dir {folder} is the output itself: choose another folder.")
 
 
-def _check_damaged(job: Job, folder: Path) -> None:
-    """The simulated damage is written beside the record: not in the place of something else."""
+def _check_beside(job: Job, case: Case, folder: Path) -> None:
+    """Simulated damage and what is filled are written beside the record: not in the place of something else."""
     read = [each.resolve() for each in job.read()]
-    for name in DAMAGED:
+    for name in (*(DAMAGED if case.damaged is not None else ()), *([FILLED] if case.known is not None else ())):
         place = folder / name
         if place.exists() and (place.resolve() in read or not (folder / LOG).exists()):
             raise UsageError(f"{place} is there already, not from a run: choose another --run-dir.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import signal
 from collections.abc import Callable
@@ -21,11 +22,12 @@ from dipcli.displays import Display, Silent
 from dipcli.engine import Observer
 from dipcli.errors import DipError
 from dipcli.interrupt import heeded
-from dipcli.job import CHECKPOINT, LOG, RECORD, Job, clear
+from dipcli.job import CHECKPOINT, FILLED, LOG, RECORD, REPORT, Job, clear
 from dipcli.mosaic import Course
 from dipcli.observers import Log, Metrics, Row, Snapshots, pixels
-from dipcli.picture import Picture
+from dipcli.picture import Picture, from_array
 from dipcli.plan import planned, suffix_of, worries
+from dipcli.report import page
 from dipcli.restarts import Deadline, Progress, Runs
 from dipcli.resume import HalfDone, described
 from dipcli.settings import Settings
@@ -112,15 +114,21 @@ def restore(
             )
         account = {"rule": rule, **accounts.account(job, preset, output, data, bench, result)}
         account["finished"] = interrupt.received is None
-        account |= _deliver(case, result, output, meter, truth)
+        told, written = _deliver(case, result, output, meter, truth)
+        account |= told
         account["peak_memory_bytes"] = machine.peak_memory(bench.prior.code.device)
         record = folder / RECORD if folder else None
         accounts.write(record, account)
         if job.record.uncertainty:
             account |= accounts.written_spread(spread.map(result, case.known), Path(job.record.uncertainty))
-            accounts.write(record, account)
+        if folder:
+            digests = {"input": account["input_sha256"], "output": hashlib.sha256(written).hexdigest()}
+            account["files"] = accounts.whereabouts(job, folder, output, digests)
+        accounts.write(record, account)
         if kept and interrupt.received is None and not job.record.keep_checkpoint:
             kept.end()
+        if folder and not job.record.no_report:
+            _report(folder, account, {"input": data, "output": written}, display)
     if kept and interrupt.received is not None:
         display.note(f"{job.source}: to go on: dip resume {shlex.quote(str(folder))}")
     return account, interrupt.received
@@ -137,6 +145,8 @@ def _recorded(
         damaged = picture.showing(case.damaged)
         kind = images.default_suffix(damaged)
         images.write(images.encode(damaged, kind), folder / f"damaged{kind}")
+    if case.known is not None:
+        images.write(images.encode(from_array(~case.known), ".png"), folder / FILLED)
     every, at = job.record.snapshot_every, job.record.snapshots_asked()
     snapshots = Snapshots(folder / "snapshots", case.picture, every, at, case.problem.finish)
     return Log(folder / LOG, progress.reached if progress else None), snapshots
@@ -170,22 +180,32 @@ def _written(output: Path, folder: Path | None) -> list[Path]:
 
 def _deliver(
     case: Case, result: Runs, output: Path, meter: Metrics, truth: NDArray[np.float32] | None
-) -> dict[str, Any]:
-    """Write the picture, or the figures in its place; what is to be said of it."""
+) -> tuple[dict[str, Any], bytes]:
+    """Write the picture, or the figures in its place; what is to be said of it, and the bytes of its file."""
     restored = pixels(result.image)
     if case.render:
         conclusion = case.conclude(restored) if case.conclude else None
-        for suffix, file in case.render().items():
+        figures = case.render()
+        for suffix, file in figures.items():
             if str(output) != "-":
                 images.write(file, output if suffix == ".png" else output.with_suffix(suffix))
             elif suffix == ".png":
                 images.write(file, output)
-        return {"conclusion": conclusion}
+        return {"conclusion": conclusion, "figures": list(figures)}, figures[".png"]
     file = images.encode(case.picture.showing(restored, case.known), suffix_of(output))
     images.write(file, output)
     # What is measured is what is in the file, rounded as it is there; some formats make three channels of one.
     written = images.decode(file, span=case.picture.span).pixels[: len(restored)]
-    return accounts.measured(case, meter, written, truth)
+    return accounts.measured(case, meter, written, truth), file
+
+
+def _report(folder: Path, account: dict[str, Any], given: dict[str, bytes], display: Display) -> None:
+    """Make the run's page; whatever is wrong with it must not cost what was done before."""
+    try:
+        page.make(folder, account=account, given=given)
+    except Exception as error:  # noqa: BLE001 - picture and record are written: not even a bug may look as if they were not
+        told = str(error) if isinstance(error, DipError) else f"{type(error).__name__}: {error}"
+        display.note(f"{account['input']}: there is no new {REPORT}: {told}")
 
 
 def _unless_it_fails(observer: Callable[..., None], display: Display) -> Callable[..., None]:
