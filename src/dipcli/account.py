@@ -86,24 +86,23 @@ def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, resu
     }
 
 
-def whereabouts(
-    job: Job, folder: Path, output: Path, digests: Mapping[str, str]
-) -> dict[str, dict[str, Any]]:
+def whereabouts(job: Job, folder: Path, output: Path, known: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
     """Where the pictures that a run read and wrote are, and what they were, so that they are known again later.
 
     Args:
         job: what was done.
         folder: the run's.
         output: where the picture is.
-        digests: the SHA-256 of what is known already; `input` and `output` are among them.
+        known: the bytes that are in memory; those of `input` and `output` are among them.
 
     Returns:
-        By what each is for the run: `input`, `output`, `reference`, `uncertainty`, or the task's own argument that names
-        it. Its full path; the way to it from the run's folder, which stays the same where both are moved; its SHA-256,
-        None where it cannot be read any more. Of a standard stream nothing but the path `-`.
+        By what each is for the run (`input`, `output`, `reference`, `uncertainty`, or the task's own argument that
+        names it): its full path; the way to it from the run's folder, which stays the same where both are moved; its
+        SHA-256, None where it cannot be read any more. Of a standard stream nothing but the path `-`.
     """
     paths = {"input": job.source, "output": output, **job.pictures()}
     paths |= {"uncertainty": Path(job.record.uncertainty)} if job.record.uncertainty else {}
+    digests = {name: hashlib.sha256(each).hexdigest() for name, each in known.items()}
     return {name: _whereabouts(each, folder, digests.get(name)) for name, each in paths.items()}
 
 

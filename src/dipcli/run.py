@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import signal
 from collections.abc import Callable
@@ -114,21 +113,18 @@ def restore(
             )
         account = {"rule": rule, **accounts.account(job, preset, output, data, bench, result)}
         account["finished"] = interrupt.received is None
-        told, written = _deliver(case, result, output, meter, truth)
-        account |= told
-        account["peak_memory_bytes"] = machine.peak_memory(bench.prior.code.device)
+        delivered, written = _deliver(case, result, output, meter, truth)
+        account |= delivered | {"peak_memory_bytes": machine.peak_memory(bench.prior.code.device)}
         record = folder / RECORD if folder else None
         accounts.write(record, account)
         if job.record.uncertainty:
             account |= accounts.written_spread(spread.map(result, case.known), Path(job.record.uncertainty))
         if folder:
-            digests = {"input": account["input_sha256"], "output": hashlib.sha256(written).hexdigest()}
-            account["files"] = accounts.whereabouts(job, folder, output, digests)
+            account["files"] = accounts.whereabouts(job, folder, output, {"input": data, "output": written})
         accounts.write(record, account)
         if kept and interrupt.received is None and not job.record.keep_checkpoint:
             kept.end()
-        if folder and not job.record.no_report:
-            _report(folder, account, {"input": data, "output": written}, display)
+        _report(job, folder, account, {"input": data, "output": written}, display)
     if kept and interrupt.received is not None:
         display.note(f"{job.source}: to go on: dip resume {shlex.quote(str(folder))}")
     return account, interrupt.received
@@ -199,8 +195,10 @@ def _deliver(
     return accounts.measured(case, meter, written, truth), file
 
 
-def _report(folder: Path, account: dict[str, Any], given: dict[str, bytes], display: Display) -> None:
-    """Make the run's page; whatever is wrong with it must not cost what was done before."""
+def _report(job: Job, folder: Path | None, account: dict[str, Any], given: dict[str, bytes], display: Display) -> None:
+    """Make the run's page, if it has one; whatever is wrong with it must not cost what was done before."""
+    if folder is None or job.record.no_report:
+        return
     try:
         page.make(folder, account=account, given=given)
     except Exception as error:  # noqa: BLE001 - picture and record are written: not even a bug may look as if they were not

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,7 +131,7 @@ def charts(story: Story) -> list[Chart]:
 
 def inline(chart: Chart) -> str:
     """A chart as SVG within a page, in the page's own colours and type."""
-    with _style():
+    with styled():
         figure = _figure([chart], MARKERS)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -156,7 +156,7 @@ def draw(story: Story, path: Path) -> None:
     found = charts(story)
     if not found:
         raise DipError(f"There are no curves of {story.folder} yet: its log has fewer than two rows.")
-    with _style():
+    with styled():
         save(_figure(found, PAPER), path, "--curves")
 
 
@@ -198,7 +198,8 @@ def check_figure(path: Path, option: str) -> None:
         raise UsageError(f"{option} {path} is there already and was not made by dip report: choose another name.")
 
 
-def _style() -> Any:
+def styled() -> Any:
+    """Matplotlib as it is delivered, inside of a `with`."""
     from matplotlib import style  # noqa: PLC0415 - half a second
 
     # The user's own style stays out of it; ids in an SVG are made from the salt, so that same numbers are same bytes.
@@ -208,11 +209,15 @@ def _style() -> Any:
 def _figure(found: Sequence[Chart], colours: Mapping[str, str]) -> Figure:
     from matplotlib.figure import Figure  # noqa: PLC0415 - half a second
 
-    figure = Figure(figsize=(INCHES[0], INCHES[1] * len(found)), layout="constrained")
+    paper = colours is PAPER
+    figure = Figure(figsize=(INCHES[0], INCHES[1] * len(found)), layout="constrained" if paper else None)
+    if not paper:  # finding the margins would take as long as drawing
+        figure.subplots_adjust(left=0.14, right=0.985, bottom=0.16, top=0.91)
     for number, chart in enumerate(found, start=1):
         axes = figure.add_subplot(len(found), 1, number)
         _drawn(chart, axes, colours)
-        if colours is PAPER:
+        if paper:
+            axes.set_ylabel(chart.unit, color=colours["faint"])
             axes.set_title(chart.title, loc="left", fontsize="medium", color=colours["ink"])
     return figure
 
@@ -221,7 +226,6 @@ def _drawn(chart: Chart, axes: Axes, colours: Mapping[str, str]) -> None:
     """Curves, and a mark at each iteration that was kept."""
     values = [value for curve in chart.curves for _, value in curve.points]
     axes.set_xlabel("iteration", color=colours["faint"])
-    axes.set_ylabel(chart.unit, color=colours["faint"])
     if chart.falling and min(values) > 0 and max(values) > WIDE * min(values):
         axes.set_yscale("log")
     axes.spines[["top", "right"]].set_visible(False)
@@ -239,19 +243,19 @@ def _drawn(chart: Chart, axes: Axes, colours: Mapping[str, str]) -> None:
             axes.plot([curve.kept], [np.interp(curve.kept, x, y)], "o", color=colour, markersize=4.5)
             if few:
                 axes.axvline(curve.kept, color=colours["faint"], linewidth=0.7, linestyle=(0, (3, 3)))
-                past = curve.kept > (x[0] + x[-1]) / 2
                 axes.annotate(
                     f"kept {curve.kept}",
                     (curve.kept, 1),
-                    (-4 if past else 4, -2),
+                    (0, 2),
                     xycoords=axes.get_xaxis_transform(),
                     textcoords="offset points",
-                    ha="right" if past else "left",
-                    va="top",
+                    ha="center",
+                    va="bottom",
                     color=colours["faint"],
                 )
     if any(each.label for each in chart.curves):
-        axes.legend(frameon=False, labelcolor=colours["ink"], loc="best")
+        lines, labels = axes.get_legend_handles_labels()
+        axes.legend(lines[::-1], labels[::-1], frameon=False, labelcolor=colours["ink"], loc="best")
 
 
 def _grouped(story: Story) -> list[tuple[str, int | None, list[Numbers]]]:
@@ -271,6 +275,6 @@ def _grouped(story: Story) -> list[tuple[str, int | None, list[Numbers]]]:
 
 
 def _points(rows: Iterable[Numbers], column: str) -> tuple[tuple[float, float], ...]:
-    pairs: Callable[[Numbers], tuple[float | None, float | None]] = lambda row: (row["iteration"], row.get(column))
-    known = [(x, y) for x, y in map(pairs, rows) if x is not None and y is not None]
+    pairs = [(row["iteration"], row.get(column)) for row in rows]
+    known = [(x, y) for x, y in pairs if x is not None and y is not None]
     return tuple(known[each] for each in evenly(len(known), POINTS))

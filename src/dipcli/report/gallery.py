@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dipcli import images
+import numpy as np
+from numpy.typing import NDArray
+
+from dipcli import images, metrics, tiff
 from dipcli.errors import DipError
 from dipcli.job import DAMAGED, FILLED
 from dipcli.picture import Picture
 from dipcli.report.story import PREVIEW, Frame, Story
 from dipcli.report.views import View, embedded, evenly, marked, stretched, whole
 
-# Bytes for the large pictures and for the film strip: in a page, where they grow by a third, 12 MB together.
-ROOM, STRIP = 6.5e6, 2.5e6
+# Bytes for the large pictures, half of them for the result, and for the film strip: in a page, where they grow by a
+# third, 13 MB together.
+ROOM, STRIP = 8e6, 2e6
 MOST = 24  # pictures of a film strip
 
 INPUT, RESTORED, PROGRESS, TRUTH = "Input", "Restored", "So far", "True picture"
@@ -67,7 +72,8 @@ class _Shelf:
             for name, each in story.files.items()
             if each.fate != "there"
         ]
-        given = self.open("input") if "output" in self.files else None
+        floats = "input" in self.files and (self.files["input"].data or b"").startswith(tiff.SIGNATURES)
+        given = self.open("input") if floats else None
         self.span = given.span if given and given.dtype.kind == "f" else None
 
     def open(self, name: str, span: tuple[float, float] | None = None) -> Picture | None:
@@ -89,8 +95,11 @@ def gallery(story: Story) -> Gallery:
     if story.account.get("figures") and (drawn := shelf.open("output")):
         figure = embedded("The curves that it drew", drawn, ROOM)
         return Gallery((), (), figure, figure.size, tuple(shelf.missed))
-    share = ROOM / max(1, len(shelf.files))
-    views = tuple(embedded(each.name, each.picture, share, each.legend) for each in _named(story, shelf))
+    share = ROOM / 2 / max(1, len(shelf.files) - 1)
+    views = tuple(
+        embedded(each.name, each.picture, ROOM / 2 if each.name == RESTORED else share, each.legend)
+        for each in _named(story, shelf)
+    )
     sizes = {each.name: each.size for each in views}
     size = sizes.get(RESTORED, sizes.get(PROGRESS, max([each.size for each in views] or [(1, 1)])))
     strip = tuple(_strip(story, size, shelf.missed))
@@ -106,29 +115,60 @@ def chosen(frames: tuple[Frame, ...], most: int = MOST) -> list[Frame]:
 
 def _named(story: Story, shelf: _Shelf) -> Iterator[_Shown]:
     """What each picture is called, in the order in which they are offered: before, after, then what else there is."""
-    damaged = next((name for name in DAMAGED if name in shelf.files), None)
-    if picture := shelf.open(damaged or "input"):
-        yield _Shown("Input, damaged on purpose" if damaged else INPUT, picture)
+    damaged = next((name for name in DAMAGED if name in shelf.files), "")
+    holes = _holes(shelf)
+    if holes:
+        yield holes
+    elif picture := shelf.open(damaged or "input"):
+        yield _Shown("Damaged input" if damaged else INPUT, picture)
     if picture := shelf.open("output", shelf.span):
         yield _Shown(RESTORED, picture)
     elif picture := shelf.open(PREVIEW):
         yield _Shown(PROGRESS, picture)
-    if picture := shelf.open("reference", shelf.span) or (shelf.open("input") if damaged else None):
+    if picture := shelf.open("reference", shelf.span) or shelf.open("input" if damaged else ""):
         yield _Shown(TRUTH, picture)
-    for each in story.account.get("comparison") or []:
-        if picture := shelf.open(each["file"], shelf.span):
-            yield _Shown(str(each["name"]).capitalize(), picture)
-    given, filled = (shelf.open(name) if FILLED in shelf.files else None for name in ("input", FILLED))
-    if given and filled and (shown := marked(given, filled)):
-        yield _Shown("What was filled", shown, "what was to be filled is pink")
+    yield from _others(story, shelf, {INPUT: "input"} if holes else {})
+
+
+def _others(story: Story, shelf: _Shelf, named: dict[str, str]) -> Iterator[_Shown]:
+    """What other methods made, the task's own pictures, and where the outputs stray."""
+    named |= {str(each["name"]).capitalize(): each["file"] for each in story.account.get("comparison") or []}
+    known = {"input", "output", "reference", "uncertainty", *(["mask"] if FILLED in shelf.files else [])}
+    named |= {name.capitalize(): name for name in story.files if name not in known}
+    for name, file in named.items():
+        if picture := shelf.open(file, shelf.span):
+            yield _Shown(name, picture)
     if picture := shelf.open("uncertainty"):
         most = story.account.get("uncertainty_most")
         words = f"white is where the outputs stray most, by {most:.1f} of 255" if most else ""
         yield _Shown("Uncertainty", stretched(picture), words)
-    others = {"input", "output", "reference", "uncertainty", *(["mask"] if filled else [])}
-    for name in (name for name in story.files if name not in others):
-        if picture := shelf.open(name):
-            yield _Shown(name.capitalize(), picture)
+
+
+def _holes(shelf: _Shelf) -> _Shown | None:
+    """What the network was shown of a picture in which pixels were to be filled; None where there were none."""
+    filled = shelf.open(FILLED)
+    given = shelf.open("input") if filled else None
+    shown = marked(given, filled) if given and filled else None
+    return _Shown("To be filled", shown, "what was to be filled is pink") if shown else None
+
+
+def truth_of(story: Story) -> NDArray[np.float32] | None:
+    """The true picture, (C, H, W), where it is known to be one of the run's size."""
+    shelf = _Shelf(story)
+    truth = shelf.open("reference", shelf.span) or shelf.open("input" if set(DAMAGED) & set(shelf.files) else "")
+    return truth.pixels if truth else None
+
+
+def psnr_of(frame: Frame, truth: NDArray[np.float32] | None) -> float | None:
+    """PSNR of a frame in dB: as the log has it, or else by the picture itself where the truth is known."""
+    if frame.psnr is not None or truth is None or frame.tile:
+        return frame.psnr
+    try:
+        pixels = images.read(frame.path)[0].pixels
+    except DipError:
+        return None
+    value = metrics.psnr(pixels, truth) if pixels.shape == truth.shape else math.inf
+    return value if math.isfinite(value) else None
 
 
 def _strip(story: Story, size: tuple[int, int], missed: list[str]) -> Iterator[View]:
@@ -136,10 +176,12 @@ def _strip(story: Story, size: tuple[int, int], missed: list[str]) -> Iterator[V
     frames = story.frames
     several = len({each.run for each in frames}) > 1
     taken = chosen(frames)
+    truth = truth_of(story) if any(each.psnr is None for each in taken) else None
     for each in taken:
         name = " ".join([*([f"tile {each.tile}"] if each.tile else []), *([f"run {each.run}"] if several else [])])
         name = f"{name}, iteration {each.number}" if name else f"iteration {each.number}"
-        legend = "" if each.psnr is None else f"{each.psnr:.2f} dB"
+        psnr = psnr_of(each, truth)
+        legend = "" if psnr is None else f"{psnr:.2f} dB"
         try:
             yield whole(
                 name, each.path.read_bytes(), STRIP / len(taken), place=_place(story, each, size), legend=legend

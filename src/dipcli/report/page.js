@@ -46,7 +46,6 @@
       legend.textContent = [...new Set(shown)].map((each) => `${each.dataset.view}: ${each.dataset.legend}`).join(" · ");
       strip.forEach((each) => each.setAttribute("aria-pressed", String(each.contains(views[sides[1].select.value]))));
       box.classList.toggle("alone", sides[0].select.value === sides[1].select.value);
-      divide(split);
       draw();
     }
     strip.forEach((button, place) => {
@@ -60,9 +59,13 @@
     // The divider.
     function divide(percent) {
       split = Math.min(100, Math.max(0, percent));
-      box.style.setProperty("--split", box.classList.contains("alone") ? "0%" : `${split}%`);
+      const [from, to] = extent();
+      box.style.setProperty("--split", box.classList.contains("alone") ? "0px" : `${from + (to - from) * split / 100}px`);
       divider.setAttribute("aria-valuenow", String(Math.round(split)));
       divider.setAttribute("aria-valuetext", `${Math.round(split)} % ${sides[0].tag.textContent}`);
+    }
+    function extent() { // of what can be seen of the picture, from left to right
+      return [Math.max(0, x), Math.min(box.clientWidth, x + width * scale)];
     }
     divider.addEventListener("keydown", (event) => {
       const steps = { ArrowLeft: -2, ArrowDown: -2, ArrowRight: 2, ArrowUp: 2, PageDown: -10, PageUp: 10, Home: -100, End: 100 };
@@ -95,6 +98,11 @@
         const enlarged = scale * (window.devicePixelRatio || 1) * width * part / (own.naturalWidth || width);
         side.image.classList.toggle("pixels", enlarged >= 1.5);
       }
+      const [from, to] = extent();
+      sides[0].tag.style.left = `${from + 10}px`;
+      sides[1].tag.style.right = `${box.clientWidth - to + 10}px`;
+      sides.forEach((side) => { side.tag.style.maxWidth = `${Math.max(60, (to - from) / 2 - 20)}px`; });
+      divide(split);
       box.classList.toggle("near", scale > fit * 1.001);
       zoomed.textContent = `${Math.round(100 * scale * (window.devicePixelRatio || 1))} %`;
     }
@@ -156,8 +164,8 @@
       if (!held.size) { moving = null; box.classList.remove("held"); }
     });
     function follow(event) {
-      const frame = box.getBoundingClientRect();
-      divide(100 * (event.clientX - frame.left) / frame.width);
+      const [from, to] = extent();
+      divide(100 * (event.clientX - box.getBoundingClientRect().left - from) / (to - from));
     }
     function pinch() {
       const [one, other] = [...held.values()], frame = box.getBoundingClientRect();

@@ -171,10 +171,11 @@ def _found(folder: Path, where: Mapping[str, Any], data: bytes | None) -> Found:
             data = place.read_bytes()
         except (OSError, ValueError):
             continue
-        place = Path(os.path.normpath(place))
-        if where["sha256"] in (None, hashlib.sha256(data).hexdigest()):
-            return Found(place, "there", data)
-        other = other or Found(place, "changed", data)
+        same = where["sha256"] in (None, hashlib.sha256(data).hexdigest())
+        found = Found(Path(os.path.normpath(place)), "there" if same else "changed", data)
+        if same:
+            return found
+        other = other or found
     return other or Found(path, "gone")
 
 
@@ -205,7 +206,7 @@ def _frames(folder: Path, rows: tuple[Numbers, ...]) -> Iterator[Frame]:
         found = []
         for path in place.rglob("*.png"):
             if match := SNAPSHOT.fullmatch(path.relative_to(place).as_posix()):
-                tile, run, number = (int(each) if each else least for each, least in zip(match.groups(), (0, 1, 0)))
+                tile, run, number = int(match[1] or 0), int(match[2] or 1), int(match[3])
                 row = logged.get((tile, run, number), {})
                 truth = row.get("psnr_ref_smoothed")
                 psnr = row.get("psnr_noisy_smoothed") if truth is None else truth

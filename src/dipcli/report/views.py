@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,8 @@ from dipcli.picture import Picture
 
 LONGEST = 16_383  # pixels on a side of a WebP
 ROOMY = 0.2  # bytes a sample, below which nothing but drawings is kept without loss
-QUALITIES = (95, 88)  # of WebP: at the first no difference can be seen, at the second next to none
+DENSE = 0.05  # bytes a sample, below which hardly any photograph comes as a WebP of the qualities below
+QUALITIES = (95, 88)  # at the first no difference can be seen, at the second next to none
 COARSEST = 64  # times reduced
 COLOURS = 3
 HEADER = 24  # bytes of a PNG, up to its size
@@ -93,7 +95,7 @@ def packed(array: NDArray[np.uint8], most: float, profile: bytes | None = None) 
         profile: ICC colour profile.
     """
     picture = PIL.Image.fromarray(array)
-    factor = -(-max(picture.size) // LONGEST)
+    factor = max(-(-max(picture.size) // LONGEST), math.ceil((array.size * DENSE / most) ** 0.5))
     if factor == 1 and array.size * ROOMY <= most:
         data = _webp(picture, profile, lossless=True, quality=20, method=0, exact=True)
         if len(data) <= most:

@@ -80,13 +80,14 @@ def facts(story: Story) -> list[tuple[str, str]]:
     if not told.get("tiles"):
         found.append(("Kept", f"{told['kept']:,}"))
     found.append(("Time", displays.clock(told["seconds"])))
-    for name, key in (("PSNR to the truth", "psnr_ref"), ("PSNR to the input", "psnr_noisy")):
-        if told.get(key) is not None:
-            found.append((name, f"{told[key]:.2f} dB"))
-            break
-    if told.get("ssim_ref") is not None:
-        found.append(("SSIM", f"{told['ssim_ref']:.3f}"))
-    return found
+    if "psnr_ref" not in told:
+        return found + (
+            [("PSNR to the input", _measured("psnr", told["psnr_noisy"]))] if told.get("psnr_noisy") else []
+        )
+    known = [(name, told.get(_own(each))) for each, name in MEASURES.items()]
+    return found + [
+        (name.replace("PSNR", "PSNR to the truth", 1), _measured(name, each)) for name, each in known if each
+    ]
 
 
 def sentences(story: Story) -> list[str]:
@@ -95,9 +96,11 @@ def sentences(story: Story) -> list[str]:
     if "iterations" not in told:
         return []
     ended = [each.removeprefix(f"{told['input']}: ") for each in displays.ending(told)]
+    ended = [each for each in ended if not each.startswith("PSNR")]  # which stands among the numbers
     rule = str(told.get("rule", ""))
+    again = [] if rule in ("", "rule none") or rule in str(told.get("reason")) else [f"kept by the {rule}"]
     events = [f"On the way: {each}." for each in told.get("events") or []]
-    return [displays.legible(each) for each in [*ended, *([_sentence(rule)] if rule else []), *events]]
+    return [displays.legible(_sentence(each)) for each in [*ended, *again, *events]]
 
 
 def measures(story: Story) -> Table | None:
@@ -108,11 +111,11 @@ def measures(story: Story) -> Table | None:
         for each in told.get("comparison") or []
     ]
     known = [(name, dict(each), None) for name, each in (told.get("baselines") or {}).items()]
-    own = {name: told.get(name.replace("psnr", "psnr_ref").replace("ssim", "ssim_ref")) for name in MEASURES}
+    own = {name: told.get(_own(name)) for name in MEASURES}
     every = [*known, *compared, ("this run", own, told.get("seconds"))]
     columns = [name for name in MEASURES if any(each.get(name) is not None for _, each, _ in every)]
     timed = any(seconds is not None for *_, seconds in every[:-1])
-    if not columns and not compared:
+    if len(every) == 1:  # which stands among the numbers
         return None
     rows = tuple(
         Row(
@@ -122,7 +125,11 @@ def measures(story: Story) -> Table | None:
         )
         for name, each, spent in every
     )
-    return Table("", (*(MEASURES[each] for each in columns), *(["Time"] if timed else [])), rows)
+    return Table(
+        "Against the true picture" if columns else "Beside other methods",
+        (*(MEASURES[each] for each in columns), *(["Time"] if timed else [])),
+        rows,
+    )
 
 
 def runs(story: Story) -> Table | None:
@@ -173,6 +180,7 @@ def links(story: Story, place: Path) -> list[tuple[str, str]]:
         place: the folder of the page.
     """
     paths = [each.path for name, each in story.files.items() if name == "output" and each.fate in ("there", "changed")]
+    paths += [paths[0].with_suffix(each) for each in story.account.get("figures") or [] if each != ".png" and paths]
     paths += [story.folder / name for name in (LOG, RECORD)]
     return [(displays.legible(path.name), url(path, place)) for path in paths if path.is_file()]
 
@@ -189,10 +197,10 @@ def quoted(arguments: Sequence[str]) -> str:
     )
 
 
-def command(account: Mapping[str, Any]) -> str:
-    """The command line of a run."""
+def command(account: Mapping[str, Any]) -> list[str]:
+    """The command line of a run, argument by argument as a shell takes it."""
     _, *rest = account.get("argv") or ["dip"]
-    return quoted(["dip", *map(str, rest)]) if rest else ""
+    return [quoted([str(each)]) for each in ("dip", *rest)] if rest else []
 
 
 def _escaped(argument: str) -> str:
@@ -208,6 +216,11 @@ def _escaped(argument: str) -> str:
     return "".join(parts)
 
 
+def _own(name: str) -> str:
+    """What a measure of the run's own picture is called in its account."""
+    return name.replace("psnr", "psnr_ref").replace("ssim", "ssim_ref")
+
+
 def _sentence(words: str) -> str:
     return words[:1].upper() + words[1:] + ("" if words.endswith(".") else ".")
 
@@ -215,7 +228,7 @@ def _sentence(words: str) -> str:
 def _measured(name: str, value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.3f}" if name == "ssim" else f"{value:.2f} dB"
+    return f"{value:.3f}" if name.lower() == "ssim" else f"{value:.2f} dB"
 
 
 def _seconds(value: float | None) -> str:
