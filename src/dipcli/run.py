@@ -115,16 +115,11 @@ def restore(
         account["finished"] = interrupt.received is None
         delivered, written = _deliver(case, result, output, meter, truth)
         account |= delivered | {"peak_memory_bytes": machine.peak_memory(bench.prior.code.device)}
-        record = folder / RECORD if folder else None
-        accounts.write(record, account)
-        if job.record.uncertainty:
-            account |= accounts.written_spread(spread.map(result, case.known), Path(job.record.uncertainty))
-        if folder:
-            account["files"] = accounts.whereabouts(job, folder, output, {"input": data, "output": written})
-        accounts.write(record, account)
+        given = {"input": data, "output": written}
+        _keep(job, folder, output, account, given, lambda: spread.map(result, case.known))
         if kept and interrupt.received is None and not job.record.keep_checkpoint:
             kept.end()
-        _report(job, folder, account, {"input": data, "output": written}, display)
+        _report(job, folder, account, given, display)
     if kept and interrupt.received is not None:
         display.note(f"{job.source}: to go on: dip resume {shlex.quote(str(folder))}")
     return account, interrupt.received
@@ -193,6 +188,24 @@ def _deliver(
     # What is measured is what is in the file, rounded as it is there; some formats make three channels of one.
     written = images.decode(file, span=case.picture.span).pixels[: len(restored)]
     return accounts.measured(case, meter, written, truth), file
+
+
+def _keep(
+    job: Job,
+    folder: Path | None,
+    output: Path,
+    account: dict[str, Any],
+    known: dict[str, bytes],
+    spread: Callable[[], NDArray[np.float32]],
+) -> None:
+    """Write the record, the map of the spread if one is wanted, and the record again with what there is to say then."""
+    record = folder / RECORD if folder else None
+    accounts.write(record, account)
+    if job.record.uncertainty:
+        account |= accounts.written_spread(spread(), Path(job.record.uncertainty))
+    if folder:
+        account["files"] = accounts.whereabouts(job, folder, output, known)
+    accounts.write(record, account)
 
 
 def _report(job: Job, folder: Path | None, account: dict[str, Any], given: dict[str, bytes], display: Display) -> None:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from dipcli.errors import DipError, UsageError
 from dipcli.report import charts, index, page, sheet
-from dipcli.report.story import is_run, tell
+from dipcli.report.story import doubted, is_run, tell
 
 Make: TypeAlias = Callable[[], Path]
 
@@ -56,7 +56,8 @@ def requests(
 
 
 def _figure(draw: Callable[..., None], folder: Path, path: Path) -> Path:
-    draw(tell(folder), path)
+    with doubted(folder):
+        draw(tell(folder), path)
     return path
 
 

@@ -32,6 +32,7 @@ class Line:
         thumb: the result, small; None where there is none that can be shown.
         page: URL of the run's page; empty where there is none.
         picture: URL of the result; empty where there is none.
+        where: the result's path.
         numbers: iterations, seconds, PSNR to the input and to the truth, None where they are not known.
     """
 
@@ -42,6 +43,7 @@ class Line:
     thumb: View | None = None
     page: str = ""
     picture: str = ""
+    where: str = ""
     numbers: tuple[float | None, ...] = (None,) * 4
 
     @property
@@ -70,7 +72,7 @@ def make(folder: Path, failed: Sequence[tuple[str, str]] = (), path: Path | None
     path = path or folder / INDEX
     page.check(path)
     lines = [_line(run, path.parent) for run in runs(folder)]
-    lines += [Line(displays.legible(name), "", displays.legible(f"failed: {why}"), sound=False) for name, why in failed]
+    lines += [_failed(name, why) for name, why in failed]
     if not lines:
         raise DipError(f"There is no run in {folder}: name the folder of one, as noisy.denoised.dip.")
     states = [each.sound for each in lines]
@@ -104,6 +106,10 @@ def stale(run: Path) -> bool:
     return made < max(others)
 
 
+def _failed(name: str, why: str) -> Line:
+    return Line(displays.legible(Path(name).name), "", displays.legible(f"failed: {why}"), sound=False)
+
+
 def _line(run: Path, place: Path) -> Line:
     """What there is to say of a run at a glance: nothing but its record and its picture is read."""
     told = accounts.read(run)
@@ -133,6 +139,7 @@ def _told(run: Path, told: Mapping[str, Any], place: Path, link: str) -> Line:
         thumb=_thumb(output) if output else None,
         page=link,
         picture=words.url(output, place) if output else "",
+        where=displays.legible(os.path.relpath(output, place)) if output else "",
         numbers=tuple(None if each is None else float(each) for each in values),
     )
 

@@ -2,7 +2,7 @@
 // The stage: two pictures one over the other, a divider between them, zoom and pan. Without this script the page shows
 // them side by side.
 (() => {
-  const MOST = 32; // times a pixel is enlarged
+  const MOST = 32; // times a pixel is enlarged, or four times what fits
   const pictures = document.getElementById("pictures");
   const views = pictures ? [...pictures.querySelectorAll("img[data-view]")] : [];
   if (views.length) stage(pictures, views);
@@ -108,7 +108,7 @@
     }
     function zoom(to, atX = box.clientWidth / 2, atY = box.clientHeight / 2) {
       const before = scale;
-      scale = Math.min(MOST, Math.max(fit, to));
+      scale = Math.min(Math.max(MOST, 4 * fit), Math.max(fit, to));
       x = atX - (atX - x) * scale / before;
       y = atY - (atY - y) * scale / before;
       draw();

@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -99,6 +100,19 @@ class Story:
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run's."""
     return any((folder / name).is_file() for name in (LOG, RECORD, CHECKPOINT))
+
+
+@contextmanager
+def doubted(folder: Path) -> Iterator[None]:
+    """Inside, what a run's folder says is used as it stands: another version may have said something else.
+
+    Raises:
+        DipError: where it did.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise DipError(f"What {folder} says of its run is not what this version writes: restore it anew.") from error
 
 
 def tell(folder: Path, account: Mapping[str, Any] | None = None, given: Mapping[str, bytes] | None = None) -> Story:
