@@ -119,7 +119,7 @@ def test_a_run_leaves_a_page_that_needs_nothing_else(full: Path) -> None:
     assert all(each["alt"] for each in read.all("img") if each.get("src"))
     urls = [str(each[key]) for _, each in read.tags for key in ("src", "href", "data", "action") if each.get(key)]
     assert {"../out.png", "log.csv", "run.json"} == {each for each in urls if not each.startswith(("data:", "#"))}
-    assert not re.search(r"url\(|@import|<link|http-equiv=.refresh", read.source)
+    assert not re.search(r"url\((?!#)|@import|<link|http-equiv=.refresh", read.source)
 
 
 def test_every_log_has_the_rules_signal(dip: Dip, noisy_png: Path) -> None:
@@ -405,6 +405,25 @@ def test_a_guide_is_shown_and_a_figure_takes_the_place_of_all(dip: Dip, tmp_path
     (drawn,) = (each for each in read.all("img") if each.get("src"))
     assert np.array_equal(pixels(str(drawn["src"])), iio.imread(tmp_path / "f.png")[..., :3])
     assert {"../f.png", "../f.svg", "../f.csv"} <= {each["href"] for each in read.all("a")}
+
+
+def test_progress_and_other_methods_are_shown_where_there_are_such(dip: Dip, tmp_path: Path) -> None:
+    run = run_of(tmp_path, "--log-every", 1, "--no-report")
+    for name in ("frames/000002.png", "compare/plain.png", "preview.png"):
+        (run / name).parent.mkdir(exist_ok=True)
+        iio.imwrite(run / name, scene(24, 32))
+    account = json.loads((run / "run.json").read_text())
+    told = {"name": "median", "seconds": 0.25, "file": "compare/plain.png", "psnr_ref": 28.125, "ssim_ref": 0.75}
+    (run / "run.json").write_text(json.dumps(account | {"comparison": [told], "compared": "Nothing is better."}))
+    assert dip("report", run).exit_code == 0
+    read = Page(run / "report.html")
+    assert list(read.views()) == ["Input", "Restored", "Median", "Iteration 2"]
+    for words_ in ("Median 28.12 dB 0.750 0.25 s", "Nothing is better.", "This run"):
+        assert words_ in read.text
+    (run / "run.json").unlink()
+    (run / "frames/000002.png").unlink()
+    assert dip("report", run).exit_code == 0
+    assert list(Page(run / "report.html").views()) == ["So far"]
 
 
 def test_runs_and_tiles_are_told_apart(tmp_path: Path) -> None:

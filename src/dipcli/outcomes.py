@@ -104,6 +104,8 @@ def _index(batch: Batch, seen: list[Outcome], display: displays.Display) -> None
         return
     from dipcli.report import index
 
+    if (batch.output / index.INDEX).exists() and all(each.skipped for each in seen):
+        return
     failed = [(each.account["input"], str(each.error)) for each in seen if each.error]
     try:
         display.note(f"All of them at a glance: {index.make(batch.output, failed)}")
