@@ -98,11 +98,12 @@ class Dip:
     def __call__(self, *arguments: object, stdin: bytes | None = None) -> Result:
         return CliRunner().invoke(self.app(), [str(each) for each in arguments], input=stdin)
 
-    def quick(self, *arguments: object, iterations: int = 3, stdin: bytes | None = None) -> Result:
-        """With a tiny network."""
-        return self(
-            *arguments, "--iters", iterations, "--network", TINY, "--input", "noise", "--input-depth", 4, stdin=stdin
-        )
+    def quick(
+        self, *arguments: object, iterations: int = 3, stdin: bytes | None = None, report: bool = False
+    ) -> Result:
+        """With a tiny network, and without the page."""
+        tiny = ("--iters", iterations, "--network", TINY, "--input", "noise", "--input-depth", 4)
+        return self(*arguments, *tiny, *([] if report else ["--no-report"]), stdin=stdin)
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -58,6 +60,7 @@ def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, resu
         "events": [event for each in result.runs for event in each.fit.events],
         "runs": [
             {
+                "run": each.number,
                 "seed": each.seed,
                 "iterations": each.fit.steps,
                 "kept": each.fit.kept,
@@ -81,6 +84,39 @@ def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, resu
         "seconds": round(result.seconds, 3),
         "peak_memory_bytes": machine.peak_memory(device),
     }
+
+
+def whereabouts(job: Job, folder: Path, output: Path, known: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Where the pictures that a run read and wrote are, and what they were, so that they are known again later.
+
+    Args:
+        job: what was done.
+        folder: the run's.
+        output: where the picture is.
+        known: the bytes that are in memory; those of `input` and `output` are among them.
+
+    Returns:
+        By what each is for the run (`input`, `output`, `reference`, `uncertainty`, or the task's own argument that
+        names it): its full path; the way to it from the run's folder, which stays the same where both are moved; its
+        SHA-256, None where it cannot be read any more. Of a standard stream nothing but the path `-`.
+    """
+    paths = {"input": job.source, "output": output, **job.pictures()}
+    paths |= {"uncertainty": Path(job.record.uncertainty)} if job.record.uncertainty else {}
+    digests = {name: hashlib.sha256(each).hexdigest() for name, each in known.items()}
+    return {name: _whereabouts(each, folder, digests.get(name)) for name, each in paths.items()}
+
+
+def _whereabouts(path: Path, folder: Path, digest: str | None) -> dict[str, Any]:
+    if str(path) == "-":
+        return {"path": "-"}
+    full = str(path.absolute())
+    with suppress(OSError), path.open("rb") as file:
+        digest = digest or hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        near = os.path.relpath(path, folder)
+    except ValueError:  # another drive, where there are such
+        near = full
+    return {"path": full, "near": near, "sha256": digest}
 
 
 def write(path: Path | None, told: Mapping[str, Any]) -> None:

@@ -227,7 +227,15 @@ def load(path: Path) -> dict[str, Any]:
         raise DipError(f"There is no checkpoint {path}: name the folder of a run that was cut short.") from None
     except OSError as error:
         raise DipError(f"Cannot read {path} ({error.strerror or error}): check the name.") from error
-    except (RuntimeError, ValueError, EOFError, KeyError, AttributeError, TypeError, pickle.UnpicklingError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        EOFError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        pickle.UnpicklingError,
+    ) as error:
         raise DipError(f"{path} is no checkpoint of dip's, or is damaged: begin the run anew.") from error
     if not isinstance(content, dict) or content.get("layout") != LAYOUT:
         raise DipError(f"{path} is no checkpoint of this version, {dipcli.__version__}: begin the run anew.")

@@ -7,6 +7,7 @@ Each is a function with the signature that Typer makes options from. It ends in 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dipcli import displays, outcomes
+from dipcli.errors import DipError
 
 if TYPE_CHECKING:
     from dipcli.doctor.sheet import Line
@@ -88,7 +90,66 @@ def resume(
     raise typer.Exit(outcomes.restore(batch, quiet=quiet, verbose=verbose, as_json=as_json, resume=before))
 
 
-COMMANDS: Mapping[str, Callable[..., None]] = {"resume": resume, "doctor": doctor}
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of runs, as clean.dip, or folders with runs in them.", metavar="RUN..."),
+    ],
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Where the page goes; report.html in the run's folder, index.html in a folder of runs when not given.",
+        ),
+    ] = None,
+    curves: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the curves too, for a paper: .pdf, .svg or .png."),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a contact sheet of the snapshots too: .pdf, .svg or .png."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+) -> None:
+    """Make the page of a run, or of a folder of runs.
+
+    report.html shows the pictures before and after, those along the way, the
+    curves, and all that it takes to do it again, in one file that needs no
+    other. Runs make theirs by themselves; this makes it anew, as after the run
+    was cut short. Of a folder with runs in it index.html is made, a table of
+    all of them, and each page that is not there yet. Prints where they are.
+
+    Examples:
+
+        dip report noisy.denoised.dip
+        dip report noisy.denoised.dip --curves curves.pdf --sheet snapshots.png
+        dip report restored/
+    """
+    from dipcli.report.desk import requests
+
+    display = displays.choose(quiet=quiet)
+    done = failed = 0
+    for make in requests(runs, output, curves, sheet, display.note):
+        try:
+            path = make()
+        except DipError as error:
+            failed += 1
+            if len(runs) == 1:
+                raise
+            outcomes.complain(str(error), error)
+        else:
+            done += 1
+            sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+            sys.stdout.flush()
+    if failed:
+        raise typer.Exit(outcomes.SOME_FAILED if done else FAILED)
+
+
+COMMANDS: Mapping[str, Callable[..., None]] = {"resume": resume, "report": report, "doctor": doctor}
 
 
 def _say(text: str) -> None:

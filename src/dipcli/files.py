@@ -43,9 +43,7 @@ def claimed(*paths: Path) -> Iterator[None]:
 
 @contextmanager
 def _claimed(path: Path) -> Iterator[None]:
-    fits = len(os.fsencode(f".{path.name}{LOCK}")) <= LONGEST
-    name = path.name if fits else hashlib.sha256(os.fsencode(path.name)).hexdigest()
-    place = path / LOCK if path.is_dir() else path.with_name(f".{name}{LOCK}")
+    place = _lock(path)
     lock = FileLock(place, timeout=0, mode=0o666)  # what one user left behind is no hindrance to another
     try:
         lock.acquire()
@@ -66,6 +64,33 @@ def _claimed(path: Path) -> Iterator[None]:
         with suppress(OSError):  # gone before it is released: who waits for it would have a lock on nothing
             place.unlink()
         lock.release()
+
+
+def held(path: Path) -> bool:
+    """Whether a run is writing to a file or folder just now.
+
+    Args:
+        path: a file or folder as it would be given to `claimed`.
+    """
+    place = _lock(path)
+    if not place.exists():
+        return False
+    lock = FileLock(place, timeout=0, mode=0o666)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError:  # a place that nobody can write to
+        return False
+    lock.release()
+    return False
+
+
+def _lock(path: Path) -> Path:
+    """The lock of a file lies beside it, that of a folder in it."""
+    fits = len(os.fsencode(f".{path.name}{LOCK}")) <= LONGEST
+    name = path.name if fits else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    return path / LOCK if path.is_dir() else path.with_name(f".{name}{LOCK}")
 
 
 def _number(lock: Path) -> str:

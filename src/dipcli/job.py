@@ -27,6 +27,10 @@ PREVIEW = "preview.png"  # while it is at work
 FRAMES = "frames"  # a folder, for a film strip
 DAMAGED = ("damaged.png", "damaged.tif")  # what was made of the picture where the damage was simulated
 COMPARED = tuple(f"{FOLDER}/{name}{kind}" for name in FILES for kind in (".png", ".tif"))  # of the rivals
+FILLED = "filled.png"  # white where pixels were filled, of a picture that keeps the others
+REPORT = "report.html"
+GENERATOR = b'<meta name="generator" content="dipcli">'  # tells a page of ours from somebody else's
+HEAD = 1024  # bytes of a page in which that stands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,12 @@ class Job:
         """The files that the run reads: none of them may be lost to it."""
         named = [Path(each) for each in self.arguments.values() if isinstance(each, str | Path)]
         return [each for each in (self.source, self.reference, *named) if each is not None and os.path.isfile(each)]
+
+    def pictures(self) -> dict[str, Path]:
+        """The pictures that it reads beside its source: `reference`, and those that an argument of the task names."""
+        named = {"reference": self.reference, **self.arguments}
+        paths = {name: Path(each) for name, each in named.items() if isinstance(each, str | Path)}
+        return {name: each for name, each in paths.items() if each.suffix.lower() in images.FORMATS}
 
     def place(self) -> Path:
         """Where the restored picture goes when `output` is None, without the suffix: that depends on the picture."""
@@ -117,8 +127,9 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
     spared = {each.resolve() for each in spared}
     try:
         for old in (
-            *(folder / name for name in (RECORD, CHECKPOINT, *DAMAGED, *COMPARED)),
+            *(folder / name for name in (RECORD, CHECKPOINT, *DAMAGED, *COMPARED, FILLED)),
             *filter(png.signed, (folder / PREVIEW, *(folder / FRAMES).glob(6 * "[0-9]" + ".png"))),
+            *(page for page in [folder / REPORT] if ours(page)),
             *(folder / "snapshots").glob(6 * "[0-9]" + "*.png"),
             *(
                 snapshot
@@ -130,6 +141,15 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
                 old.unlink(missing_ok=True)
     except OSError as error:
         raise DipError(f"Cannot clear the run folder {folder} ({error.strerror}): choose another --run-dir.") from error
+
+
+def ours(page: Path) -> bool:
+    """Whether there is a page that this program has made: any other is somebody's own."""
+    try:
+        with page.open("rb") as file:
+            return GENERATOR in file.read(HEAD)
+    except OSError:
+        return False
 
 
 def check_output(job: Job, case: Case, output: Path, folder: Path | None, room: int) -> None:
@@ -167,7 +187,7 @@ def check_output(job: Job, case: Case, output: Path, folder: Path | None, room: 
 
 
 def _check_beside(job: Job, case: Case, folder: Path | None) -> None:
-    """The simulated damage and what rivals make are written beside the record: not in the place of something else."""
+    """What is written beside the record must not take the place of something else."""
     if job.record.compare and case.rivals is None:
         raise UsageError(
             f"--compare is of no use: dip {job.task.name} has no classical methods beside it. Leave it out."
@@ -175,7 +195,9 @@ def _check_beside(job: Job, case: Case, folder: Path | None) -> None:
     if folder is None:
         return
     read = [each.resolve() for each in job.read()]
-    for name in (*(DAMAGED if case.damaged is not None else ()), *(COMPARED if job.record.compare else ())):
+    damaged = DAMAGED if case.damaged is not None else ()
+    filled = (FILLED,) if case.known is not None else ()
+    for name in (*damaged, *filled, *(COMPARED if job.record.compare else ())):
         place = folder / name
         if place.exists() and (place.resolve() in read or not (folder / LOG).exists()):
             raise UsageError(f"{place} is there already, not from a run: choose another --run-dir.")

@@ -42,6 +42,7 @@ COLUMNS = (
     "event",
     "run",
     "tile",
+    "signal",
 )
 
 
@@ -89,6 +90,7 @@ class Metrics:
             "event": step.event,
             "run": step.run,
             "tile": step.tile.number if step.tile else None,
+            "signal": verdict.signal[1] if verdict.signal else None,
         }
         if reference is not None:
             smoothed = pixels(shown.finish(step.average))

@@ -45,19 +45,21 @@ def restore(
     tell = display.note if verbose else lambda _: None
     for remark in batch.remarks:
         display.note(remark)
-    fates: list[str] = []
+    seen: list[Outcome] = []
     announce = partial(_tell_settings, tell)
     for outcome in restore_all(batch, display=display, signals=(SIGINT, SIGTERM), announce=announce, resume=resume):
-        fates.append(outcome.fate)
-        display.tally(fates.count("failed"))
+        seen.append(outcome)
+        display.tally(sum(each.fate == "failed" for each in seen))
         for sentence in _sentences(outcome):
             display.note(sentence)
         if outcome.fate == "restored":
             tell(displays.machinery(outcome.account))
         if as_json or not (outcome.error or outcome.skipped):
             hand_out(outcome.account | ({"skipped": outcome.skipped} if outcome.skipped else {}), as_json=as_json)
+    fates = [each.fate for each in seen]
     if batch.several:
         display.note(displays.summary(fates, len(batch.entries)))
+        _index(batch, seen, display)
     if outcome.ended_by:
         return 128 + outcome.ended_by
     if outcome.error and not batch.several:
@@ -94,6 +96,23 @@ def _sentences(outcome: Outcome) -> list[str]:
     if outcome.skipped:
         return [f"{outcome.account['input']}: {outcome.skipped}"]
     return displays.ending(outcome.account)
+
+
+def _index(batch: Batch, seen: list[Outcome], display: displays.Display) -> None:
+    """Make the page of the folder that the results are in; what is wrong with it is said and costs nothing."""
+    record = batch.entries[0].job.record
+    if batch.output is None or record.no_report or record.no_run_dir:
+        return
+    from dipcli.report import index
+
+    if (batch.output / index.INDEX).exists() and all(each.skipped for each in seen):
+        return
+    failed = [(each.account["input"], str(each.error)) for each in seen if each.error]
+    try:
+        display.note(f"All of them at a glance: {index.make(batch.output, failed)}")
+    except Exception as error:  # noqa: BLE001 - the pictures are written: not even a bug may look as if they were not
+        told = str(error) if isinstance(error, DipError) else f"{type(error).__name__}: {error}"
+        display.note(f"There is no new {index.INDEX}: {told}")
 
 
 def _tell_settings(tell: Callable[[str], None], job: Job, preset: str, settings: Settings, outlook: str) -> None:

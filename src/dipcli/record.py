@@ -63,7 +63,7 @@ class Record:
             group="What is written",
         ),
     ] = False
-    no_report: Annotated[bool, Option("Leave report.html out.", group="What is written")] = False
+    no_report: Annotated[bool, Option("Leave out report.html, the page on the run.", group="What is written")] = False
     no_run_dir: Annotated[bool, Option("Write the picture alone.", group="What is written")] = False
     overwrite: Annotated[
         bool,

@@ -5,33 +5,22 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from dipcli import account as accounts
+from dipcli import delivery, files, images, recording, stopping
 from dipcli import device as machine
-from dipcli import files, images, memory, png, stopping
 from dipcli.bench import Bench, prepare, solve
-from dipcli.case import Case
-from dipcli.checkpoints import Checkpoints
-from dipcli.contest import Contest
 from dipcli.displays import Display, Silent
-from dipcli.engine import Observer, let_go
-from dipcli.errors import DipError
+from dipcli.engine import Observer
 from dipcli.interrupt import heeded
-from dipcli.job import CHECKPOINT, FRAMES, LOG, PREVIEW, RECORD, Job, clear
+from dipcli.job import Job
 from dipcli.mosaic import Course
-from dipcli.observers import Log, Metrics, Row, Snapshots, pixels
-from dipcli.picture import Picture
-from dipcli.plan import Plan, planned, suffix_of, worries
-from dipcli.preview import Frames, Preview
-from dipcli.restarts import Deadline, Progress, Runs
-from dipcli.resume import HalfDone, described
+from dipcli.observers import Metrics
+from dipcli.plan import planned, worries
+from dipcli.restarts import Deadline, Progress
+from dipcli.resume import HalfDone
 from dipcli.settings import Settings
 from dipcli.spread import Spread
 from dipcli.standing import Ahead
@@ -88,97 +77,47 @@ def restore(
 
     spread = Spread()
     watching: list[Observer] = [*case.observers, *([spread] if job.record.uncertainty else [])]
-    observers: list[Observer] = [display, *watching]
-    told: list[Callable[[Row], None]] = [display.tell]
     with files.claimed(*_written(output, folder)), heeded(*signals, say=warn) as interrupt:
         files.sweep(output)
-        kept, over = None, _nothing
-        if folder:
-            log, watchers, over = _recorded(job, picture, case, bench, output, folder, progress)
-            told.append(_unless_it_fails(log, display))
-            observers += [_unless_it_fails(each, display) for each in watchers]
-            kept = Checkpoints(
-                folder / CHECKPOINT,
-                described(job, preset, output, folder),
-                job.record.between_checkpoints(),
-                lambda: job.record.keep_checkpoint or interrupt.received is not None,
-                watching,
-            )
-            kept.begin(before.seen(bench) if before and progress else None)
-        meter = Metrics(bench.problem, truth, job.record.log_every, told)
+        record = recording.begun(
+            job,
+            picture,
+            preset,
+            plan,
+            bench,
+            before=before,
+            progress=progress,
+            watching=watching,
+            interrupted=lambda: interrupt.received is not None,
+            display=display,
+        )
+        meter = Metrics(bench.problem, truth, job.record.log_every, [display.tell, *record.told])
         ahead = _ahead(job, preset, bench, deadline, begun=progress is not None)
         with display.watching(job.title or job.source.name, ahead):
             result = solve(
                 bench,
                 deadline=deadline,
                 asked=interrupt.asked,
-                observers=[meter, *observers],
+                observers=[meter, display, *watching, *record.observers],
                 begin=progress,
-                hold=_unless_it_fails(kept, display) if kept else let_go,
+                hold=record.hold,
                 say=lambda text: display.note(f"{job.source}: {text}"),
             )
+        ended_by = interrupt.received
         account = {"rule": rule, **accounts.account(job, preset, output, data, bench, result)}
-        account["finished"] = interrupt.received is None
-        account |= _deliver(case, result, output, meter, truth)
-        over()
-        account["peak_memory_bytes"] = machine.peak_memory(bench.prior.code.device)
-        record = folder / RECORD if folder else None
-        accounts.write(record, account)
-        if job.record.uncertainty:
-            account |= accounts.written_spread(spread.map(result, case.known), Path(job.record.uncertainty))
-            accounts.write(record, account)
-        if kept and interrupt.received is None and not job.record.keep_checkpoint:
-            kept.end()
-        ended_by = interrupt.received or _compared(job, plan, account, record, display, signals)
-    if kept and interrupt.received is not None:
+        account["finished"] = ended_by is None
+        told, written = delivery.write_picture(plan, result, meter)
+        record.close_preview()
+        account |= told | {"peak_memory_bytes": machine.peak_memory(bench.prior.code.device)}
+        given = {"input": data, "output": written}
+        delivery.write_account(job, plan, account, given, lambda: spread.map(result, case.known))
+        if ended_by is None and not job.record.keep_checkpoint:
+            record.drop_checkpoint()
+        stopped_by = ended_by or delivery.compare(job, plan, account, display, signals)
+        delivery.write_page(job, plan, account, given, display)
+    if folder and ended_by:
         display.note(f"{job.source}: to go on: dip resume {shlex.quote(str(folder))}")
-    return account, ended_by
-
-
-def _nothing() -> None:
-    """There is nothing to clear away."""
-
-
-def _recorded(
-    job: Job,
-    picture: Picture,
-    case: Case,
-    bench: Bench,
-    output: Path,
-    folder: Path,
-    progress: Progress | Course | None,
-) -> tuple[Log, list[Observer], Callable[[], None]]:
-    """The run's folder, cleared of an earlier run and with what is written before the fit.
-
-    Returns:
-        The log; who else writes there during the fit; what is to be done once the picture is written.
-    """
-    files.sweep(*(folder / name for name in (LOG, CHECKPOINT, RECORD, PREVIEW)))
-    if progress is None:
-        clear(folder, spared=job.read())
-    if case.damaged is not None:
-        damaged = picture.showing(case.damaged)
-        kind = images.default_suffix(damaged)
-        images.write(images.encode(damaged, kind), folder / f"damaged{kind}")
-    every, at = job.record.snapshot_every, job.record.snapshots_asked()
-    watchers: list[Observer] = [Snapshots(folder / "snapshots", case.picture, every, at, case.problem.finish)]
-    if not job.record.no_report:
-        watchers.append(Frames(folder / FRAMES, case.picture, bench.problem))
-    preview = _previewed(job, case, bench, output, folder, progress)
-    watchers += [preview] if preview else []
-    log = Log(folder / LOG, progress.reached if progress else None)
-    return log, watchers, preview.end if preview else _nothing
-
-
-def _previewed(
-    job: Job, case: Case, bench: Bench, output: Path, folder: Path, progress: Progress | Course | None
-) -> Preview | None:
-    """Who shows the picture while it is at work; nobody where something of somebody else's would be in the way."""
-    path = folder / PREVIEW
-    others = [each.resolve() for each in (output, *job.read())]
-    if path.resolve() in others or (path.exists() and not png.signed(path)):
-        return None
-    return Preview(path, case.picture, bench.problem, progress if isinstance(progress, Course) else None)
+    return account, stopped_by
 
 
 def _ahead(job: Job, preset: str, bench: Bench, deadline: Deadline, *, begun: bool) -> Ahead:
@@ -219,61 +158,3 @@ def _written(output: Path, folder: Path | None) -> list[Path]:
     if folder:
         files.make_folder(folder)
     return [*([] if str(output) == "-" else [output]), *([folder] if folder else [])]
-
-
-def _deliver(
-    case: Case, result: Runs, output: Path, meter: Metrics, truth: NDArray[np.float32] | None
-) -> dict[str, Any]:
-    """Write the picture, or the figures in its place; what is to be said of it."""
-    restored = pixels(result.image)
-    if case.render:
-        conclusion = case.conclude(restored) if case.conclude else None
-        for suffix, file in case.render().items():
-            if str(output) != "-":
-                images.write(file, output if suffix == ".png" else output.with_suffix(suffix))
-            elif suffix == ".png":
-                images.write(file, output)
-        return {"conclusion": conclusion}
-    file = images.encode(case.picture.showing(restored, case.known), suffix_of(output))
-    images.write(file, output)
-    # What is measured is what is in the file, rounded as it is there; some formats make three channels of one.
-    written = images.decode(file, span=case.picture.span).pixels[: len(restored)]
-    return accounts.measured(case, meter, written, truth)
-
-
-def _compared(
-    job: Job,
-    plan: Plan,
-    account: dict[str, Any],
-    record: Path | None,
-    display: Display,
-    signals: tuple[signal.Signals, ...],
-) -> signal.Signals | None:
-    """Hold classical methods beside the result, if that was asked for, and add it to the account; what cut it short."""
-    if not job.record.compare:
-        return None
-    display.note(f"{job.source}: written; now the classical methods")
-    machine.release_memory(torch.device("cpu"))
-    most = memory.limit(replace(plan.settings, device="cpu"))
-    contest = Contest(plan.case, plan.truth, suffix_of(plan.output), plan.folder, most)
-    told, ended_by = contest.hold(account, signals)
-    account |= told
-    accounts.write(record, account)
-    return ended_by
-
-
-def _unless_it_fails(observer: Callable[..., None], display: Display) -> Callable[..., None]:
-    """The same observer, silenced when it fails to write: a full disk must not cost the picture."""
-    failed = False
-
-    def guarded(*seen: Any) -> None:
-        nonlocal failed
-        if failed:
-            return
-        try:
-            observer(*seen)
-        except (OSError, DipError) as error:
-            failed = True
-            display.note(f"{error} ({type(observer).__name__.lower()} ends here, the fit goes on)")
-
-    return guarded

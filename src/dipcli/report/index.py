@@ -1,0 +1,151 @@
+"""The page of a folder of runs: what became of each picture, in a table that can be sorted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dipcli import account as accounts
+from dipcli import displays, files, images
+from dipcli.errors import DipError
+from dipcli.job import REPORT, ours
+from dipcli.report import page, words
+from dipcli.report.story import is_run
+from dipcli.report.views import View, thumbnail
+
+INDEX = "index.html"
+SIDE = 192  # pixels of a thumbnail
+
+
+@dataclass(frozen=True)
+class Line:
+    """One picture in the table.
+
+    Attributes:
+        name: of the picture.
+        task: what was done, with its preset.
+        state: done, or what became of it.
+        sound: whether it is done.
+        thumb: the result, small; None where there is none that can be shown.
+        page: URL of the run's page; empty where there is none.
+        picture: URL of the result; empty where there is none.
+        where: the result's path.
+        numbers: iterations, seconds, PSNR to the input and to the truth, None where they are not known.
+    """
+
+    name: str
+    task: str
+    state: str
+    sound: bool
+    thumb: View | None = None
+    page: str = ""
+    picture: str = ""
+    where: str = ""
+    numbers: tuple[float | None, ...] = (None,) * 4
+
+    @property
+    def cells(self) -> list[tuple[str, str]]:
+        """The numbers as they are sorted and as they are shown."""
+        iterations, seconds, *decibels = self.numbers
+        told = ["" if iterations is None else f"{iterations:,.0f}", "" if seconds is None else displays.clock(seconds)]
+        told += ["" if each is None else f"{each:.2f}" for each in decibels]
+        return [("" if value is None else repr(value), text) for value, text in zip(self.numbers, told, strict=True)]
+
+
+def make(folder: Path, failed: Sequence[tuple[str, str]] = (), path: Path | None = None) -> Path:
+    """Write the page of a folder.
+
+    Args:
+        folder: in which, or in whose sub-folders, runs are.
+        failed: pictures that left no run, and why.
+        path: where to; `index.html` in the folder when left out.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        DipError: when there is no run, or a file is there that this program has not made.
+    """
+    path = path or folder / INDEX
+    page.check(path)
+    lines = [_line(run, path.parent) for run in runs(folder)]
+    lines += [_failed(name, why) for name, why in failed]
+    if not lines:
+        raise DipError(f"There is no run in {folder}: name the folder of one, as noisy.denoised.dip.")
+    states = [each.sound for each in lines]
+    text = page.filled(
+        "index.html",
+        "index.js",
+        title=displays.legible(folder.resolve().name or str(folder)),
+        lines=lines,
+        told=f"{states.count(True)} done" + (f", {states.count(False)} not" if False in states else ""),
+        truth=any(each.numbers[-1] is not None for each in lines),
+    )
+    files.write(path, text.encode(errors="backslashreplace"))
+    return path
+
+
+def runs(folder: Path) -> Iterator[Path]:
+    """The folders of the runs in a folder and those below; links and hidden folders are not followed."""
+    for name, below, _ in os.walk(folder):
+        here = Path(name)
+        if is_run(here):
+            below.clear()
+            yield here
+        else:
+            below[:] = sorted(each for each in below if not each.startswith(".") and not (here / each).is_symlink())
+
+
+def stale(run: Path) -> bool:
+    """Whether a run has no page yet, or one that is older than what the run has written."""
+    told = [run / REPORT, run / "run.json", run / "log.csv"]
+    made, *others = (each.stat().st_mtime if each.is_file() else 0.0 for each in told)
+    return made < max(others)
+
+
+def _failed(name: str, why: str) -> Line:
+    return Line(displays.legible(Path(name).name), "", displays.legible(f"failed: {why}"), sound=False)
+
+
+def _line(run: Path, place: Path) -> Line:
+    """What there is to say of a run at a glance: nothing but its record and its picture is read."""
+    told = accounts.read(run)
+    link = words.url(run / REPORT, place) if ours(run / REPORT) else ""
+    if told is None:
+        state = "at work" if files.held(run) else "cut short"
+        return Line(displays.legible(run.name), "", state, sound=False, page=link)
+    try:
+        return _told(run, told, place, link)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return Line(displays.legible(run.name), "", "its record cannot be read", sound=False, page=link)
+
+
+def _told(run: Path, told: Mapping[str, Any], place: Path, link: str) -> Line:
+    name = str(told["input"])
+    where = told.get("files", {}).get("output", {"path": told["output"]})
+    places = (run / where.get("near", where["path"]), Path(where["path"]))
+    output = next((Path(os.path.normpath(each)) for each in places if each.is_file()), None)
+    done = bool(told.get("finished", True))
+    state = "done" if output and done else "interrupted" if not done else "its picture is gone"
+    values = [told.get(key) for key in ("iterations", "seconds", "psnr_noisy", "psnr_ref")]
+    return Line(
+        "standard input" if name == "-" else displays.legible(Path(name).name),
+        displays.legible(f"{told['task']}, {told['preset']}"),
+        "standard output" if str(where["path"]) == "-" and done else state,
+        sound=done and (output is not None or str(where["path"]) == "-"),
+        thumb=_thumb(output) if output else None,
+        page=link,
+        picture=words.url(output, place) if output else "",
+        where=displays.legible(os.path.relpath(output, place)) if output else "",
+        numbers=tuple(None if each is None else float(each) for each in values),
+    )
+
+
+def _thumb(output: Path) -> View | None:
+    try:
+        return thumbnail(images.read(output)[0], SIDE)
+    except DipError:
+        return None
