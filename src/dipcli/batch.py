@@ -78,6 +78,10 @@ class Outcome:
         said: the sentence on that; empty where it is the folder that is wrong and it has been said.
         skipped: why there was nothing to do; empty where there was.
         ended_by: the signal that ended the run, and with it the batch.
+        number: its place among the pictures of the batch, from 1.
+        begun: whether a fit was begun, or there was anything else to tell, before a signal ended the batch.
+        worker: which of several was at it; empty where there is but this process.
+        notes: what was said meanwhile by another process.
     """
 
     account: dict[str, Any]
@@ -85,11 +89,20 @@ class Outcome:
     said: str = ""
     skipped: str = ""
     ended_by: signal.Signals | None = None
+    number: int = 1
+    begun: bool = True
+    worker: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def fate(self) -> str:
-        """In a word: restored, failed, skipped or cut short."""
-        fates = {"failed": self.error, "skipped": self.skipped, "cut short": self.ended_by}
+        """In a word: restored, failed, skipped, not begun or cut short."""
+        fates = {
+            "failed": self.error,
+            "skipped": self.skipped,
+            "not begun": not self.begun,
+            "cut short": self.ended_by,
+        }
         return next((word for word, so in fates.items() if so), "restored")
 
 
@@ -171,17 +184,11 @@ def restore_all(
         What became of each, as soon as it is known.
     """
     shut: dict[Path, DipError] = {}
-    for number, (job, wrong) in enumerate(batch.entries, start=1):
-        place = _nearest(batch.output or job.source.parent)
-        known = shut.pop(place, None)
+    for number, (job, _) in enumerate(batch.entries, start=1):
+        if known := settled(batch, number, shut):
+            yield known
+            continue
         try:
-            if wrong:
-                raise wrong
-            if batch.several:
-                if earlier := finished(job):
-                    yield Outcome(earlier.account, skipped=earlier.word)
-                    continue
-                _check_place(place, shut)
             account, ended_by = restore(
                 job,
                 display=display,
@@ -190,17 +197,50 @@ def restore_all(
                 resume=resume or batch.several,
             )
         except DipError as error:
-            said = str(error)
-            if error is shut.get(place) and said == str(known):
-                said = ""
-            elif batch.several:
-                about = "" if error is shut.get(place) or str(job.source) in said else f"{job.source}: "
-                said = f"{number}/{len(batch.entries)}: {about}{said}"
-            yield Outcome({"input": str(job.source), "error": str(error)}, error, said)
+            yield failed(batch, number, error)
         else:
-            yield Outcome(account, ended_by=ended_by)
+            yield Outcome(account, ended_by=ended_by, number=number)
             if ended_by:
                 return
+
+
+def settled(batch: Batch, number: int, shut: dict[Path, DipError]) -> Outcome | None:
+    """What becomes of a picture for which no fit is begun; None where one is to be.
+
+    Args:
+        batch: all pictures.
+        number: which, from 1.
+        shut: folders that took nothing when they were last tried; kept from picture to picture.
+    """
+    job, wrong = batch.entries[number - 1]
+    place = _nearest(batch.output or job.source.parent)
+    known = shut.pop(place, None)
+    try:
+        if wrong:
+            raise wrong
+        if batch.several:
+            if earlier := finished(job):
+                return Outcome(earlier.account, skipped=earlier.word, number=number)
+            _check_place(place, shut)
+    except DipError as error:
+        if error is not shut.get(place):
+            return failed(batch, number, error)
+        said = "" if str(error) == str(known) else f"{number}/{len(batch.entries)}: {error}"
+        return Outcome(_complaint(job, error), error, said, number=number)
+    return None
+
+
+def failed(batch: Batch, number: int, error: DipError) -> Outcome:
+    """What there is to say of a picture with which something is wrong."""
+    job, said = batch.entries[number - 1].job, str(error)
+    if batch.several:
+        said = f"{number}/{len(batch.entries)}: {'' if str(job.source) in said else f'{job.source}: '}{said}"
+    return Outcome(_complaint(job, error), error, said, number=number)
+
+
+def _complaint(job: Job, error: DipError) -> dict[str, Any]:
+    """The account of a picture that failed."""
+    return {"input": str(job.source), "error": str(error)}
 
 
 def finished(job: Job) -> Earlier | None:
