@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from dipcli.batch import Batch, Outcome, settled
 from dipcli.cluster.engine import Engine
@@ -39,7 +43,7 @@ def restore_by(
     def warn() -> None:
         display.note("Ending the fits at work, keeping their best pictures so far; once more to end at once.")
 
-    with heeded(*signals, say=warn) as interrupt:
+    with _orderly(signals), heeded(*signals, say=warn) as interrupt:
         due = _Due(batch)
         yield from due.advance()
         if not due.number:
@@ -55,6 +59,22 @@ def restore_by(
                 yield from flight.landed(display, interrupt)
         if due.number and interrupt.received:
             yield not_begun(batch, due.number, interrupt.received)
+
+
+@contextmanager
+def _orderly(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
+    """Inside, a SIGTERM that nobody heeds, a second one, stops what is at work before this process ends."""
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    heeding = signal.SIGTERM in signals and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, leave) if heeding else None
+    try:
+        yield
+    finally:
+        if heeding:
+            signal.signal(signal.SIGTERM, before)
 
 
 class _Due:

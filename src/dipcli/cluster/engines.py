@@ -17,6 +17,7 @@ import dask
 import torch
 from distributed import Client, Nanny, Scheduler, Security, SpecCluster
 
+from dipcli import files
 from dipcli.cluster import ways
 from dipcli.cluster.engine import Engine
 from dipcli.cluster.ways import Way
@@ -63,25 +64,20 @@ def opened(engine: Engine, first: Job, pictures: int, say: Callable[[str], None]
     Raises:
         DipError: when it cannot be had.
     """
-    log = logging.getLogger("distributed")
-    before, threads = log.level, first.given.get("threads")
-    log.setLevel(logging.CRITICAL)  # what matters is said here
-    try:
-        with dask.config.set(QUIET):
-            if engine.kind == "address":
-                with _client(engine.address) as client:
-                    yield Site(client, threads, 0)
-            elif engine.kind == "slurm":
-                jobs = min(engine.count or JOBS, pictures)
-                with _slurm(jobs) as cluster, _client(cluster) as client:
-                    say(f"Up to {jobs} jobs of Slurm's at once.")
-                    yield Site(client, threads, jobs)
-            else:
-                way, pins = shared_out(engine, first, pictures, say)
-                with _local(way, pins) as cluster, _client(cluster) as client:
-                    yield Site(client, way.threads, way.fits)
-    finally:
-        log.setLevel(before)
+    threads = first.given.get("threads")
+    with dask.config.set(QUIET), _silence():
+        if engine.kind == "address":
+            with _client(engine.address) as client:
+                yield Site(client, threads, 0)
+        elif engine.kind == "slurm":
+            jobs = min(engine.count or JOBS, pictures)
+            with _slurm(jobs) as cluster, _client(cluster) as client:
+                say(f"Up to {jobs} jobs of Slurm's at once.")
+                yield Site(client, threads, jobs)
+        else:
+            way, pins = shared_out(engine, first, pictures, say)
+            with _local(way, pins) as cluster, _client(cluster) as client:
+                yield Site(client, way.threads, way.fits)
 
 
 def shared_out(engine: Engine, first: Job, pictures: int, say: Callable[[str], None]) -> tuple[Way, list[str]]:
@@ -99,6 +95,20 @@ def shared_out(engine: Engine, first: Job, pictures: int, say: Callable[[str], N
         count = min(count, pictures)
         return Way(count, threads or max(1, there // count)), []
     return ways.measured(first, pictures, say), []
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Inside, Dask says nothing: what matters is said here."""
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _gpus() -> list[str]:
@@ -152,8 +162,7 @@ def _slurm(jobs: int) -> Iterator[Any]:
             cores=1,  # one fit at a time, with all CPUs of the job
             processes=1,
             job_cpu=config.get("job-cpu") or config.get("cores"),
-            security=Security.temporary(),
-            shared_temp_directory=keys,
+            security=_written(Security.temporary(), Path(keys)),
             scheduler_options=NO_PAGES,
             silence_logs=logging.CRITICAL,
         ) as cluster:
@@ -166,6 +175,22 @@ def _slurm(jobs: int) -> Iterator[Any]:
         ) from error
     finally:
         shutil.rmtree(keys, ignore_errors=True)
+
+
+def _written(security: Any, folder: Path) -> Any:
+    """The same keys as files, of which the names alone go to the jobs."""
+    paths = {}
+    for part in ("tls_ca_file", "tls_client_key", "tls_client_cert"):
+        paths[part] = folder / part
+        files.write(paths[part], getattr(security, part).encode())
+        paths[part].chmod(0o600)
+    key, cert = str(paths["tls_client_key"]), str(paths["tls_client_cert"])
+    return Security(
+        require_encryption=True,
+        tls_ca_file=str(paths["tls_ca_file"]),
+        **{f"tls_{role}_key": key for role in ("client", "scheduler", "worker")},
+        **{f"tls_{role}_cert": cert for role in ("client", "scheduler", "worker")},
+    )
 
 
 @contextmanager

@@ -35,8 +35,12 @@ _crew = _Crew()
 
 
 def dask_setup(_worker: object) -> None:
-    """Called by Dask in the worker's main thread: a Ctrl-C at the terminal is for the client, which passes it on."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Called by Dask in the main thread of a worker on this machine.
+
+    A Ctrl-C at the terminal, or a SIGTERM to the whole group, is for the client, which passes it on.
+    """
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
 
 
 def fit(order: dict[str, Any]) -> dict[str, Any]:
