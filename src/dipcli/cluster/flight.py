@@ -52,7 +52,7 @@ class Flight:
     def room(self) -> bool:
         """Whether another picture is to go out: there are a few more than workers, so that none of these waits."""
         if monotonic() - self.looked > TICK:
-            self.workers, self.looked = self._asked(self.site.client.nthreads), monotonic()
+            self._look()
         slots = max(self.site.wanted, sum(self.workers.values()))
         return len(self.out) < slots + 1 + slots // 4
 
@@ -84,8 +84,8 @@ class Flight:
             outcome = self._judged(number, self.out.pop(number), interrupt)
             if outcome:
                 yield outcome
-        if self.site.client.status not in ("running", "connecting"):
-            raise self._gone()
+            return
+        self._look()
         if self.workers:
             self.patient_until = monotonic() + PATIENCE
         elif monotonic() > self.patient_until:
@@ -104,6 +104,10 @@ class Flight:
             self.site.client.run(worker.stop, self.call, on_error="ignore")
         with suppress(Exception):
             self.site.client.cancel(list(self.out.values()), force=True)
+
+    def _look(self) -> None:
+        """See which workers there are."""
+        self.workers, self.looked = self._asked(self.site.client.nthreads), monotonic()
 
     def _judged(self, number: int, future: Future, interrupt: Interrupt) -> Outcome | None:
         """What became of a picture; None where it went out again."""
@@ -142,6 +146,8 @@ class Flight:
         Raises:
             DipError: when it is gone.
         """
+        if self.site.client.status != "running":  # where it comes back, it knows nothing of what was out
+            raise self._gone()
         try:
             return ask(*arguments, **how)
         except (OSError, TimeoutError, CancelledError) as error:
