@@ -146,7 +146,7 @@ def test_a_scheduler_is_killed_and_the_call_repeated(tmp_path: Path, started: li
         address = json.loads(place.read_text())["address"]
         started.append(dask("worker", address, "--nthreads", 1, "--no-dashboard"))
         scheduler, crew = started[-2:]
-        process = call(tmp_path, "-o", "out", "--scheduler", address, "--checkpoint-every", "1s", iterations=150)
+        process = call(tmp_path, "-o", "out", "--scheduler", address, "--checkpoint-every", "1s", iterations=100)
         started.append(process)
         if attempt == 0:
             wait_until(lambda: len(list(tmp_path.glob("out/*.png"))) >= 2)
