@@ -40,6 +40,7 @@ FLOORS = [
     ["resume"],
     ["plan"],
     ["run", "sources"],
+    ["earlier"],
     ["tasks", "api", "batch", "doctor"],
     ["cluster"],
     ["outcomes"],

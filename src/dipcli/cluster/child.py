@@ -25,9 +25,9 @@ import torch
 
 import dipcli
 from dipcli import checkpoints, images, manifest, memory, stopping
-from dipcli.batch import finished
 from dipcli.bench import prepare, solve
 from dipcli.displays import Silent
+from dipcli.earlier import finished
 from dipcli.engine import Step
 from dipcli.errors import DipError, OutOfMemoryError
 from dipcli.job import Job
