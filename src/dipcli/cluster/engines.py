@@ -156,25 +156,26 @@ def _slurm(jobs: int) -> Iterator[Any]:
     if shutil.which("sbatch") is None:
         raise DipError("--scheduler slurm: there is no sbatch here. Call dip where jobs are submitted to Slurm.")
     config = dask.config.get("jobqueue.slurm")
-    keys = tempfile.mkdtemp(prefix=".dip-keys-", dir=config.get("shared-temp-directory") or Path.home())
-    try:
-        with SLURMCluster(
-            cores=1,  # one fit at a time, with all CPUs of the job
-            processes=1,
-            job_cpu=config.get("job-cpu") or config.get("cores"),
-            security=_written(Security.temporary(), Path(keys)),
-            scheduler_options=NO_PAGES,
-            silence_logs=logging.CRITICAL,
-        ) as cluster:
+    with tempfile.TemporaryDirectory(
+        prefix=".dip-keys-", dir=config.get("shared-temp-directory") or Path.home(), ignore_cleanup_errors=True
+    ) as keys:
+        try:
+            cluster = SLURMCluster(
+                cores=1,  # one fit at a time, with all CPUs of the job
+                processes=1,
+                job_cpu=config.get("job-cpu") or config.get("cores"),
+                security=_written(Security.temporary(), Path(keys)),
+                scheduler_options=NO_PAGES,
+                silence_logs=logging.CRITICAL,
+            )
+        except (ValueError, RuntimeError) as error:
+            said = " ".join(str(error).split())
+            raise DipError(
+                f"--scheduler slurm: {said}. Describe the jobs in ~/.config/dask/jobqueue.yaml, as docs/scale.md shows."
+            ) from error
+        with cluster:
             cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)
             yield cluster
-    except (ValueError, RuntimeError) as error:
-        said = " ".join(str(error).split())
-        raise DipError(
-            f"--scheduler slurm: {said} Describe the jobs in ~/.config/dask/jobqueue.yaml, as docs/scale.md shows."
-        ) from error
-    finally:
-        shutil.rmtree(keys, ignore_errors=True)
 
 
 def _written(security: Any, folder: Path) -> Any:
