@@ -363,7 +363,7 @@ def test_what_was_filled_can_be_seen(tmp_path: Path) -> None:
     run = run_of(tmp_path, "--mask", tmp_path / "mask.png", task="inpaint")
     assert np.array_equal(iio.imread(run / "filled.png"), mask)
     shown = Page(run / "report.html").views()
-    assert list(shown) == ["To be filled", "Restored", "Input"]
+    assert list(shown) == ["To be filled", "Restored", "Input", "Iteration 1", "Iteration 2"]
     given_ = iio.imread(tmp_path / "noisy.png")
     assert (shown["To be filled"][mask > 0] == views.MARKED).all()
     assert np.array_equal(shown["To be filled"][mask == 0], given_[mask == 0])
@@ -387,6 +387,8 @@ def test_a_small_input_is_shown_as_it_is_and_the_truth_beside_it(tmp_path: Path)
         "Damaged input": (24, 32),
         "Restored": (48, 64),
         "True picture": (48, 64),
+        "Iteration 1": (48, 64),
+        "Iteration 2": (48, 64),
     }
     stage = next(each for each in read.all("section") if each.get("id") == "pictures")
     assert (stage["data-width"], stage["data-height"]) == ("64", "48")

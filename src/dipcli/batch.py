@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -11,21 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dipcli import account as accounts
 from dipcli import files
 from dipcli.displays import Display
+from dipcli.earlier import KINDS, finished
 from dipcli.errors import DipError, UsageError
 from dipcli.images import FORMATS
-from dipcli.job import LOG, RECORD, Job
+from dipcli.job import Job
 from dipcli.resume import HalfDone
 from dipcli.run import restore
 from dipcli.settings import Settings
-from dipcli.sources import RUN, Source, gather, stems
+from dipcli.sources import Source, gather, stems
 
-KINDS = (".png", ".tif")  # what results are called where no name was given
-ALREADY = "already restored"
-OTHERWISE = "already restored with other options: --overwrite restores it anew"
-UNRECORDED = "its result is there already, without a record of the run: --overwrite restores it anew"
 NAMED = 5  # of many files in a sentence
 
 
@@ -34,13 +29,6 @@ class Entry(NamedTuple):
 
     job: Job
     wrong: DipError | None = None
-
-
-class Earlier(NamedTuple):
-    """What an earlier run told of its result, and a word on why that will do."""
-
-    account: dict[str, Any]
-    word: str
 
 
 @dataclass(frozen=True)
@@ -78,6 +66,10 @@ class Outcome:
         said: the sentence on that; empty where it is the folder that is wrong and it has been said.
         skipped: why there was nothing to do; empty where there was.
         ended_by: the signal that ended the run, and with it the batch.
+        number: its place among the pictures of the batch, from 1.
+        begun: whether a fit was begun, or there was anything else to tell, before a signal ended the batch.
+        worker: which of several was at it; empty where there is but this process.
+        notes: what was said meanwhile by another process.
     """
 
     account: dict[str, Any]
@@ -85,11 +77,20 @@ class Outcome:
     said: str = ""
     skipped: str = ""
     ended_by: signal.Signals | None = None
+    number: int = 1
+    begun: bool = True
+    worker: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def fate(self) -> str:
-        """In a word: restored, failed, skipped or cut short."""
-        fates = {"failed": self.error, "skipped": self.skipped, "cut short": self.ended_by}
+        """In a word: restored, failed, skipped, not begun or cut short."""
+        fates = {
+            "failed": self.error,
+            "skipped": self.skipped,
+            "not begun": not self.begun,
+            "cut short": self.ended_by,
+        }
         return next((word for word, so in fates.items() if so), "restored")
 
 
@@ -171,17 +172,11 @@ def restore_all(
         What became of each, as soon as it is known.
     """
     shut: dict[Path, DipError] = {}
-    for number, (job, wrong) in enumerate(batch.entries, start=1):
-        place = _nearest(batch.output or job.source.parent)
-        known = shut.pop(place, None)
+    for number, (job, _) in enumerate(batch.entries, start=1):
+        if known := settled(batch, number, shut):
+            yield known
+            continue
         try:
-            if wrong:
-                raise wrong
-            if batch.several:
-                if earlier := finished(job):
-                    yield Outcome(earlier.account, skipped=earlier.word)
-                    continue
-                _check_place(place, shut)
             account, ended_by = restore(
                 job,
                 display=display,
@@ -190,74 +185,50 @@ def restore_all(
                 resume=resume or batch.several,
             )
         except DipError as error:
-            said = str(error)
-            if error is shut.get(place) and said == str(known):
-                said = ""
-            elif batch.several:
-                about = "" if error is shut.get(place) or str(job.source) in said else f"{job.source}: "
-                said = f"{number}/{len(batch.entries)}: {about}{said}"
-            yield Outcome({"input": str(job.source), "error": str(error)}, error, said)
+            yield failed(batch, number, error)
         else:
-            yield Outcome(account, ended_by=ended_by)
+            yield Outcome(account, ended_by=ended_by, number=number)
             if ended_by:
                 return
 
 
-def finished(job: Job) -> Earlier | None:
-    """What an earlier run has left, where it leaves nothing to do; None where the picture is to be restored.
-
-    A run that came to its end and whose output is there is not repeated while the picture, and what else was read, is
-    the same. With other options it is not repeated either, for it may have taken hours; but it is said.
-    Without a record of the run an output that is not older than the picture counts.
+def settled(batch: Batch, number: int, shut: dict[Path, DipError]) -> Outcome | None:
+    """What becomes of a picture for which no fit is begun; None where one is to be.
 
     Args:
-        job: one of several, with a place that does not depend on the others.
-
-    Raises:
-        DipError: when a file is there of which nobody knows where it comes from.
+        batch: all pictures.
+        number: which, from 1.
+        shut: folders that took nothing when they were last tried; kept from picture to picture.
     """
-    if job.record.overwrite:
-        return None
-    place, folder = job.place(), _run_folder(job)
-    account = accounts.read(folder)
-    if account is not None:
-        output = place.with_name(place.name + Path(str(account.get("output"))).suffix)
-        if account.get("finished") is not True or not os.path.isfile(output) or _changed(job, account, folder):
-            return None
-        same = (account.get("task"), account.get("asked")) == (job.task.name, job.asked())
-        account |= {"input": str(job.source), "output": str(output)}
-        return Earlier(account, ALREADY if same else OTHERWISE)
-    if (folder / LOG).exists() and not job.record.no_run_dir:  # it was killed
-        return None
-    for output in (place.with_name(place.name + kind) for kind in KINDS):
-        if not os.path.isfile(output):
-            continue
-        if not any(each.stat().st_mtime > output.stat().st_mtime for each in job.read()):
-            account = {"input": str(job.source), "output": str(output)}
-            return Earlier(account, ALREADY if job.record.no_run_dir else UNRECORDED)
-        if not job.record.no_run_dir:
-            raise DipError(f"{output} is there already, not from a run: say --overwrite to replace it.")
+    job, wrong = batch.entries[number - 1]
+    place = _nearest(batch.output or job.source.parent)
+    known = shut.pop(place, None)
+    try:
+        if wrong:
+            raise wrong
+        if batch.several:
+            if earlier := finished(job):
+                return Outcome(earlier.account, skipped=earlier.word, number=number)
+            _check_place(place, shut)
+    except DipError as error:
+        if error is not shut.get(place):
+            return failed(batch, number, error)
+        said = "" if str(error) == str(known) else f"{number}/{len(batch.entries)}: {error}"
+        return Outcome(_complaint(job, error), error, said, number=number)
     return None
 
 
-def _run_folder(job: Job) -> Path:
-    """Of one of several pictures, before it is known what kind of file its result will be."""
-    place = job.place()
-    return place.with_name(place.name + RUN)
+def failed(batch: Batch, number: int, error: DipError) -> Outcome:
+    """What there is to say of a picture with which something is wrong."""
+    job, said = batch.entries[number - 1].job, str(error)
+    if batch.several:
+        said = f"{number}/{len(batch.entries)}: {'' if str(job.source) in said else f'{job.source}: '}{said}"
+    return Outcome(_complaint(job, error), error, said, number=number)
 
 
-def _changed(job: Job, account: dict[str, Any], folder: Path) -> bool:
-    """Whether the picture is another one than in an earlier run, or what else is read is newer than its record."""
-    if not os.path.isfile(job.source):
-        return True
-    try:
-        with job.source.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        written = (folder / RECORD).stat().st_mtime
-        others = [each for each in job.read() if each != job.source]
-        return digest != account.get("input_sha256") or any(each.stat().st_mtime > written for each in others)
-    except OSError:
-        return True  # reading it will tell what is wrong
+def _complaint(job: Job, error: DipError) -> dict[str, Any]:
+    """The account of a picture that failed."""
+    return {"input": str(job.source), "error": str(error)}
 
 
 def _nearest(folder: Path) -> Path:

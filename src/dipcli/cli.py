@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dipcli import __version__, outcomes
+from dipcli.cluster.engine import Engine, named
 from dipcli.commands import COMMANDS
 from dipcli.errors import DipError, UsageError
 from dipcli.options import Knob, knobs
@@ -63,8 +64,9 @@ def command(task: Task) -> Callable[..., None]:
         typed = {name for name in given if _was_typed(context, name)}
         with _failures_told():
             batch = _batch(task, given, typed)
+            engine = _engine(task, given["scheduler"], batch)
             how = {name: given[name] for name in ("quiet", "verbose", "as_json")}
-            raise typer.Exit(outcomes.restore(batch, **how))
+            raise typer.Exit(outcomes.restore(batch, engine=engine, **how))
 
     parameters = [
         Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
@@ -112,6 +114,14 @@ def _every_task(
     reference: Annotated[
         Path | None,
         typer.Option(help="The true picture, for the log alone: it cannot influence the result."),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|slurm|tcp://HOST:PORT",
+            help="Restore several pictures at a time through Dask: on this machine's cores and GPUs, as jobs of "
+            "Slurm's, or by the workers of a scheduler; local:4 and slurm:100 say how many.",
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say which settings are used.")] = False,
@@ -190,6 +200,22 @@ def _batch(task: Task, given: dict[str, Any], typed: set[str]) -> Batch:
     if batch.several and (record.run_dir or record.uncertainty or given["reference"]):
         raise UsageError("--run-dir, --uncertainty and --reference are for one picture: name one, or leave them out.")
     return batch
+
+
+def _engine(task: Task, asked: str | None, batch: Batch) -> Engine | None:
+    """What is to restore several pictures at a time, if anything but this process is.
+
+    Raises:
+        DipError: when there is no such engine, or no use for it.
+    """
+    if asked is None:
+        return None
+    engine = named(asked)
+    if not batch.several:
+        raise UsageError("--scheduler is for several pictures: name a folder or more than one, or leave it out.")
+    if not task.pose.__module__.startswith("dipcli."):
+        raise UsageError(f"--scheduler knows the tasks that come with dip, not {task.name}: leave it out.")
+    return engine
 
 
 def _is_own(argument: Parameter, given: dict[str, Any], typed: set[str]) -> bool:

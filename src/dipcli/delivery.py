@@ -41,7 +41,7 @@ def write_picture(plan: Plan, result: Runs, meter: Metrics) -> tuple[dict[str, A
                 images.write(file, output if suffix == ".png" else output.with_suffix(suffix))
             elif suffix == ".png":
                 images.write(file, output)
-        return {"conclusion": conclusion}, figures[".png"]
+        return {"conclusion": conclusion, "figures": list(figures)}, figures[".png"]
     file = images.encode(case.picture.showing(restored, case.known), suffix_of(output))
     images.write(file, output)
     # What is measured is what is in the file, rounded as it is there; some formats make three channels of one.

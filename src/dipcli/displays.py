@@ -186,11 +186,12 @@ def summary(fates: Sequence[str], total: int) -> str:
     """What became of many pictures, and which of them failed.
 
     Args:
-        fates: of each that was begun: restored, failed, skipped or cut short.
+        fates: of each in their order, restored, failed, skipped, cut short or not begun; those at the end that were
+            not begun may be left out.
         total: pictures there were.
     """
     told = [f"{fates.count(word)} {word}" for word in ("restored", "failed", "skipped")]
-    others = {"cut short": fates.count("cut short"), "not begun": total - len(fates)}
+    others = {"cut short": fates.count("cut short"), "not begun": total - len(fates) + fates.count("not begun")}
     told += [f"{count} {word}" for word, count in others.items() if count]
     failed = [f"{number}/{total}" for number, fate in enumerate(fates, start=1) if fate == "failed"]
     return ", ".join(told) + (f"; failed: {', '.join(failed)}" if failed else "")

@@ -19,3 +19,7 @@ class UsageError(DipError):
 
 class OutOfMemoryError(DipError):
     """Memory ran out: with less of the picture at a time there may be enough."""
+
+
+class TakenError(DipError):
+    """Another run is writing there: it may be over soon."""

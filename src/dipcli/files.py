@@ -13,7 +13,7 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
-from dipcli.errors import DipError
+from dipcli.errors import DipError, TakenError
 
 LONGEST = 255  # bytes in a file's name, nearly everywhere
 LOCK = ".dip-lock"
@@ -33,7 +33,7 @@ def claimed(*paths: Path) -> Iterator[None]:
         paths: files whose folders exist, and folders.
 
     Raises:
-        DipError: when another run has one of them.
+        TakenError: when another run has one of them.
     """
     with ExitStack() as held:
         for path in paths:
@@ -48,7 +48,7 @@ def _claimed(path: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise DipError(
+        raise TakenError(
             f"Cannot write {path}: another run{_number(place)} is writing there. Wait for it, or choose another place."
         ) from None
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -20,6 +21,7 @@ from dipcli.restarts import fresh
 from dipcli.settings import Settings
 
 SHARE = 0.8  # of the memory that is free: what is used when nobody says how much
+ALLOTTED: ContextVar[int | None] = ContextVar("allotted", default=None)  # bytes for this process, one of several
 
 # Measured, docs/performance.md: the peaks of 14 fits of 256x256 to 2048x2048 are 0.76 to 0.97 of the estimate.
 MARGIN = 1.1  # for what the system's allocator cannot fill,
@@ -177,8 +179,12 @@ def limit(settings: Settings) -> int | None:
     given = settings.most_memory()
     if given is not None:
         return given
-    there = free(torch.device(settings.device))
-    return None if there is None else int(SHARE * there)
+    device = torch.device(settings.device)
+    there = free(device)
+    if there is None:
+        return None
+    allotted = ALLOTTED.get()
+    return int(SHARE * (there if allotted is None or device.type == "cuda" else min(there, allotted)))
 
 
 def free(device: torch.device) -> int | None:

@@ -18,6 +18,7 @@ from dipcli.settings import Settings
 
 if TYPE_CHECKING:
     from dipcli.batch import Batch, Outcome
+    from dipcli.cluster.engine import Engine
     from dipcli.job import Job
     from dipcli.resume import HalfDone
 
@@ -25,7 +26,13 @@ FAILED, SOME_FAILED = 1, 3
 
 
 def restore(
-    batch: Batch, *, quiet: bool = False, verbose: bool = False, as_json: bool = False, resume: HalfDone | None = None
+    batch: Batch,
+    *,
+    quiet: bool = False,
+    verbose: bool = False,
+    as_json: bool = False,
+    resume: HalfDone | None = None,
+    engine: Engine | None = None,
 ) -> int:
     """Restore one picture after the other, past those that fail, and tell of it.
 
@@ -35,6 +42,7 @@ def restore(
         verbose: say which settings are used, and what it ran on.
         as_json: print an object for each picture in the place of its path.
         resume: the run to go on with.
+        engine: what else than this process is to restore them, several at a time.
 
     Returns:
         The exit code.
@@ -46,27 +54,44 @@ def restore(
     for remark in batch.remarks:
         display.note(remark)
     seen: list[Outcome] = []
-    announce = partial(_tell_settings, tell)
-    for outcome in restore_all(batch, display=display, signals=(SIGINT, SIGTERM), announce=announce, resume=resume):
+    failed = 0
+    how: dict[str, Any] = {"display": display, "signals": (SIGINT, SIGTERM)}
+    if engine:
+        from dipcli.cluster.dispatch import restore_by
+
+        outcomes = restore_by(engine, batch, **how)
+    else:
+        outcomes = restore_all(batch, announce=partial(_tell_settings, tell), resume=resume, **how)
+    for outcome in outcomes:
         seen.append(outcome)
-        display.tally(sum(each.fate == "failed" for each in seen))
-        for sentence in _sentences(outcome):
-            display.note(sentence)
-        if outcome.fate == "restored":
-            tell(displays.machinery(outcome.account))
-        if as_json or not (outcome.error or outcome.skipped):
-            hand_out(outcome.account | ({"skipped": outcome.skipped} if outcome.skipped else {}), as_json=as_json)
-    fates = [each.fate for each in seen]
+        failed += outcome.fate == "failed"
+        display.tally(failed)
+        _tell(outcome, display, tell, as_json=as_json)
+    fates = ["not begun"] * len(batch.entries)
+    for each in seen:
+        fates[each.number - 1] = each.fate
     if batch.several:
         display.note(displays.summary(fates, len(batch.entries)))
         _index(batch, seen, display)
-    if outcome.ended_by:
-        return 128 + outcome.ended_by
-    if outcome.error and not batch.several:
+    if ended_by := next((each.ended_by for each in seen if each.ended_by), None):
+        return 128 + ended_by
+    if not batch.several and outcome.error:
         return outcome.error.exit_code
-    if "failed" not in fates:
+    if not failed:
         return 0
     return FAILED if set(fates) == {"failed"} else SOME_FAILED
+
+
+def _tell(outcome: Outcome, display: displays.Display, tell: Callable[[str], None], *, as_json: bool) -> None:
+    """Say what became of one picture, and hand out its path or account."""
+    for note in outcome.notes:
+        tell(note)
+    for sentence in _sentences(outcome):
+        display.note(sentence)
+    if outcome.fate == "restored":
+        tell(displays.machinery(outcome.account))
+    if outcome.begun and (as_json or not (outcome.error or outcome.skipped)):
+        hand_out(outcome.account | ({"skipped": outcome.skipped} if outcome.skipped else {}), as_json=as_json)
 
 
 def hand_out(account: dict[str, Any], *, as_json: bool) -> None:
@@ -95,7 +120,10 @@ def _sentences(outcome: Outcome) -> list[str]:
         return []
     if outcome.skipped:
         return [f"{outcome.account['input']}: {outcome.skipped}"]
-    return displays.ending(outcome.account)
+    if not outcome.begun:
+        return []
+    first, *others = displays.ending(outcome.account)
+    return [f"{first} ({outcome.worker})" if outcome.worker else first, *others]
 
 
 def _index(batch: Batch, seen: list[Outcome], display: displays.Display) -> None:

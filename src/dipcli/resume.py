@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
 from dipcli import account as accounts
-from dipcli import checkpoints, stopping
+from dipcli import checkpoints, manifest, stopping
 from dipcli.bench import Bench
 from dipcli.errors import DipError
 from dipcli.job import CHECKPOINT, Job
 from dipcli.mosaic import Course
-from dipcli.record import Record
-from dipcli.registry import METHOD, tasks
 from dipcli.restarts import Progress
 from dipcli.tiles import Place
 
-# What `described` says of a run.
-HEAD = {
-    "task": str,
-    "source": Path,
+# What `described` says of a run: no more of where its output goes than `output` does.
+PLACED = ("folder", "stem", "title")
+HEAD = {name: hint for name, hint in manifest.HEAD.items() if name not in PLACED} | {
     "preset": str,
-    "asked": str | None,
-    "given": dict[str, Any],
-    "arguments": dict[str, Any],
     "output": Path,
-    "record": dict[str, Any],
-    "reference": Path | None,
-    "argv": list[str],
     "files": dict[str, str],
 }
 
@@ -118,22 +109,17 @@ def described(job: Job, preset: str, output: Path, folder: Path) -> dict[str, An
         output: where the picture goes.
         folder: where the record goes.
     """
-    record = asdict(job.record) | {"run_dir": str(folder.absolute())}
-    if job.record.uncertainty:
-        record["uncertainty"] = str(Path(job.record.uncertainty).absolute())
-    return {
-        "task": job.task.name,
-        "source": job.source if str(job.source) == "-" else job.source.absolute(),
-        "preset": preset,
-        "asked": job.preset,
-        "given": dict(job.given),
-        "arguments": {name: _full(value) for name, value in job.arguments.items()},
-        "output": output if str(output) == "-" else output.absolute(),
-        "record": record,
-        "reference": job.reference and job.reference.absolute(),
-        "argv": list(job.argv),
-        "files": checkpoints.fingerprints(job.read()),
-    }
+    uncertainty = job.record.uncertainty and str(Path(job.record.uncertainty).absolute())
+    full = replace(
+        job,
+        source=job.source if str(job.source) == "-" else job.source.absolute(),
+        arguments={name: _full(value) for name, value in job.arguments.items()},
+        output=output if str(output) == "-" else output.absolute(),
+        record=replace(job.record, run_dir=str(folder.absolute()), uncertainty=uncertainty),
+        reference=job.reference and job.reference.absolute(),
+    )
+    told = {name: value for name, value in manifest.told(full).items() if name not in PLACED}
+    return told | {"preset": preset, "files": checkpoints.fingerprints(job.read())}
 
 
 def find(run: Path) -> HalfDone:
@@ -145,40 +131,12 @@ def find(run: Path) -> HalfDone:
     path = run / CHECKPOINT if run.is_dir() else run
     content = checkpoints.load(path)
     try:
-        head = _checked(checkpoints.restored(content["header"]))
-        job = Job(
-            task=tasks()[head["task"]],
-            source=head["source"],
-            preset=head["asked"],
-            given=head["given"],
-            arguments=head["arguments"],
-            output=head["output"],
-            record=Record(**{**head["record"], "run_dir": str(path.parent)}),  # the folder may have been moved
-            reference=head["reference"],
-            argv=tuple(head["argv"]),
-        )
+        head = checkpoints.restored(content["header"])
+        job = manifest.understood(head, HEAD)
+        job = replace(job, record=replace(job.record, run_dir=str(path.parent)))  # the folder may have been moved
         return HalfDone(job, head["preset"], head["files"], job.argv, content)
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
         raise DipError(f"The checkpoint of {run} is not one of this version's: begin the run anew.") from error
-
-
-def _checked(head: Any) -> dict[str, Any]:
-    """The same, if this is what `described` gives: a file may say anything.
-
-    Raises:
-        TypeError: when it is not.
-    """
-    told: list[tuple[Any, Any]] = [(head, dict[str, Any])]
-    if checkpoints.suits(*told[0]):
-        told += [(head.get(name), hint) for name, hint in HEAD.items()]
-    if all(checkpoints.suits(value, hint) for value, hint in told):
-        takes = {each.name: get_args(each.annotation)[0] for each in tasks()[head["task"]].arguments()}
-        told += [(value, takes[name]) for name, value in head["arguments"].items()]
-        told += [(name in METHOD or None, bool) for name in head["given"]]
-    if not all(checkpoints.suits(value, hint) for value, hint in told):
-        raise TypeError(head)
-    checked: dict[str, Any] = head
-    return checked
 
 
 def finished(run: Path) -> dict[str, Any] | None:

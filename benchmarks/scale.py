@@ -1,0 +1,182 @@
+"""Many pictures: what `--scheduler` gains and costs here, and what a million of them would take on many GPUs.
+
+    python benchmarks/scale.py --measure            a shell's loop, one call, --scheduler local, on this machine
+    python benchmarks/scale.py --client             what a picture costs the client and the scheduler
+    python benchmarks/scale.py --rate 10 --gpus 100 --pictures 1000000     a simulation; the table of docs/scale.md
+
+The simulation's rates on GPUs are assumptions: nothing of it was measured on one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+SMALL = ["--network", "skip:channels=8,8:skips=4,4", "--input", "noise", "--input-depth", "4", "--iters"]
+
+
+def main() -> None:
+    """Measure or simulate, as the arguments say."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--client", action="store_true")
+    parser.add_argument("--side", type=int, default=128, help="of the pictures that are measured")
+    parser.add_argument("--count", type=int, default=12, help="of the pictures that are measured")
+    parser.add_argument("--iterations", type=int, default=100)
+    parser.add_argument("--pictures", type=int, default=1_000_000)
+    parser.add_argument("--gpus", type=int, default=100)
+    parser.add_argument("--rate", type=float, nargs="+", default=[3, 10, 30], help="seconds a fit, assumed")
+    parser.add_argument("--price", type=float, default=2.0, help="of a GPU for an hour, assumed")
+    parser.add_argument("--lost", type=float, default=24, help="hours between two losses of a GPU, assumed")
+    parser.add_argument("--client-ms", type=float, default=19, help="a picture costs the client, as --client found")
+    given = parser.parse_args()
+    if given.measure:
+        measure(given.count, given.side, given.iterations)
+    elif given.client:
+        client(given.count)
+    else:
+        print("| s a fit | GPUs | hours | GPUs at work | price | a picture | begun again | resumed |")
+        print("|---|---|---|---|---|---|---|---|")
+        for seconds in given.rate:
+            print(simulated(given.pictures, given.gpus, seconds, given.price, given.lost, given.client_ms / 1000))
+
+
+def draw(folder: Path, count: int, side: int) -> None:
+    """So many noisy pictures."""
+    import imageio.v3 as iio
+
+    folder.mkdir(parents=True)
+    y, x = np.mgrid[:side, :side] / side
+    for number in range(count):
+        noise = np.random.default_rng(number).normal(0, 25, (side, side, 3))
+        picture = np.stack([60 + 120 * x, 60 + 120 * y, 200 * (x > y)], axis=2) + noise
+        iio.imwrite(folder / f"{number:06d}.png", np.clip(picture, 0, 255).astype(np.uint8))
+
+
+def measure(count: int, side: int, iterations: int) -> None:
+    """Wall-clock time of the same pictures, one way after the other."""
+    dip = [sys.executable, "-m", "dipcli", "denoise"]
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        draw(place / "in", count, side)
+        tiny = [*SMALL, str(iterations), "-q"]
+        loop = f'for f in in/*.png; do "$0" -m dipcli denoise "$f" -o "loop/$(basename "$f")" {" ".join(tiny)}; done'
+        (place / "loop").mkdir()
+        ways = {
+            "a shell's loop": ["bash", "-c", loop, sys.executable],
+            "one call": [*dip, "in", "-o", "plain", *tiny],
+            "--scheduler local": [*dip, "in", "-o", "local", "--scheduler", "local", *tiny],
+            "--scheduler local:2": [*dip, "in", "-o", "two", "--scheduler", "local:2", *tiny],
+            "--scheduler local:1 --threads 2": [
+                *dip,
+                "in",
+                "-o",
+                "a",
+                "--scheduler",
+                "local:1",
+                "--threads",
+                "2",
+                *tiny,
+            ],
+        }
+        if shutil.which("parallel"):
+            each = f"{sys.executable} -m dipcli denoise {{}} -o par/ --threads 1 {' '.join(tiny)}"
+            ways["GNU parallel -j2"] = ["bash", "-c", f"parallel -j2 '{each}' ::: in/*.png"]
+        print(f"{count} pictures of {side}x{side}, {iterations} iterations, {os.cpu_count()} CPUs")
+        first = 0.0
+        for name, command in ways.items():
+            began = perf_counter()
+            subprocess.run(command, cwd=place, check=True, stdout=subprocess.DEVNULL)
+            seconds = perf_counter() - began
+            first = first or seconds
+            print(
+                f"{name:32} {seconds:6.1f} s  {seconds / count:6.2f} s a picture  {first / seconds:5.2f} x", flush=True
+            )
+
+
+def client(count: int) -> None:
+    """What the client and the scheduler take for pictures that take no time."""
+    from dipcli.batch import lay_out
+    from dipcli.cluster import dispatch, worker
+    from dipcli.cluster.engine import named
+    from dipcli.displays import Silent
+    from dipcli.job import Job
+    from dipcli.registry import tasks
+
+    def nothing(_order: dict[str, object]) -> dict[str, object]:
+        return {"account": {"iterations": 1}, "notes": [], "worker": "none"}
+
+    worker.fit = nothing  # type: ignore[assignment]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, "in")
+        draw(folder, 1, 16)
+        for number in range(1, count):
+            os.link(folder / "000000.png", folder / f"{number:06d}.png")
+        began = perf_counter()
+        batch = lay_out(Job(task=tasks()["denoise"], source=folder), [folder], f"{scratch}/out/")
+        laid = perf_counter() - began
+        outcomes = dispatch.restore_by(named("local:2"), batch, display=Silent())
+        next(outcomes)
+        began = perf_counter()
+        for _ in outcomes:
+            pass
+        seconds = perf_counter() - began
+    print(f"to find and lay out: {1000 * laid / count:.2f} ms a picture")
+    print(f"to send and to take back: {1000 * seconds / (count - 1):.2f} ms a picture")
+
+
+def simulated(pictures: int, gpus: int, seconds: float, price: float, lost: float, cost: float) -> str:
+    """A row of the table: fits that take more or less long, one client, GPUs that are lost now and then.
+
+    Fits are lognormal about `seconds` (sigma 0.4). A GPU that is lost comes back after five minutes; its picture
+    goes on from its checkpoint, one a minute, on another.
+    """
+    dice = random.Random(0)  # noqa: S311 - dice
+    spread = 0.4
+    mean = np.log(seconds) - spread**2 / 2
+    free = [(dice.random() * 60, each) for each in range(gpus)]  # they come within a minute
+    fails = [dice.expovariate(1 / (3600 * lost)) for _ in range(gpus)]
+    clock = busy = 0.0
+    left, again, resumed = pictures, 0, 0
+    waiting: list[float] = []  # what is left of fits that were cut short
+    end = 0.0
+    while left or waiting:
+        at, gpu = heapq.heappop(free)
+        clock = max(clock + cost, at)  # the client serves one after the other
+        if waiting:
+            takes = waiting.pop()
+        else:
+            takes, left = dice.lognormvariate(mean, spread), left - 1
+        if clock + takes > fails[gpu]:
+            done = max(0.0, fails[gpu] - clock)
+            kept = done // 60 * 60
+            waiting.append(takes - kept)
+            resumed, again = resumed + (kept > 0), again + (kept == 0)
+            busy += done
+            back = max(fails[gpu], clock) + 300
+            fails[gpu] = back + dice.expovariate(1 / (3600 * lost))
+            heapq.heappush(free, (back, gpu))
+            continue
+        busy += takes
+        end = max(end, clock + takes)
+        heapq.heappush(free, (clock + takes, gpu))
+    hours = end / 3600
+    bill = hours * gpus * price
+    return (
+        f"| {seconds:g} | {gpus} | {hours:.1f} | {100 * busy / (end * gpus):.1f} % | {bill:,.0f} | "
+        f"{bill / pictures:.5f} | {again} | {resumed} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The client: which pictures go out to the workers, and in which order the outcomes come."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from dipcli.batch import Batch, Outcome, settled
+from dipcli.cluster.engine import Engine
+from dipcli.cluster.engines import opened
+from dipcli.cluster.flight import Flight, at_work, not_begun
+from dipcli.displays import Display
+from dipcli.errors import DipError
+from dipcli.interrupt import Interrupt, heeded
+
+
+def restore_by(
+    engine: Engine, batch: Batch, *, display: Display, signals: tuple[signal.Signals, ...] = ()
+) -> Iterator[Outcome]:
+    """Restore many pictures, several at a time, past those that fail.
+
+    Every picture is a task by itself, and what it leaves behind tells whether it is done: whatever is lost on the way
+    (a process, a worker, the scheduler), the same call again does the rest. Workers may come and go.
+
+    Args:
+        engine: what is to do it.
+        batch: which.
+        display: is told what there is to say.
+        signals: the first of these lets the fits at work end with their best pictures so far, and begins no others.
+
+    Yields:
+        What became of each, in the order in which it is known: at least one.
+
+    Raises:
+        DipError: when there is no such engine, or it is lost.
+    """
+
+    def warn() -> None:
+        display.note("Ending the fits at work, keeping their best pictures so far; once more to end at once.")
+
+    with _orderly(signals), heeded(*signals, say=warn) as interrupt:
+        due = _Due(batch)
+        yield from due.advance()
+        if not due.number:
+            return
+        first, left = batch.entries[due.number - 1].job, len(batch.entries) - due.number + 1
+        with opened(engine, first, left, display.note) as site, at_work(site, batch) as flight:
+            while due.number or flight.out:
+                yield from _sent(due, flight, interrupt)
+                if interrupt.received:
+                    flight.end(interrupt.received)
+                    if not flight.out:
+                        break
+                yield from flight.landed(display, interrupt)
+        if due.number and interrupt.received:
+            yield not_begun(batch, due.number, interrupt.received)
+
+
+@contextmanager
+def _orderly(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
+    """Inside, a SIGTERM that nobody heeds, a second one, stops what is at work before this process ends."""
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    heeding = signal.SIGTERM in signals and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, leave) if heeding else None
+    try:
+        yield
+    finally:
+        if heeding:
+            signal.signal(signal.SIGTERM, before)
+
+
+class _Due:
+    """Goes through a batch.
+
+    Attributes:
+        number: of the next picture that a fit is to be begun for; 0 when there is none.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch, self.number = batch, 0
+        self.shut: dict[Path, DipError] = {}
+        self.ahead = iter(range(1, len(batch.entries) + 1))
+
+    def advance(self) -> Iterator[Outcome]:
+        """Go on to the next, past those whose outcome is known: these are told."""
+        for number in self.ahead:
+            known = settled(self.batch, number, self.shut)
+            if known is None:
+                self.number = number
+                return
+            yield known
+        self.number = 0
+
+
+def _sent(due: _Due, flight: Flight, interrupt: Interrupt) -> Iterator[Outcome]:
+    """Send pictures out as long as there is room; outcomes that are known without a fit are told on the way."""
+    while due.number and not interrupt.received and flight.room():
+        flight.send(due.number)
+        yield from due.advance()
