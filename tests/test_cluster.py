@@ -150,11 +150,6 @@ def test_a_scheduler_is_killed_and_the_call_repeated(tmp_path: Path, started: li
         started.append(process)
         if attempt == 0:
             wait_until(lambda: len(list(tmp_path.glob("out/*.png"))) >= 2)
-            before = {
-                each: each.stat().st_mtime_ns
-                for each in tmp_path.glob("out/*.png")
-                if not each.with_name(f"{each.stem}.dip").joinpath("checkpoint.pt").exists()
-            }
             at_work = psutil.Process(crew.pid).children(recursive=True)
             scheduler.kill()
         _, stderr = process.communicate()
@@ -166,6 +161,11 @@ def test_a_scheduler_is_killed_and_the_call_repeated(tmp_path: Path, started: li
             crew.terminate()
             crew.communicate()
             wait_until(lambda at_work=at_work: not living(at_work))
+            before = {
+                each: each.stat().st_mtime_ns
+                for each in tmp_path.glob("out/*.png")
+                if not each.with_name(f"{each.stem}.dip").joinpath("checkpoint.pt").exists()
+            }
     assert process.returncode == 0, stderr
     assert before
     assert f"{4 - len(before)} restored, 0 failed, {len(before)} skipped" in stderr
@@ -214,7 +214,8 @@ def test_a_signal_ends_all_and_leaves_nobody_behind(
     _, stderr = process.communicate()
     assert process.returncode == code, stderr
     wait_until(lambda: not living(seen))
-    assert len(list(tmp_path.glob("out/*.png"))) == (crew if kept else 0)
+    done = len(list(tmp_path.glob("out/*.png")))
+    assert done == crew if kept else done <= crew, "the second signal may come after the fit has heeded the first"
     assert len(list(tmp_path.rglob("checkpoint.pt"))) == crew
     if kept:
         assert stderr.endswith("0 restored, 0 failed, 0 skipped, 2 cut short, 2 not begun\n")

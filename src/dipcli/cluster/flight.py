@@ -100,6 +100,8 @@ class Flight:
 
     def stop(self) -> None:
         """Stop all that is out at once, and let go of what the workers keep."""
+        if self.site.client.status != "running":
+            return
         with suppress(Exception):  # whoever does not hear it finds its task cancelled
             self.site.client.run(worker.stop, self.call, on_error="ignore")
         with suppress(Exception):
