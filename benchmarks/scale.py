@@ -108,7 +108,7 @@ def client(count: int) -> None:
     """What the client and the scheduler take for pictures that take no time."""
     from dipcli.batch import lay_out
     from dipcli.cluster import dispatch, worker
-    from dipcli.cluster.engine import named
+    from dipcli.cluster.scheduler import named
     from dipcli.displays import Silent
     from dipcli.job import Job
     from dipcli.registry import tasks

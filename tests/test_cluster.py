@@ -18,7 +18,7 @@ from conftest import TINY, Dip
 from test_batch import draw, written
 
 from dipcli import checkpoints, manifest
-from dipcli.cluster.engine import Engine, named
+from dipcli.cluster.scheduler import Scheduler, named
 from dipcli.errors import DipError, UsageError
 from dipcli.job import Job
 from dipcli.record import Record
@@ -26,7 +26,7 @@ from dipcli.registry import tasks
 
 pytest.importorskip("distributed", reason="the extra dipcli[cluster] is not installed")
 
-from dipcli.cluster import engines, orders, ways
+from dipcli.cluster import orders, sites, ways
 from dipcli.cluster.processes import Child
 from dipcli.cluster.ways import Way
 
@@ -239,8 +239,8 @@ def test_a_signal_ends_all_and_leaves_nobody_behind(
 def test_what_cannot_be_is_told_in_a_sentence(
     dip: Dip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str, code: int
 ) -> None:
-    monkeypatch.setattr("dipcli.cluster.engines.ANSWER", "1s")
-    monkeypatch.setattr("dipcli.cluster.engines.shutil.which", lambda _: None)
+    monkeypatch.setattr("dipcli.cluster.sites.ANSWER", "1s")
+    monkeypatch.setattr("dipcli.cluster.sites.shutil.which", lambda _: None)
     picture = draw(tmp_path / "a.png").read_bytes()
     monkeypatch.chdir(tmp_path)
     chosen = [] if "--scheduler" in arguments else ["--scheduler", "local"]
@@ -254,15 +254,15 @@ def test_what_cannot_be_is_told_in_a_sentence(
 
 @pytest.mark.parametrize("text", ["local", "slurm:3", "tcp://host:8786"])
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr("dipcli.cluster.engine.find_spec", lambda _: None)
+    monkeypatch.setattr("dipcli.cluster.scheduler.find_spec", lambda _: None)
     with pytest.raises(DipError, match=r"needs distributed: pip install 'dipcli\[cluster\]'"):
         named(text)
 
 
 def test_an_engine_is_named() -> None:
-    assert named("local") == Engine("local")
-    assert named("local:12") == Engine("local", count=12)
-    assert named("tls://host:1/") == Engine("address", "tls://host:1")
+    assert named("local") == Scheduler("local")
+    assert named("local:12") == Scheduler("local", count=12)
+    assert named("tls://host:1/") == Scheduler("address", "tls://host:1")
     with pytest.raises(UsageError):
         named("local:")
 
@@ -362,14 +362,14 @@ def test_one_worker_a_gpu_and_on_a_cpu_as_many_as_were_asked_for(
     pins: list[str],
 ) -> None:
     monkeypatch.setattr(ways, "cores", lambda: 8)
-    monkeypatch.setattr(engines, "_gpus", lambda: gpus)
-    assert engines.shared_out(named(text), job(tmp_path, given=given), pictures, print) == (way, pins)
+    monkeypatch.setattr(sites, "_gpus", lambda: gpus)
+    assert sites.shared_out(named(text), job(tmp_path, given=given), pictures, print) == (way, pins)
 
 
 def test_the_gpus_are_those_that_may_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert engines._gpus() == ["0", "1"]
+    assert sites._gpus() == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8a")
-    assert engines._gpus() == ["3", "GPU-8a"]
+    assert sites._gpus() == ["3", "GPU-8a"]

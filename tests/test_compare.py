@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
-from dipcli import images, metrics, standings
+from dipcli import images, metrics, ranking
 from dipcli.case import Case
 from dipcli.contest import Contest
 from dipcli.picture import from_array
@@ -470,29 +470,29 @@ CASES = [
 
 @pytest.mark.parametrize(("account", "answers", "sentence"), CASES)
 def test_the_verdict_is_honest_both_ways(account: dict[str, Any], answers: list[dict[str, Any]], sentence: str) -> None:
-    assert standings.verdict(account, answers, {}) == sentence
+    assert ranking.verdict(account, answers, {}) == sentence
 
 
 @given(st.floats(5, 60), st.lists(st.floats(5, 60), min_size=1, max_size=4), st.floats(0, 1e5), st.floats(0, 1e3))
 def test_the_verdict_never_flatters(ours: float, theirs: list[float], fit: float, rival: float) -> None:
     answers = [answer(f"rival {number}", psnr, rival) for number, psnr in enumerate(theirs)]
-    sentence = standings.verdict(run(ours, fit), answers, {})
+    sentence = ranking.verdict(run(ours, fit), answers, {})
     best = max(theirs)
     assert f"rival {theirs.index(best)}" in sentence
-    assert ("the result is" in sentence) == (ours - best > standings.TIE)
-    assert ("comes to the same" in sentence) == (abs(ours - best) <= standings.TIE)
-    assert ("times faster" in sentence) == (max(fit, 1e-3) / max(rival, 1e-3) >= standings.ALIKE)
-    if abs(ours - best) > standings.TIE:
+    assert ("the result is" in sentence) == (ours - best > ranking.TIE)
+    assert ("comes to the same" in sentence) == (abs(ours - best) <= ranking.TIE)
+    assert ("times faster" in sentence) == (max(fit, 1e-3) / max(rival, 1e-3) >= ranking.ALIKE)
+    if abs(ours - best) > ranking.TIE:
         assert f"{abs(ours - best):.2f} dB" in sentence
     assert math.isfinite(fit)
 
 
 def test_the_table_is_aligned() -> None:
     account = run(29.5, comparison=[NLM, TV], compared="So.")
-    assert standings.table(account) == [
+    assert ranking.table(account) == [
         "  restored          29.50 dB  SSIM 0.900     80 s",
         "  non-local means   29.00 dB  SSIM 0.800   0.20 s  compare/non-local means.png",
         "  total variation   28.00 dB  SSIM 0.800   1.50 s  compare/total variation.png",
         "x.png: So.",
     ]
-    assert standings.table(run(29.5)) == []
+    assert ranking.table(run(29.5)) == []

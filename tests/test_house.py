@@ -20,7 +20,7 @@ FLOORS = [
     ["sparkline", "typeset"],
     ["standing", "pane"],
     ["terminal"],
-    ["specs", "files", "exif", "groups", "interrupt", "noise", "options", "adam", "banded", "pixelwise", "standings"],
+    ["specs", "files", "exif", "groups", "interrupt", "noise", "options", "adam", "banded", "pixelwise", "ranking"],
     ["losses", "upsampled", "raster", "rivals"],
     ["problem", "metrics", "fused", "pillow", "png"],
     ["stopping", "tiff"],

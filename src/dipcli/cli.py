@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dipcli import __version__, outcomes
-from dipcli.cluster.engine import Engine, named
+from dipcli.cluster.scheduler import Scheduler, named
 from dipcli.commands import COMMANDS
 from dipcli.errors import DipError, UsageError
 from dipcli.options import Knob, knobs
@@ -64,9 +64,9 @@ def command(task: Task) -> Callable[..., None]:
         typed = {name for name in given if _was_typed(context, name)}
         with _failures_told():
             batch = _batch(task, given, typed)
-            engine = _engine(task, given["scheduler"], batch)
+            scheduler = _scheduler(task, given["scheduler"], batch)
             how = {name: given[name] for name in ("quiet", "verbose", "as_json")}
-            raise typer.Exit(outcomes.restore(batch, engine=engine, **how))
+            raise typer.Exit(outcomes.restore(batch, scheduler=scheduler, **how))
 
     parameters = [
         Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
@@ -202,20 +202,20 @@ def _batch(task: Task, given: dict[str, Any], typed: set[str]) -> Batch:
     return batch
 
 
-def _engine(task: Task, asked: str | None, batch: Batch) -> Engine | None:
+def _scheduler(task: Task, asked: str | None, batch: Batch) -> Scheduler | None:
     """What is to restore several pictures at a time, if anything but this process is.
 
     Raises:
-        DipError: when there is no such engine, or no use for it.
+        DipError: when there is no such scheduler, or no use for it.
     """
     if asked is None:
         return None
-    engine = named(asked)
+    scheduler = named(asked)
     if not batch.several:
         raise UsageError("--scheduler is for several pictures: name a folder or more than one, or leave it out.")
     if not task.pose.__module__.startswith("dipcli."):
         raise UsageError(f"--scheduler knows the tasks that come with dip, not {task.name}: leave it out.")
-    return engine
+    return scheduler
 
 
 def _is_own(argument: Parameter, given: dict[str, Any], typed: set[str]) -> bool:

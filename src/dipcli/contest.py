@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipcli import account as accounts
-from dipcli import files, images, memory, standings
+from dipcli import files, images, memory, ranking
 from dipcli.case import Case
 from dipcli.interrupt import heeded
 from dipcli.rivals import FOLDER, Allowance, LeftOut, Rival
@@ -76,7 +76,7 @@ class Contest:
                 raise
             missing = [each.name for each in rivals if each.name not in left_out][len(answers) :]
             left_out |= dict.fromkeys(missing or ["the rest"], f"the comparison was interrupted by {ended_by.name}")
-        told = {"comparison": answers, "compared": standings.verdict(account, answers, left_out)}
+        told = {"comparison": answers, "compared": ranking.verdict(account, answers, left_out)}
         return told, ended_by
 
     def answer(self, rival: Rival, allowance: Allowance) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from dipcli.settings import Settings
 
 if TYPE_CHECKING:
     from dipcli.batch import Batch, Outcome
-    from dipcli.cluster.engine import Engine
+    from dipcli.cluster.scheduler import Scheduler
     from dipcli.job import Job
     from dipcli.resume import HalfDone
 
@@ -32,7 +32,7 @@ def restore(
     verbose: bool = False,
     as_json: bool = False,
     resume: HalfDone | None = None,
-    engine: Engine | None = None,
+    scheduler: Scheduler | None = None,
 ) -> int:
     """Restore one picture after the other, past those that fail, and tell of it.
 
@@ -42,7 +42,7 @@ def restore(
         verbose: say which settings are used, and what it ran on.
         as_json: print an object for each picture in the place of its path.
         resume: the run to go on with.
-        engine: what else than this process is to restore them, several at a time.
+        scheduler: what else than this process is to restore them, several at a time.
 
     Returns:
         The exit code.
@@ -56,10 +56,10 @@ def restore(
     seen: list[Outcome] = []
     failed = 0
     how: dict[str, Any] = {"display": display, "signals": (SIGINT, SIGTERM)}
-    if engine:
+    if scheduler:
         from dipcli.cluster.dispatch import restore_by
 
-        outcomes = restore_by(engine, batch, **how)
+        outcomes = restore_by(scheduler, batch, **how)
     else:
         outcomes = restore_all(batch, announce=partial(_tell_settings, tell), resume=resume, **how)
     for outcome in outcomes:

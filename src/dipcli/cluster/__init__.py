@@ -1,9 +1,9 @@
 """Many pictures at a time: on the cores and GPUs of this machine, or on a cluster, with Dask distributed.
 
-    engine       what `--scheduler` says
+    scheduler    what `--scheduler` says
     dispatch     the client: which pictures go out, and in which order the outcomes come
     flight       those that are with the workers, and what becomes of each
-    engines      schedulers and workers, started or found
+    sites        schedulers and workers, started or found
     ways         how many fits at once, with how many threads each: measured
     worker       what a Dask worker runs: it hands each picture to a child process
     processes    a child process, seen from outside

@@ -11,16 +11,16 @@ from pathlib import Path
 from types import FrameType
 
 from dipcli.batch import Batch, Outcome, settled
-from dipcli.cluster.engine import Engine
-from dipcli.cluster.engines import opened
 from dipcli.cluster.flight import Flight, at_work, not_begun
+from dipcli.cluster.scheduler import Scheduler
+from dipcli.cluster.sites import opened
 from dipcli.displays import Display
 from dipcli.errors import DipError
 from dipcli.interrupt import Interrupt, heeded
 
 
 def restore_by(
-    engine: Engine, batch: Batch, *, display: Display, signals: tuple[signal.Signals, ...] = ()
+    scheduler: Scheduler, batch: Batch, *, display: Display, signals: tuple[signal.Signals, ...] = ()
 ) -> Iterator[Outcome]:
     """Restore many pictures, several at a time, past those that fail.
 
@@ -28,7 +28,7 @@ def restore_by(
     (a process, a worker, the scheduler), the same call again does the rest. Workers may come and go.
 
     Args:
-        engine: what is to do it.
+        scheduler: what is to do it.
         batch: which.
         display: is told what there is to say.
         signals: the first of these lets the fits at work end with their best pictures so far, and begins no others.
@@ -37,7 +37,7 @@ def restore_by(
         What became of each, in the order in which it is known: at least one.
 
     Raises:
-        DipError: when there is no such engine, or it is lost.
+        DipError: when there is no such scheduler, or it is lost.
     """
 
     def warn() -> None:
@@ -49,7 +49,7 @@ def restore_by(
         if not due.number:
             return
         first, left = batch.entries[due.number - 1].job, len(batch.entries) - due.number + 1
-        with opened(engine, first, left, display.note) as site, at_work(site, batch) as flight:
+        with opened(scheduler, first, left, display.note) as site, at_work(site, batch) as flight:
             while due.number or flight.out:
                 yield from _sent(due, flight, interrupt)
                 if interrupt.received:

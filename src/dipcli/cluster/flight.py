@@ -15,8 +15,8 @@ from distributed import CancelledError, Future, KilledWorker
 
 from dipcli.batch import Batch, Outcome, failed
 from dipcli.cluster import worker
-from dipcli.cluster.engines import Site
 from dipcli.cluster.orders import order
+from dipcli.cluster.sites import Site
 from dipcli.displays import Display
 from dipcli.errors import DipError
 from dipcli.interrupt import Interrupt

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import distributed
 import torch
-from distributed import Client, Nanny, Scheduler, Security, SpecCluster
+from distributed import Client, Nanny, Security, SpecCluster
 
 from dipcli import files
 from dipcli.cluster import ways
-from dipcli.cluster.engine import Engine
+from dipcli.cluster.scheduler import Scheduler
 from dipcli.cluster.ways import Way
 from dipcli.errors import DipError
 from dipcli.job import Job
@@ -52,11 +53,11 @@ class Site:
 
 
 @contextmanager
-def opened(engine: Engine, first: Job, pictures: int, say: Callable[[str], None]) -> Iterator[Site]:
+def opened(scheduler: Scheduler, first: Job, pictures: int, say: Callable[[str], None]) -> Iterator[Site]:
     """Scheduler and workers, for as long as they are needed.
 
     Args:
-        engine: which.
+        scheduler: which.
         first: a picture that is to be restored.
         pictures: how many there are at most.
         say: told how the work is shared out.
@@ -66,21 +67,21 @@ def opened(engine: Engine, first: Job, pictures: int, say: Callable[[str], None]
     """
     threads = first.given.get("threads")
     with dask.config.set(QUIET), _silence():
-        if engine.kind == "address":
-            with _client(engine.address) as client:
+        if scheduler.kind == "address":
+            with _client(scheduler.address) as client:
                 yield Site(client, threads, 0)
-        elif engine.kind == "slurm":
-            jobs = min(engine.count or JOBS, pictures)
+        elif scheduler.kind == "slurm":
+            jobs = min(scheduler.count or JOBS, pictures)
             with _slurm(jobs) as cluster, _client(cluster) as client:
                 say(f"Up to {jobs} jobs of Slurm's at once.")
                 yield Site(client, threads, jobs)
         else:
-            way, pins = shared_out(engine, first, pictures, say)
+            way, pins = shared_out(scheduler, first, pictures, say)
             with _local(way, pins) as cluster, _client(cluster) as client:
                 yield Site(client, way.threads, way.fits)
 
 
-def shared_out(engine: Engine, first: Job, pictures: int, say: Callable[[str], None]) -> tuple[Way, list[str]]:
+def shared_out(scheduler: Scheduler, first: Job, pictures: int, say: Callable[[str], None]) -> tuple[Way, list[str]]:
     """How many workers on this machine, with how many threads; and the GPU of each, none where there are none.
 
     One a GPU. On a CPU as many as were asked for, by `local:4` or `--threads`, else as many as were found to be best.
@@ -88,10 +89,10 @@ def shared_out(engine: Engine, first: Job, pictures: int, say: Callable[[str], N
     there, threads, device = ways.cores(), first.given.get("threads"), first.given.get("device", "auto")
     gpus = _gpus() if device in ("auto", "cuda") else []
     if gpus:
-        count = min(engine.count or len(gpus), pictures)
+        count = min(scheduler.count or len(gpus), pictures)
         return Way(count, threads or max(1, there // count)), [gpus[each % len(gpus)] for each in range(count)]
-    if engine.count or threads or device not in ("auto", "cpu"):
-        count = engine.count or (max(1, there // threads) if threads and device in ("auto", "cpu") else 1)
+    if scheduler.count or threads or device not in ("auto", "cpu"):
+        count = scheduler.count or (max(1, there // threads) if threads and device in ("auto", "cpu") else 1)
         count = min(count, pictures)
         return Way(count, threads or max(1, there // count)), []
     return ways.measured(first, pictures, say), []
@@ -141,7 +142,7 @@ def _local(way: Way, pins: list[str]) -> Iterator[Any]:
         for each in range(way.fits)
     }
     scheduler = {
-        "cls": Scheduler,
+        "cls": distributed.Scheduler,
         "options": {"host": LOOPBACK, "port": 0, "protocol": "tls://", "security": security, **NO_PAGES},
     }
     with SpecCluster(workers=workers, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL) as cluster:

@@ -15,7 +15,7 @@ NEEDED = {"local": ("distributed",), "address": ("distributed",), "slurm": ("dis
 
 
 @dataclass(frozen=True)
-class Engine:
+class Scheduler:
     """What restores several pictures at a time.
 
     Attributes:
@@ -29,11 +29,11 @@ class Engine:
     count: int | None = None
 
 
-def named(text: str) -> Engine:
-    """The engine that `--scheduler` names: local, local:4, slurm, slurm:100, tcp://host:port or tls://host:port.
+def named(text: str) -> Scheduler:
+    """The scheduler that `--scheduler` names: local, local:4, slurm, slurm:100, tcp://host:port or tls://host:port.
 
     Raises:
-        UsageError: when there is no such engine.
+        UsageError: when there is no such scheduler.
         DipError: when what it needs is not installed.
     """
     found = _found(text)
@@ -44,7 +44,7 @@ def named(text: str) -> Engine:
     return found
 
 
-def _found(text: str) -> Engine:
+def _found(text: str) -> Scheduler:
     if text.startswith(("tcp://", "tls://")):
         try:
             there = urlsplit(text)
@@ -53,11 +53,11 @@ def _found(text: str) -> Engine:
             complete = False
         if not complete:
             raise UsageError(f"--scheduler {text} is no address: write it as tcp://host:8786.")
-        return Engine("address", text.rstrip("/"))
+        return Scheduler("address", text.rstrip("/"))
     match = re.fullmatch(r"(local|slurm)(?::(\d{1,6}))?", text)
     if not match:
         raise UsageError(f"--scheduler {text!r} is unknown: {WAYS}.")
     count = None if match[2] is None else int(match[2])
     if count == 0:
         raise UsageError(f"--scheduler {text} would have nobody to do the work: write {match[1]}:1 or more.")
-    return Engine("slurm" if match[1] == "slurm" else "local", count=count)
+    return Scheduler("slurm" if match[1] == "slurm" else "local", count=count)
