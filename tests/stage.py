@@ -139,6 +139,8 @@ def set_for_shell(folder: Path, line: str) -> None:
     for call in re.findall(r"\bdip ([^|;<>]*)", line):
         words = [each for each in shlex.split(call, comments=True) if "$" not in each]
         set_for_dip(folder, words)
+    for place in re.findall(r"\bfind (\S+) -name", line):
+        _pictures(folder, f"{place}/*.png")
     written = set(re.findall(r"(?:>\s*|-o\s+)(\S+)", line))
     for word in re.split(r"[\s;'\"]+", line):
         if SUFFIX.search(word) and word not in written and not word.startswith("-"):

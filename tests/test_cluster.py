@@ -255,7 +255,7 @@ def test_what_cannot_be_is_told_in_a_sentence(
 @pytest.mark.parametrize("text", ["local", "slurm:3", "tcp://host:8786"])
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr("dipcli.cluster.scheduler.find_spec", lambda _: None)
-    with pytest.raises(DipError, match=r"needs distributed: pip install 'dipcli\[cluster\]'"):
+    with pytest.raises(DipError, match=r"needs distributed: install dip as dipcli\[cluster\]"):
         named(text)
 
 

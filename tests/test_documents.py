@@ -41,6 +41,12 @@ ELSEWHERE = {
     "pipx install .": "it makes an environment and calls pip with these arguments, as the first command, which CI runs",
     "HYPOTHESIS_PROFILE=nightly .venv/bin/pytest tests/test_any_file.py": "by night; the suite makes up fewer files",
     "DIP_KILLS=20 .venv/bin/pytest tests/test_checkpoints.py": "by night; the suite kills a run less often",
+    "DIP_CLUSTER=40 .venv/bin/pytest tests/test_cluster.py": "by night; the suite has fewer pictures",
+    ".venv/bin/pip install -c constraints.txt '.[cluster]'": "the command that CI installs with has that extra too",
+    "dask scheduler --host 10.0.0.1": "test_cluster.py starts one on this machine",
+    "CUDA_VISIBLE_DEVICES=0 dask worker tcp://10.0.0.1:8786": "likewise",
+    "dip denoise folder/ -o restored/ --scheduler tcp://10.0.0.1:8786": "test_cluster.py asks the one on this machine",
+    "dip denoise folder/ -o restored/ --scheduler slurm": "there is no Slurm here; test_cluster.py has what is without",
 }
 # What CI takes out of a document, and runs to the letter.
 BY_CI = re.findall(r"grep -m1 -oE '([^']+)' \S+\.md", (ROOT / ".ci" / "run").read_text())
@@ -66,6 +72,12 @@ LESS: dict[str, dict[str, tuple[str | None, Callable[[str], str]]]] = {
         "--pictures": ("house,f16", lambda names: ",".join(names.split(",")[:2])),
         "--jury": (None, lambda _: "6"),
     },
+    "scale.py": {
+        "--count": (None, _less(8, 2)),
+        "--side": (None, _less(2, 32)),
+        "--iterations": (None, _less(20, 3)),
+    },
+    "rivals.py": {},
     "tiles.py": {
         "--sizes": (None, _less(8, 64)),
         "--side": (None, _less(8, 192)),
@@ -191,6 +203,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(here))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "1")  # as Slurm does in a job of an array
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setattr(subprocess, "run", _started(subprocess.run))
     monkeypatch.chdir(here)
@@ -267,7 +281,7 @@ def _leave_a_run(run: Path, monkeypatch: pytest.MonkeyPatch, *, cut_short: bool)
     with monkeypatch.context() as patch:
         if cut_short:
             patch.setattr(Interrupt, "asked", pressed)
-        code, _, err = call(["dip", "denoise", source, "-o", output])
+        code, _, err = call(["dip", "denoise", source, "-o", output, "--log-every", "1"])
     assert code == (130 if cut_short else 0), err
     assert (run / "checkpoint.pt").exists() == cut_short
 
@@ -362,6 +376,12 @@ FOREIGN = {
     "--pip-args": "pipx",
     "--extra-index-url": "pip",
     "--hypothesis-show-statistics": "pytest",
+    "--array": "sbatch",
+    "--cpus-per-task": "sbatch",
+    "--host": "dask",
+    "--no-dashboard": "dask",
+    "--nthreads": "dask",
+    "--no-cache-dir": "pip",
 }
 
 

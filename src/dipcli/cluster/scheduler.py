@@ -39,7 +39,7 @@ def named(text: str) -> Scheduler:
     found = _found(text)
     if missing := [each for each in NEEDED[found.kind] if find_spec(each) is None]:
         raise DipError(
-            f"--scheduler {text} needs {missing[0].replace('_', '-')}: pip install 'dipcli[cluster]', or leave it out."
+            f"--scheduler {text} needs {missing[0].replace('_', '-')}: install dip as dipcli[cluster], or leave it out."
         )
     return found
 
