@@ -117,10 +117,10 @@ def restore(
         account |= delivered | {"peak_memory_bytes": machine.peak_memory(bench.prior.code.device)}
         given = {"input": data, "output": written}
         _keep(job, folder, output, account, given, lambda: spread.map(result, case.known))
-        if kept and interrupt.received is None and not job.record.keep_checkpoint:
+        if kept and account["finished"] and not job.record.keep_checkpoint:
             kept.end()
         _report(job, folder, account, given, display)
-    if kept and interrupt.received is not None:
+    if kept and not account["finished"]:
         display.note(f"{job.source}: to go on: dip resume {shlex.quote(str(folder))}")
     return account, interrupt.received
 
