@@ -26,7 +26,7 @@ from dipcli import files, images
 from dipcli.cli import app
 from dipcli.errors import DipError
 from dipcli.picture import Picture, from_array
-from dipcli.report import charts, page, views, words
+from dipcli.report import charts, drawing, page, views, words
 from dipcli.report.story import Story, tell
 
 GENERATOR = '<meta name="generator" content="dipcli">'
@@ -252,6 +252,10 @@ def test_what_came_and_went_by_streams_is_on_the_page(dip: Dip, noisy_png: Path,
 
 def test_a_run_without_an_end_has_a_page_that_says_so(dip: Dip, tmp_path: Path) -> None:
     run = run_of(tmp_path, "--keep-checkpoint", "--snapshot-at", "1,2", "--log-every", 1, "--no-report")
+    account = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(account | {"finished": False}))
+    assert dip("report", run).exit_code == 0
+    assert "was interrupted: the picture is the best up to then" in Page(run / "report.html").text
     (run / "run.json").unlink()
     (tmp_path / "out.png").unlink()
     assert dip("report", run).exit_code == 0
@@ -288,18 +292,19 @@ def test_a_record_of_another_version_is_no_traceback(dip: Dip, tmp_path: Path, w
 
 
 @given(st.binary(max_size=200))
-@example(b"iteration,loss,run,tile\n1,0.5,1,\n2,nan,1,\n3,0.2")
+@example(b"1,0.5,1,\n2,nan,1,\n3,0.2")
 @example(b'iteration\n1\n\0,\xff\n"2')
 def test_whatever_is_in_a_log_is_read(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = tmp_path_factory.getbasetemp() / "log"
     folder.mkdir(exist_ok=True)
-    (folder / "log.csv").write_bytes(content)
+    (folder / "log.csv").write_bytes(b"iteration,loss,run,tile\n" + content)
     story = tell(folder)
     assert all(isinstance(row["iteration"], float) for row in story.rows)
     charts.charts(story)
 
 
 def test_where_there_is_no_run_it_is_said(dip: Dip, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("date,what\n1,mine\n")
     for where in (tmp_path, tmp_path / "gone"):
         result = dip("report", where)
         assert result.exit_code == 1
@@ -462,14 +467,14 @@ def test_curves_have_marks_no_more_points_than_can_be_seen_and_no_colours_of_the
     assert len(curve.points) <= 1500
     assert (curve.points[0], curve.points[-1]) == ((1, 1), (9000, 1 / 9000))
     assert curve.kept == 70
-    drawing = charts.inline(found[0])
-    assert "kept 70" in drawing
-    assert "<style" not in drawing
-    assert "http" not in drawing.replace("http://www.w3.org/", "")
-    colours = set(re.findall(r"#[0-9a-f]{6}\b", re.sub(r'(id|href)="[^"]*"', "", drawing)))
+    drawn = drawing.inline(found[0])
+    assert "kept 70" in drawn
+    assert "<style" not in drawn
+    assert "http" not in drawn.replace("http://www.w3.org/", "")
+    colours = set(re.findall(r"#[0-9a-f]{6}\b", re.sub(r'(id|href)="[^"]*"', "", drawn)))
     assert not colours, "all are the page's"
-    assert {"var(--line0)", "var(--grid)", "var(--faint)"} <= set(re.findall(r"var\(--\w+\)", drawing))
-    assert charts.inline(found[0]) == drawing, "same numbers, same bytes"
+    assert {"var(--line0)", "var(--grid)", "var(--faint)"} <= set(re.findall(r"var\(--\w+\)", drawn))
+    assert drawing.inline(found[0]) == drawn, "same numbers, same bytes"
     assert charts.charts(story_of(rows[:1])) == [], "a point is no curve"
 
 

@@ -129,7 +129,7 @@ def _sentences(outcome: Outcome) -> list[str]:
 def _index(batch: Batch, seen: list[Outcome], display: displays.Display) -> None:
     """Make the page of the folder that the results are in; what is wrong with it is said and costs nothing."""
     record = batch.entries[0].job.record
-    if batch.output is None or record.no_report or record.no_run_dir:
+    if batch.output is None or not batch.output.is_dir() or record.no_report or record.no_run_dir:
         return
     from dipcli.report import index
 

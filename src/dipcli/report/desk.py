@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from dipcli.errors import DipError, UsageError
-from dipcli.report import charts, index, page, sheet
+from dipcli.report import drawing, index, page, sheet
 from dipcli.report.story import doubted, is_run, tell
 
 Make: TypeAlias = Callable[[], Path]
@@ -41,7 +41,7 @@ def requests(
         if path and not is_run(folders[0]):
             raise UsageError(f"{name} is for one run: name its folder, as noisy.denoised.dip.")
         if path:
-            charts.check_figure(path, name)
+            drawing.check_figure(path, name)
     if len({path.absolute() for path in (output, curves, contact) if path}) < len(asked):
         raise UsageError(f"{' and '.join(asked)} would be written to one file: give each a name of its own.")
     for folder in folders:
@@ -50,7 +50,7 @@ def requests(
         else:
             yield partial(_index, folder, output, say)
     if curves:
-        yield partial(_figure, charts.draw, folders[0], curves)
+        yield partial(_figure, drawing.draw, folders[0], curves)
     if contact:
         yield partial(_figure, sheet.draw, folders[0], contact)
 

@@ -11,7 +11,7 @@ from typing import Any
 from dipcli import account as accounts
 from dipcli import displays, files, images
 from dipcli.errors import DipError
-from dipcli.job import REPORT, ours
+from dipcli.job import LOG, RECORD, REPORT, ours
 from dipcli.report import page, words
 from dipcli.report.story import is_run
 from dipcli.report.views import View, thumbnail
@@ -101,7 +101,7 @@ def runs(folder: Path) -> Iterator[Path]:
 
 def stale(run: Path) -> bool:
     """Whether a run has no page yet, or one that is older than what the run has written."""
-    told = [run / REPORT, run / "run.json", run / "log.csv"]
+    told = [run / name for name in (REPORT, RECORD, LOG)]
     made, *others = (each.stat().st_mtime if each.is_file() else 0.0 for each in told)
     return made < max(others)
 

@@ -79,7 +79,8 @@
       const wide = box.clientWidth;
       fit = Math.min(wide / width, room / height);
       const dots = window.devicePixelRatio || 1;
-      if (fit * dots > 1) fit = Math.floor(fit * dots) / dots; // whole dots a pixel: none is wider than its neighbour
+      // Whole dots a pixel, so that none is wider than its neighbour; where dots are fine that shows with large ones alone.
+      if (fit * dots > (dots < 1.5 ? 1 : 3)) fit = Math.floor(fit * dots) / dots;
       box.style.height = `${Math.round(Math.min(room, Math.max(height * fit, 240)))}px`;
       if (whole || scale < fit) scale = fit;
       draw();

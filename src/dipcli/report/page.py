@@ -13,7 +13,7 @@ import dipcli
 from dipcli import files
 from dipcli.errors import UsageError
 from dipcli.job import REPORT, ours
-from dipcli.report import charts, words
+from dipcli.report import charts, drawing, words
 from dipcli.report.gallery import Gallery, gallery
 from dipcli.report.story import Story, doubted, tell
 
@@ -78,12 +78,13 @@ def composed(story: Story, place: Path) -> str:
         notices=words.notices(story),
         facts=words.facts(story),
         gallery=shown,
+        missed=words.missed(shown.missed),
         strip_told=_strip_told(story),
         treatments=_treatments(shown),
         sentences=words.sentences(story),
         measures=words.measures(story),
         compared=story.account.get("compared"),
-        charts=[(each, safe(charts.inline(each))) for each in charts.charts(story)],
+        charts=[(each, safe(drawing.inline(each))) for each in charts.charts(story)],
         runs=words.runs(story),
         command=words.command(story.account),
         settings=words.settings(story),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dipcli import images
 from dipcli.errors import DipError
-from dipcli.report.charts import PAPER, save, styled
+from dipcli.report.drawing import PAPER, save, styled
 from dipcli.report.gallery import chosen, psnr_of, truth_of
 from dipcli.report.story import Frame, Story
 from dipcli.report.views import samples

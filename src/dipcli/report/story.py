@@ -23,6 +23,7 @@ State: TypeAlias = Literal["done", "interrupted", "at work", "cut short"]
 Fate: TypeAlias = Literal["there", "changed", "gone", "streamed"]
 Numbers: TypeAlias = dict[str, float | None]
 
+FIRST = b"iteration,"  # what a log of ours begins with
 SNAPSHOT = re.compile(r"(?:tile(\d+)/)?(?:run(\d+)/)?(\d{6,})\.png")
 
 
@@ -98,7 +99,13 @@ class Story:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run's."""
-    return any((folder / name).is_file() for name in (LOG, RECORD, CHECKPOINT))
+    if any((folder / name).is_file() for name in (RECORD, CHECKPOINT)):
+        return True
+    try:  # others call their logs so too
+        with (folder / LOG).open("rb") as file:
+            return file.read(len(FIRST)) == FIRST
+    except OSError:
+        return False
 
 
 @contextmanager

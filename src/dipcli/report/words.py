@@ -61,7 +61,7 @@ def title(story: Story) -> str:
 def notices(story: Story) -> list[str]:
     """What has to be known of a run that did not come to its end."""
     reached = f" It had come to iteration {story.reached}." if story.reached else ""
-    resume = f" To go on: dip resume {quoted([os.path.relpath(story.folder)])}" if story.resumable else ""
+    resume = f" To go on: dip resume {quoted([str(story.folder)])}" if story.resumable else ""
     told = {
         "at work": f"This run is still at work.{reached} What is here is as of then.",
         "cut short": f"This run was cut short and left no picture.{reached}{resume}",
@@ -69,6 +69,11 @@ def notices(story: Story) -> list[str]:
         "done": "",
     }[story.state]
     return [displays.legible(told)] if told else []
+
+
+def missed(sentences: Sequence[str]) -> list[str]:
+    """What is not shown, whatever the files are called."""
+    return [displays.legible(each) for each in sentences]
 
 
 def facts(story: Story) -> list[tuple[str, str]]:
