@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dipcli import ranking
 from dipcli.standing import Ahead, Standing, clock, numbers
 from dipcli.typeset import GAP, legible
 
@@ -179,7 +178,7 @@ def ending(account: Mapping[str, Any]) -> list[str]:
         told.append(f"The outputs stray by at most {account['uncertainty_most']:.1f} of 255: {account['uncertainty']}.")
     if account.get("conclusion"):
         told.append(account["conclusion"])
-    return [*(f"{account['input']}: {sentence}" for sentence in told), *ranking.table(account)]
+    return [f"{account['input']}: {sentence}" for sentence in told]
 
 
 def summary(fates: Sequence[str], total: int) -> str:

@@ -11,7 +11,7 @@ from functools import partial
 from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Any
 
-from dipcli import displays
+from dipcli import displays, ranking
 from dipcli.errors import DipError
 from dipcli.options import knobs
 from dipcli.settings import Settings
@@ -122,7 +122,7 @@ def _sentences(outcome: Outcome) -> list[str]:
         return [f"{outcome.account['input']}: {outcome.skipped}"]
     if not outcome.begun:
         return []
-    first, *others = displays.ending(outcome.account)
+    first, *others = [*displays.ending(outcome.account), *ranking.table(outcome.account)]
     return [f"{first} ({outcome.worker})" if outcome.worker else first, *others]
 
 

@@ -112,7 +112,7 @@ def measures(story: Story) -> Table | None:
     """How near the picture and others come to the true one; None where that is not known."""
     told = story.account
     compared = [
-        (str(each["name"]), {name: each.get(f"{name}_ref") for name in MEASURES}, each.get("seconds"))
+        (str(each["name"]), {name: each.get(_own(name)) for name in MEASURES}, each.get("seconds"))
         for each in told.get("comparison") or []
     ]
     known = [(name, dict(each), None) for name, each in (told.get("baselines") or {}).items()]
