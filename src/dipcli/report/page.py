@@ -131,4 +131,5 @@ def _treatments(shown: Gallery) -> list[str]:
     told = [f"{', '.join(names)}: {how}." for how, names in treated.items()]
     small = sorted({each.treatment for each in shown.strip} - {""})
     told += [f"Along the way: {'; '.join(small)}."] if small else []
-    return [f"Shown without loss: {', '.join(lossless) or 'none'}. {' '.join(told)}"] if told else []
+    told = [f"Shown without loss: {', '.join(lossless)}.", *told] if told and lossless else told
+    return [f"{' '.join(told)} The files themselves are untouched."] if told else []
