@@ -13,7 +13,6 @@ import argparse
 import heapq
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,14 @@ from time import perf_counter
 import numpy as np
 
 SMALL = ["--network", "skip:channels=8,8:skips=4,4", "--input", "noise", "--input-depth", "4", "--iters"]
+WAYS = {
+    "loop": "a shell's loop, a process a picture",
+    "one": "one call",
+    "parallel": "GNU parallel -j2, a process a picture",
+    "local": "--scheduler local, measuring first",
+    "local:1": "--scheduler local:1 --threads 2",
+    "local:2": "--scheduler local:2",
+}
 
 
 def main() -> None:
@@ -33,6 +40,8 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=128, help="of the pictures that are measured")
     parser.add_argument("--count", type=int, default=12, help="of the pictures that are measured")
     parser.add_argument("--iterations", type=int, default=100)
+    parser.add_argument("--preset", help="measure with its network; one that is hardly any work when left out")
+    parser.add_argument("--ways", default=",".join(WAYS), help=f"any of {', '.join(WAYS)}")
     parser.add_argument("--pictures", type=int, default=1_000_000)
     parser.add_argument("--gpus", type=int, default=100)
     parser.add_argument("--rate", type=float, nargs="+", default=[3, 10, 30], help="seconds a fit, assumed")
@@ -41,7 +50,8 @@ def main() -> None:
     parser.add_argument("--client-ms", type=float, default=19, help="a picture costs the client, as --client found")
     given = parser.parse_args()
     if given.measure:
-        measure(given.count, given.side, given.iterations)
+        network = ["--preset", given.preset, "--iters"] if given.preset else SMALL
+        measure(given.count, given.side, [*network, str(given.iterations)], given.ways.split(","))
     elif given.client:
         client(given.count)
     else:
@@ -63,44 +73,34 @@ def draw(folder: Path, count: int, side: int) -> None:
         iio.imwrite(folder / f"{number:06d}.png", np.clip(picture, 0, 255).astype(np.uint8))
 
 
-def measure(count: int, side: int, iterations: int) -> None:
+def measure(count: int, side: int, options: list[str], ways: list[str]) -> None:
     """Wall-clock time of the same pictures, one way after the other."""
     dip = [sys.executable, "-m", "dipcli", "denoise"]
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         draw(place / "in", count, side)
-        tiny = [*SMALL, str(iterations), "-q"]
-        loop = f'for f in in/*.png; do "$0" -m dipcli denoise "$f" -o "loop/$(basename "$f")" {" ".join(tiny)}; done'
+        how = [*options, "-q"]
+        loop = f'for f in in/*.png; do "$0" -m dipcli denoise "$f" -o "loop/$(basename "$f")" {" ".join(how)}; done'
+        each = f"{sys.executable} -m dipcli denoise {{}} -o parallel/ --threads 1 {' '.join(how)}"
         (place / "loop").mkdir()
-        ways = {
-            "a shell's loop": ["bash", "-c", loop, sys.executable],
-            "one call": [*dip, "in", "-o", "plain", *tiny],
-            "--scheduler local": [*dip, "in", "-o", "local", "--scheduler", "local", *tiny],
-            "--scheduler local:2": [*dip, "in", "-o", "two", "--scheduler", "local:2", *tiny],
-            "--scheduler local:1 --threads 2": [
-                *dip,
-                "in",
-                "-o",
-                "a",
-                "--scheduler",
-                "local:1",
-                "--threads",
-                "2",
-                *tiny,
-            ],
+        calls = {
+            "loop": ["bash", "-c", loop, sys.executable],
+            "one": [*dip, "in", "-o", "one", *how],
+            "parallel": ["bash", "-c", f"parallel -j2 '{each}' ::: in/*.png"],
+            "local": [*dip, "in", "-o", "local", "--scheduler", "local", *how],
+            "local:1": [*dip, "in", "-o", "single", "--scheduler", "local:1", "--threads", "2", *how],
+            "local:2": [*dip, "in", "-o", "two", "--scheduler", "local:2", *how],
         }
-        if shutil.which("parallel"):
-            each = f"{sys.executable} -m dipcli denoise {{}} -o par/ --threads 1 {' '.join(tiny)}"
-            ways["GNU parallel -j2"] = ["bash", "-c", f"parallel -j2 '{each}' ::: in/*.png"]
-        print(f"{count} pictures of {side}x{side}, {iterations} iterations, {os.cpu_count()} CPUs")
+        print(f"{count} pictures of {side}x{side}, {' '.join(options)}, {os.cpu_count()} CPUs")
         first = 0.0
-        for name, command in ways.items():
+        for name in ways:
             began = perf_counter()
-            subprocess.run(command, cwd=place, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(calls[name], cwd=place, check=True, stdout=subprocess.DEVNULL)
             seconds = perf_counter() - began
             first = first or seconds
             print(
-                f"{name:32} {seconds:6.1f} s  {seconds / count:6.2f} s a picture  {first / seconds:5.2f} x", flush=True
+                f"{WAYS[name]:48} {seconds:6.1f} s  {seconds / count:6.2f} s a picture  {first / seconds:5.2f} x",
+                flush=True,
             )
 
 

@@ -73,6 +73,7 @@ LESS: dict[str, dict[str, tuple[str | None, Callable[[str], str]]]] = {
         "--jury": (None, lambda _: "6"),
     },
     "scale.py": {
+        "--ways": (None, lambda _: "one,local:2"),
         "--count": (None, _less(8, 2)),
         "--side": (None, _less(2, 32)),
         "--iterations": (None, _less(20, 3)),
@@ -249,7 +250,8 @@ def _run_dip(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     if not restored and not runs:
         return
     written = [json.loads(line)["output"] for line in out.splitlines()] if given.get("as_json") else out.splitlines()
-    assert len(written) == (len(pictures) or len(runs))
+    figures = sum(bool(given.get(each)) for each in ("curves", "sheet"))
+    assert len(written) == (len(pictures) or len(runs)) + figures
     for each in written:
         assert iio.imread(each).size if stage.SUFFIX.search(each) else Path(each).stat().st_size
     for each in filter(None, map(given.get, ("output", "uncertainty"))):

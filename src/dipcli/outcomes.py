@@ -71,8 +71,8 @@ def restore(
     for each in seen:
         fates[each.number - 1] = each.fate
     if batch.several:
-        display.note(displays.summary(fates, len(batch.entries)))
         _index(batch, seen, display)
+        display.note(displays.summary(fates, len(batch.entries)))
     if ended_by := next((each.ended_by for each in seen if each.ended_by), None):
         return 128 + ended_by
     if not batch.several and outcome.error:
