@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -26,7 +27,7 @@ from dipcli import files, images
 from dipcli.cli import app
 from dipcli.errors import DipError
 from dipcli.picture import Picture, from_array
-from dipcli.report import charts, drawing, page, views, words
+from dipcli.report import charts, drawing, index, page, views, words
 from dipcli.report.story import Story, tell
 
 GENERATOR = '<meta name="generator" content="dipcli">'
@@ -564,3 +565,29 @@ def test_an_index_makes_pages_that_are_missing_and_tells_of_what_is_not_done(
 def test_a_finding_that_is_no_picture_is_left_out() -> None:
     with pytest.raises(DipError, match="no snapshot"):
         views.whole("x", b"\x89PNG\r\n\x1a\n", 1e6)
+
+
+def test_an_index_made_anew_reads_those_pictures_alone_that_have_changed(
+    dip: Dip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    for name in ("a & b.png", "c.png"):
+        iio.imwrite(tmp_path / name, noisy(scene(32, 40)))
+        assert dip.quick("denoise", tmp_path / name, "-o", tmp_path / "out" / name, report=True).exit_code == 0
+    assert dip("report", tmp_path / "out").exit_code == 0
+    before = Page(tmp_path / "out/index.html").all("img")
+    read: list[str] = []
+
+    def watched(path: Path) -> object:
+        read.append(path.name)
+        return reading(path)
+
+    reading = index.images.read
+    monkeypatch.setattr(index.images, "read", watched)
+    assert dip("report", tmp_path / "out").exit_code == 0
+    assert (read, Page(tmp_path / "out/index.html").all("img")) == ([], before)
+    iio.imwrite(tmp_path / "out/c.png", np.zeros((32, 40, 3), np.uint8))
+    os.utime(tmp_path / "out/c.png", (time.time() + 60,) * 2)
+    assert dip("report", tmp_path / "out").exit_code == 0
+    now = Page(tmp_path / "out/index.html").all("img")
+    assert (read, now[0], now[1] == before[1]) == (["c.png"], before[0], False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,9 @@ from dipcli.report.views import View, thumbnail
 
 INDEX = "index.html"
 SIDE = 192  # pixels of a thumbnail
+THUMB = re.compile(  # as index.html has it
+    r'<a class="thumb" href="([^"]+)"><img decoding="async" src="(data:[^"]+)" width="(\d+)" height="(\d+)"'
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ def make(folder: Path, failed: Sequence[tuple[str, str]] = (), path: Path | None
     """
     path = path or folder / INDEX
     page.check(path)
-    lines = [_line(run, path.parent) for run in runs(folder)]
+    before = _Before.of(path)
+    lines = [_line(run, path.parent, before) for run in runs(folder)]
     lines += [_failed(name, why) for name, why in failed]
     if not lines:
         raise DipError(f"There is no run in {folder}: name the folder of one, as noisy.denoised.dip.")
@@ -110,7 +116,41 @@ def _failed(name: str, why: str) -> Line:
     return Line(displays.legible(Path(name).name), "", displays.legible(f"failed: {why}"), sound=False)
 
 
-def _line(run: Path, place: Path) -> Line:
+@dataclass(frozen=True)
+class _Before:
+    """The thumbnails that the page had: to read all pictures of a large folder anew takes long.
+
+    Attributes:
+        made: when it was written.
+        thumbs: by where they lead.
+    """
+
+    made: float
+    thumbs: Mapping[str, View]
+
+    @classmethod
+    def of(cls, path: Path) -> _Before:
+        """Read from the page, if there is one."""
+        if not path.is_file():
+            return cls(0.0, {})
+        made, text = path.stat().st_mtime, path.read_text(encoding="utf-8", errors="replace")
+        found = (
+            (html.unescape(each[1]), View("", each[2], (int(each[3]), int(each[4])))) for each in THUMB.finditer(text)
+        )
+        return cls(made, dict(found))
+
+    def thumb(self, output: Path, link: str) -> View | None:
+        """The one of a picture, made anew where that has changed since; None where it cannot be shown."""
+        known = self.thumbs.get(link)
+        if known and output.stat().st_mtime < self.made:
+            return known
+        try:
+            return thumbnail(images.read(output)[0], SIDE)
+        except DipError:
+            return None
+
+
+def _line(run: Path, place: Path, before: _Before) -> Line:
     """What there is to say of a run at a glance: nothing but its record and its picture is read."""
     told = accounts.read(run)
     link = words.url(run / REPORT, place) if ours(run / REPORT) else ""
@@ -118,34 +158,28 @@ def _line(run: Path, place: Path) -> Line:
         state = "at work" if files.held(run) else "cut short"
         return Line(displays.legible(run.name), "", state, sound=False, page=link)
     try:
-        return _told(run, told, place, link)
+        return _told(run, told, place, link, before)
     except (LookupError, TypeError, ValueError, AttributeError):
         return Line(displays.legible(run.name), "", "its record cannot be read", sound=False, page=link)
 
 
-def _told(run: Path, told: Mapping[str, Any], place: Path, link: str) -> Line:
+def _told(run: Path, told: Mapping[str, Any], place: Path, link: str, before: _Before) -> Line:
     name = str(told["input"])
     where = told.get("files", {}).get("output", {"path": told["output"]})
     places = (run / where.get("near", where["path"]), Path(where["path"]))
     output = next((Path(os.path.normpath(each)) for each in places if each.is_file()), None)
     done = bool(told.get("finished", True))
     state = "done" if output and done else "interrupted" if not done else "its picture is gone"
+    picture = words.url(output, place) if output else ""
     values = [told.get(key) for key in ("iterations", "seconds", "psnr_noisy", "psnr_ref")]
     return Line(
         "standard input" if name == "-" else displays.legible(Path(name).name),
         displays.legible(f"{told['task']}, {told['preset']}"),
         "standard output" if str(where["path"]) == "-" and done else state,
         sound=done and (output is not None or str(where["path"]) == "-"),
-        thumb=_thumb(output) if output else None,
+        thumb=before.thumb(output, link or picture) if output else None,
         page=link,
-        picture=words.url(output, place) if output else "",
+        picture=picture,
         where=displays.legible(os.path.relpath(output, place)) if output else "",
         numbers=tuple(None if each is None else float(each) for each in values),
     )
-
-
-def _thumb(output: Path) -> View | None:
-    try:
-        return thumbnail(images.read(output)[0], SIDE)
-    except DipError:
-        return None
