@@ -18,6 +18,7 @@ from dipcli.errors import DipError, TakenError
 LONGEST = 255  # bytes in a file's name, nearly everywhere
 LOCK = ".dip-lock"
 PIECE = bytes(2**20)
+NEAR = 4096  # bytes from the beginning of a file, in which a mark of ours stands
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # a file system may have none
 
@@ -165,6 +166,15 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _refused(f"Cannot make the folder {path}", error) from error
+
+
+def bears(path: Path, mark: bytes) -> bool:
+    """Whether a file has a mark of ours near its beginning: any other is somebody's own."""
+    try:
+        with path.open("rb") as file:
+            return mark in file.read(NEAR)
+    except OSError:
+        return False
 
 
 def check_writable(folder: Path, room: int = 4096) -> None:

@@ -30,7 +30,6 @@ COMPARED = tuple(f"{FOLDER}/{name}{kind}" for name in FILES for kind in (".png",
 FILLED = "filled.png"  # white where pixels were filled, of a picture that keeps the others
 REPORT = "report.html"
 GENERATOR = b'<meta name="generator" content="dipcli">'  # tells a page of ours from somebody else's
-HEAD = 1024  # bytes of a page in which that stands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,11 +144,7 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
 
 def ours(page: Path) -> bool:
     """Whether there is a page that this program has made: any other is somebody's own."""
-    try:
-        with page.open("rb") as file:
-            return GENERATOR in file.read(HEAD)
-    except OSError:
-        return False
+    return files.bears(page, GENERATOR)
 
 
 def check_output(job: Job, case: Case, output: Path, folder: Path | None, room: int) -> None:

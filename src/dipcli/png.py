@@ -17,7 +17,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 
-from dipcli import exif
+from dipcli import exif, files
 from dipcli.errors import DipError
 from dipcli.raster import Raster, check_size, plausible
 
@@ -83,11 +83,7 @@ def write(raster: Raster, level: int | None = None) -> bytes:
 
 def signed(path: Path) -> bool:
     """Whether a file says at its beginning that it is `OURS`."""
-    try:
-        with path.open("rb") as file:
-            return OURS in file.read(NEAR)
-    except OSError:
-        return False
+    return files.bears(path, OURS)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
@@ -132,4 +128,3 @@ def _resolution(content: memoryview | None) -> tuple[float, float] | None:
 
 
 OURS = _chunk(b"tEXt", b"Software\0dipcli")  # beside the pixels of what may be replaced and removed without asking
-NEAR = 4096  # bytes from the beginning, within which it stands
