@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 import dipcli
 from dipcli import device as machine
-from dipcli import files, images, metrics
+from dipcli import files, images, memory, metrics
 from dipcli.bench import Bench
 from dipcli.case import Case
 from dipcli.job import RECORD, Job
@@ -51,6 +51,7 @@ def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, resu
         "device": machine.name(device),
         "precision": bench.settings.precision,
         "threads": bench.settings.threads or torch.get_num_threads(),
+        "batch_size": memory.SHARING.get(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "iterations": sum(each.fit.steps for each in result.runs),

@@ -218,6 +218,12 @@ def settled(batch: Batch, number: int, shut: dict[Path, DipError]) -> Outcome | 
     return None
 
 
+def not_begun(batch: Batch, number: int, by: signal.Signals) -> Outcome:
+    """The outcome of a picture that a signal came before."""
+    job = batch.entries[number - 1].job
+    return Outcome({"input": str(job.source)}, ended_by=by, number=number, begun=False)
+
+
 def failed(batch: Batch, number: int, error: DipError) -> Outcome:
     """What there is to say of a picture with which something is wrong."""
     job, said = batch.entries[number - 1].job, str(error)

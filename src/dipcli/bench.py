@@ -13,6 +13,7 @@ import torch
 from dipcli import device as machine
 from dipcli import memory, networks, restarts, stopping, tiles
 from dipcli.case import Case
+from dipcli.descent import Descend, alone
 from dipcli.engine import Observer, Prior, let_go
 from dipcli.errors import DipError, OutOfMemoryError
 from dipcli.mosaic import Course, Note, fit_tiles
@@ -80,7 +81,7 @@ def prepare(
     device = torch.device(settings.device)
     machine.forget_peak_memory(device)
     machine.keep_memory(device)
-    with _threads(settings.threads), machine.enough_memory(problem.shape):
+    with threads(settings.threads), machine.enough_memory(problem.shape):
         large = problem.shape[1] * problem.shape[2] >= LARGE
         side = WINDOW if large else SMALL_WINDOW
         cost, prior = memory.measure(problem, settings, side=side, trials=TRIALS if large else 0)
@@ -101,6 +102,7 @@ def solve(
     say: Note = lambda _: None,
     begin: Progress | Course | None = None,
     hold: Hold = let_go,
+    descend: Descend = alone,
 ) -> Runs:
     """Fit, with as many threads as the settings ask for. The bench's network is fitted in place: use it once.
 
@@ -115,6 +117,7 @@ def solve(
         say: told when memory runs out.
         begin: how far earlier fits of the same had come.
         hold: given the fits' progress now and then, as by `fit_runs` or `fit_tiles`.
+        descend: as that of `engine.fit`.
 
     Raises:
         DipError: when memory runs out or the fit runs away.
@@ -126,8 +129,9 @@ def solve(
         "asked": asked,
         "observers": tuple(observers),
         "hold": hold,
+        "descend": descend,
     }
-    with _threads(settings.threads), machine.enough_memory(problem.shape):
+    with threads(settings.threads), machine.enough_memory(problem.shape):
         if not places:
             whole = begin if isinstance(begin, Progress) else None
             try:
@@ -181,7 +185,7 @@ def _pace(case: Case, settings: Settings) -> float:
     size = problem.shape[1:]
     side = WINDOW if size[0] * size[1] >= LARGE else max(size)
     machine.keep_memory(torch.device(settings.device))
-    with _threads(settings.threads), machine.enough_memory(problem.shape):
+    with threads(settings.threads), machine.enough_memory(problem.shape):
         cost, _ = memory.measure(problem, settings, side=side, trials=TRIALS)
         return foretell(problem, settings, cost, case.size).pace or 0.0
 
@@ -201,7 +205,7 @@ def _resolved(settings: Settings) -> Settings:
 
 
 @contextmanager
-def _threads(wanted: int | None) -> Iterator[None]:
+def threads(wanted: int | None) -> Iterator[None]:
     """So many CPU threads inside, as many as before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(wanted or before)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dipcli.batch import Batch
 
 INTERRUPTED = 130
+LARGEST_BATCH = 1024
 
 
 def main() -> None:
@@ -65,8 +66,9 @@ def command(task: Task) -> Callable[..., None]:
         with _failures_told():
             batch = _batch(task, given, typed)
             scheduler = _scheduler(task, given["scheduler"], batch)
+            batch_size = _batch_size(given["batch_size"], batch)
             how = {name: given[name] for name in ("quiet", "verbose", "as_json")}
-            raise typer.Exit(outcomes.restore(batch, scheduler=scheduler, **how))
+            raise typer.Exit(outcomes.restore(batch, scheduler=scheduler, batch_size=batch_size, **how))
 
     parameters = [
         Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
@@ -121,6 +123,15 @@ def _every_task(
             metavar="local|slurm|tcp://HOST:PORT",
             help="Restore several pictures at a time through Dask: on this machine's cores and GPUs, as jobs of "
             "Slurm's, or by the workers of a scheduler; local:4 and slurm:100 say how many.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|N",
+            help="Fit so many pictures of one size together, which is faster for small ones: auto finds out how many. "
+            "Rounding then depends on which they are; when not given it is auto on a GPU, and 1 on a CPU, where the "
+            "same picture comes to the same bits.",
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
@@ -216,6 +227,24 @@ def _scheduler(task: Task, asked: str | None, batch: Batch) -> Scheduler | None:
     if not task.pose.__module__.startswith("dipcli."):
         raise UsageError(f"--scheduler knows the tasks that come with dip, not {task.name}: leave it out.")
     return scheduler
+
+
+def _batch_size(asked: str | None, batch: Batch) -> outcomes.BatchSize:
+    """How many pictures to fit together.
+
+    Raises:
+        UsageError: when it is no number, or there is no use for it.
+    """
+    timed = "time" in batch.entries[0].job.given
+    if asked is None:
+        return 1 if timed else None
+    if asked != "auto" and not (asked.isdecimal() and 0 < int(asked) <= LARGEST_BATCH):
+        raise UsageError(f"--batch-size {asked} is no number of pictures: use auto or 1 to {LARGEST_BATCH}.")
+    if asked != "1" and not batch.several:
+        raise UsageError("--batch-size is for several pictures: name a folder or more than one, or leave it out.")
+    if asked != "1" and timed:
+        raise UsageError("Pictures fitted together have no time of their own: leave --time or --batch-size out.")
+    return "auto" if asked == "auto" else int(asked)
 
 
 def _is_own(argument: Parameter, given: dict[str, Any], typed: set[str]) -> bool:

@@ -138,13 +138,17 @@ def enough_memory(shape: tuple[int, int, int]) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # On a GPU it is torch.OutOfMemoryError, on the CPU a plain RuntimeError of the allocator.
-        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in SIGNS):
+        if not ran_out(error):
             raise
         raise OutOfMemoryError(
             f"There is not enough memory for a picture of {shape[2]}x{shape[1]}: "
             "try --preset fast, a smaller --tile, a narrower --network or a smaller picture."
         ) from error
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether it says that memory ran out: on a GPU it is torch.OutOfMemoryError, on the CPU a plain RuntimeError."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
 
 
 def _trouble(name: str) -> str | None:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from dipcli import recovery, stopping, warmup
 from dipcli.adam import Adam
+from dipcli.descent import Descend, alone
 from dipcli.errors import DipError
 from dipcli.losses import total_variation
 from dipcli.perturbation import perturbed_input
@@ -134,6 +134,7 @@ def fit(
     run: int = 1,
     begin: Checkpoint | None = None,
     hold: Hold = let_go,
+    descend: Descend = alone,
 ) -> Fit:
     """Fit the prior to one measurement and return the picture that the rule keeps.
 
@@ -147,6 +148,7 @@ def fit(
         begin: where an earlier fit of the same problem, prior and settings stood; it goes on from there, bit for bit.
         hold: called every ten iterations, after the observers, and at the last one, with a function that takes a
             checkpoint, and whether this is the last. What is taken is of this moment, and may change with the next.
+        descend: computes the network and the loss's slopes; several fits may have one pass for all of them.
 
     A fit that collapses (its loss stays 5 dB above what it was lately, or is no number) goes back to its last sound
     state, weights, optimiser, average, rule and all, and goes on with half the step: the published remedy.
@@ -157,7 +159,7 @@ def fit(
     rule = stop or stopping.chosen(settings)
     state, problem = rule.start(problem)
     prior, spent, draws = _begun(prior, begin)
-    network, code = _quick(prior, settings)
+    network, code = _laid_out(prior, settings)
     variables: list[Tensor] = [*prior.network.parameters()]
     if settings.optimize == "net,input":
         variables.append(code.requires_grad_())
@@ -170,14 +172,15 @@ def fit(
 
     def evaluate(part: Part) -> Tensor:
         """One look at E( A( f_theta(z) ), y ) and its slope, z perturbed; of the whole picture or a window."""
-        nonlocal image, draws
-        for variable in variables:
-            variable.grad = None
-        x, draws = network(perturbed(part)), draws + 1
-        loss = _loss(part.problem, x, settings)
+        nonlocal draws
+        z, draws = perturbed(part), draws + 1
+        _forget_slopes(variables)
+        return descend(network, settings.precision, z, partial(judged, part))
+
+    def judged(part: Part, x: Tensor) -> Tensor:
+        nonlocal image
         image = x.detach().clone()  # with free pixels x is the variable itself, which the step is about to change
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+        return _loss(part.problem, x, settings)
 
     turns = enumerate(_optimizers(variables, settings), start=1)
     if begin:
@@ -219,6 +222,12 @@ def _begun(prior: Prior, begin: Checkpoint | None) -> tuple[Prior, float, int]:
     return replace(prior, code=begin.code), begin.seconds, begin.draws
 
 
+def _forget_slopes(variables: Iterable[Tensor]) -> None:
+    """Have the next ones begin at nought."""
+    for variable in variables:
+        variable.grad = None
+
+
 def _averaged(
     reached: Reached, image: Tensor, memories: tuple[float, ...]
 ) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
@@ -257,26 +266,15 @@ def _loss(problem: Problem, x: Tensor, settings: Settings) -> Tensor:
     return loss + settings.tv * total_variation(x) if settings.tv else loss
 
 
-def _quick(prior: Prior, settings: Settings) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """What makes a step fast: the network as a function of z alone, and z, laid out as the hardware likes it.
-
-    In bf16 the weights, their gradients and the optimiser stay in fp32; the network computes with rounded
-    copies of them, so that nothing inside it is cast back and forth as it is under autocast.
-    """
+def _laid_out(prior: Prior, settings: Settings) -> tuple[nn.Module, Tensor]:
+    """The network, and z, laid out in memory as the hardware likes it."""
     # L-BFGS lays all weights out as one long vector, which it can do only with the plain layout.
     layout = torch.contiguous_format if settings.optimizer == "lbfgs" else torch.channels_last
     network = prior.network.to(memory_format=layout)  # type: ignore[call-overload]
     code = prior.code.detach().clone(memory_format=layout)
-    if settings.precision != "bf16":
-        return (lambda z: network(z)[0]), code
-
-    def rounded(z: Tensor) -> Tensor:
-        weights = {name: value.bfloat16() for name, value in network.named_parameters()}
-        picture: Tensor = functional_call(network, weights, z.bfloat16())
-        return picture[0].float()
-
     # Rounding what is noise costs nothing; a guide, with noise on it, shows finer shades than bf16 has.
-    return rounded, code.bfloat16() if settings.input == "noise" and settings.optimize == "net" else code
+    rounded = settings.precision == "bf16" and settings.input == "noise" and settings.optimize == "net"
+    return network, code.bfloat16() if rounded else code
 
 
 def _optimizers(variables: list[Tensor], settings: Settings) -> Iterator[Adam | torch.optim.LBFGS]:

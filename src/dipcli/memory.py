@@ -22,6 +22,7 @@ from dipcli.settings import Settings
 
 SHARE = 0.8  # of the memory that is free: what is used when nobody says how much
 ALLOTTED: ContextVar[int | None] = ContextVar("allotted", default=None)  # bytes for this process, one of several
+SHARING: ContextVar[int] = ContextVar("sharing", default=1)  # fits at a time in this process, this one among them
 
 # Measured, docs/performance.md: the peaks of 14 fits of 256x256 to 2048x2048 are 0.76 to 0.97 of the estimate.
 MARGIN = 1.1  # for what the system's allocator cannot fill,
@@ -176,15 +177,15 @@ def limit(settings: Settings) -> int | None:
     Args:
         settings: `max_memory` and `device` are used.
     """
-    given = settings.most_memory()
+    given, sharing = settings.most_memory(), SHARING.get()
     if given is not None:
-        return given
+        return given // sharing
     device = torch.device(settings.device)
     there = free(device)
     if there is None:
         return None
     allotted = ALLOTTED.get()
-    return int(SHARE * (there if allotted is None or device.type == "cuda" else min(there, allotted)))
+    return int(SHARE * (there if allotted is None or device.type == "cuda" else min(there, allotted))) // sharing
 
 
 def free(device: torch.device) -> int | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dipcli import device as machine
+from dipcli.descent import Descend, alone
 from dipcli.engine import Fit, Observer, Step, let_go
 from dipcli.errors import OutOfMemoryError
 from dipcli.problem import Problem
@@ -103,6 +104,7 @@ def fit_tiles(
     smaller: Cut | None = None,
     begin: Course | None = None,
     hold: Hold = let_go,
+    descend: Descend = alone,
 ) -> Runs:
     """Fit one tile after the other, each from the same seed, and blend them.
 
@@ -121,6 +123,7 @@ def fit_tiles(
         smaller: from a tile's (h, w) to smaller tiles within it: what is done, once, when memory runs out.
         begin: how far an earlier run of the same had come; it goes on from there, bit for bit.
         hold: called as that of `restarts.fit_runs`, with a function that tells how far the tiles have come.
+        descend: as that of `engine.fit`.
 
     Raises:
         OutOfMemoryError: when it runs out again.
@@ -142,7 +145,7 @@ def fit_tiles(
         try:
             with machine.enough_memory(problem.shape):
                 which = (len(done) + 1, count)
-                fitting = partial(fit_runs, deadline=own, asked=asked, begin=current, hold=held)
+                fitting = partial(fit_runs, deadline=own, asked=asked, begin=current, hold=held, descend=descend)
                 patch = _patch(problem, place, which, settings, rule, asked, observers, fitting, begun=begun)
         except OutOfMemoryError:
             if smaller is None:

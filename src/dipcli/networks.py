@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from dipcli import specs, warmup
 from dipcli.architectures import Architecture, Pixels, ResNet, Skip, UNet
 from dipcli.engine import Prior
+from dipcli.ensemble import Ensemble
 from dipcli.errors import UsageError
-from dipcli.layers import SCALE, FreePicture
+from dipcli.layers import SCALE
 from dipcli.settings import Settings
 
 DEPTH = 32  # channels of z, published for most pictures with noise as the input
@@ -32,37 +33,9 @@ class Crop(nn.Module):
         top, left = (max(0, side - own) // 2 for side, own in zip(x.shape[-2:], (self.height, self.width), strict=True))
         return x[..., top : top + self.height, left : left + self.width]
 
-
-class Ensemble(nn.Module):
-    """Networks of one shape that begin with the same weights and see the same z; each makes a picture of its own.
-
-    They are computed as one network whose convolutions have a group for each member, so that nothing passes from one
-    to another. On one CPU thread in bf16 four members of the network for dejpeg take 0.6 (128x128) to 0.8 (256x256)
-    of the time of four networks in turn; in fp32, and with wide networks, 0.9 to 1.25.
-
-    A loss that sums over the members fits each as if it were alone, as long as z is not fitted too: z is shared. The
-    mean over the members divides every slope by their number, which Adam's eps notices where slopes are small.
-
-    Args:
-        network: a member as it begins; it becomes the ensemble's.
-        members: how many.
-    """
-
-    def __init__(self, network: nn.Module, members: int) -> None:
-        super().__init__()
-        self.network, self.members = network, members
-        for layer in network.modules():
-            channels = 1 if isinstance(layer, FreePicture) else 0  # the dimension of weights in which members follow
-            for name, weight in layer.named_parameters(recurse=False):
-                setattr(layer, name, nn.Parameter(torch.cat([weight.detach()] * members, dim=channels)))
-            for count in ("in_channels", "out_channels", "groups", "num_features", "members"):
-                if hasattr(layer, count):
-                    setattr(layer, count, members * getattr(layer, count))
-
-    def forward(self, z: Tensor) -> Tensor:
-        """From (1, D, H, W) to the members' pictures one behind the other along the channels, (1, C, H, W)."""
-        pictures: Tensor = self.network(torch.cat([z] * self.members, dim=1))
-        return pictures
+    def extra_repr(self) -> str:
+        """The size, for whoever compares networks by what they say of themselves."""
+        return f"{self.height}, {self.width}"
 
 
 def architecture(text: str) -> Architecture:

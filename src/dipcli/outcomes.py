@@ -6,10 +6,10 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from signal import SIGINT, SIGTERM
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dipcli import displays, ranking
 from dipcli.errors import DipError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dipcli.resume import HalfDone
 
 FAILED, SOME_FAILED = 1, 3
+BatchSize: TypeAlias = int | Literal["auto"] | None  # None is auto on a GPU, 1 on a CPU
 
 
 def restore(
@@ -33,6 +34,7 @@ def restore(
     as_json: bool = False,
     resume: HalfDone | None = None,
     scheduler: Scheduler | None = None,
+    batch_size: BatchSize = None,
 ) -> int:
     """Restore one picture after the other, past those that fail, and tell of it.
 
@@ -43,6 +45,7 @@ def restore(
         as_json: print an object for each picture in the place of its path.
         resume: the run to go on with.
         scheduler: what else than this process is to restore them, several at a time.
+        batch_size: how many of one size to fit together.
 
     Returns:
         The exit code.
@@ -61,7 +64,8 @@ def restore(
 
         outcomes = restore_by(scheduler, batch, **how)
     else:
-        outcomes = restore_all(batch, announce=partial(_tell_settings, tell), resume=resume, **how)
+        how["announce"] = partial(_tell_settings, tell)
+        outcomes = _together(batch, batch_size, how) or restore_all(batch, resume=resume, **how)
     for outcome in outcomes:
         seen.append(outcome)
         failed += outcome.fate == "failed"
@@ -80,6 +84,18 @@ def restore(
     if not failed:
         return 0
     return FAILED if set(fates) == {"failed"} else SOME_FAILED
+
+
+def _together(batch: Batch, batch_size: BatchSize, how: dict[str, Any]) -> Iterator[Outcome] | None:
+    """The outcomes of pictures that are fitted together; None where they are not to be."""
+    if not batch.several or batch_size == 1:
+        return None
+    from dipcli import pace
+    from dipcli.minibatch import restore_together
+
+    if batch_size is None and not pace.usual(batch.entries[0].job):
+        return None
+    return restore_together(batch, None if batch_size == "auto" else batch_size, **how)
 
 
 def _tell(outcome: Outcome, display: displays.Display, tell: Callable[[str], None], *, as_json: bool) -> None:

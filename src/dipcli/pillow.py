@@ -6,6 +6,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,13 @@ def read(data: bytes, formats: tuple[str, ...] = READ) -> Raster:
             exif=image.info.get("exif") or None,
             resolution=plausible(*image.info.get("dpi", (None, None))),
         )
+
+
+def size(path: Path) -> tuple[int, int] | None:
+    """Width and height that a file's head declares, of whatever format Pillow knows; None where there is none."""
+    with contextlib.suppress(Exception), _limited(), PIL.Image.open(path) as image:
+        return image.size
+    return None
 
 
 def write(raster: Raster, suffix: str) -> bytes:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dipcli import device as machine
 from dipcli import networks, stopping
+from dipcli.descent import Descend, alone
 from dipcli.engine import Fit, Observer, Prior, fit, let_go
 from dipcli.errors import DipError
 from dipcli.problem import Problem
@@ -147,6 +148,7 @@ def fit_runs(
     observers: Iterable[Observer] = (),
     begin: Progress | None = None,
     hold: Hold = let_go,
+    descend: Descend = alone,
 ) -> Runs:
     """Fit as often as the settings ask for, or as there is time, and average the pictures.
 
@@ -164,6 +166,7 @@ def fit_runs(
         observers: called after each iteration of each run.
         begin: how far earlier fits of the same had come; they go on from there.
         hold: called as that of `fit`, with a function that tells how far the fits have come.
+        descend: as that of `fit`.
 
     Raises:
         DipError: when all fits end in numbers that are not finite.
@@ -189,7 +192,15 @@ def fit_runs(
                 if number > 1:
                     prior = fresh(problem, own, rule).to(prior.code.device)
                 result = fit(
-                    problem, prior, own, stop=heeding, observers=observers, run=number, begin=current, hold=held
+                    problem,
+                    prior,
+                    own,
+                    stop=heeding,
+                    observers=observers,
+                    run=number,
+                    begin=current,
+                    hold=held,
+                    descend=descend,
                 )
             runs.append(Run(number, own.seed, result))
         except DipError as error:
@@ -240,8 +251,8 @@ def _judged(problem: Problem, rule: stopping.Rule, runs: list[Run]) -> list[Run]
             error = error / weight.clamp(min=1)
         return error[weight > 0]
 
-    alone = [float(errors(run.fit.average).mean()) for run in runs]
-    best, *others = sorted(range(len(runs)), key=lambda each: alone[each])
+    apart = [float(errors(run.fit.average).mean()) for run in runs]
+    best, *others = sorted(range(len(runs)), key=lambda each: apart[each])
     agreeing, total = [best], runs[best].fit.average
     for each in others:
         without, together = (
@@ -250,7 +261,7 @@ def _judged(problem: Problem, rule: stopping.Rule, runs: list[Run]) -> list[Run]
         )
         harm = together - without
         if seen:
-            welcome = alone[each] <= COLLAPSE * alone[best]
+            welcome = apart[each] <= COLLAPSE * apart[best]
         else:
             sure = SURE * float(harm.std(correction=0)) / len(harm) ** 0.5
             welcome = len(harm) < TELLING or float(harm.mean()) <= max(sure, WORTH * float(without.mean()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from dipcli import account as accounts
 from dipcli import delivery, files, images, recording, stopping
 from dipcli import device as machine
 from dipcli.bench import Bench, prepare, solve
+from dipcli.descent import Descend, alone
 from dipcli.displays import Display, Silent
 from dipcli.engine import Observer
-from dipcli.interrupt import heeded
+from dipcli.interrupt import Interrupt, heeded
 from dipcli.job import Job
 from dipcli.mosaic import Course
 from dipcli.observers import Metrics
@@ -34,6 +36,8 @@ def restore(
     signals: tuple[signal.Signals, ...] = (),
     announce: Callable[[str, Settings, str], None] = lambda *_: None,
     resume: HalfDone | bool = False,
+    interrupt: Interrupt | None = None,
+    descend: Descend = alone,
 ) -> tuple[dict[str, Any], signal.Signals | None]:
     """Restore one picture and leave what the record asks for.
 
@@ -47,6 +51,8 @@ def restore(
         signals: the first of these ends the fit and keeps the best picture so far.
         announce: told the preset, the settings as they will be used, and what they will take, unless that was said.
         resume: go on with this run; True for the one of this very job that was cut short, if there is one.
+        interrupt: what ends the fit in the place of signals, where somebody else heeds these.
+        descend: computes the network, as that of `engine.fit`.
 
     Returns:
         The run's account, which is what `run.json` holds, and the signal that ended it, or None.
@@ -77,7 +83,8 @@ def restore(
 
     spread = Spread()
     watching: list[Observer] = [*case.observers, *([spread] if job.record.uncertainty else [])]
-    with files.claimed(*_written(output, folder)), heeded(*signals, say=warn) as interrupt:
+    heeding = nullcontext(interrupt) if interrupt else heeded(*signals, say=warn)
+    with files.claimed(*_written(output, folder)), heeding as ending:
         files.sweep(output)
         record = recording.begun(
             job,
@@ -88,7 +95,7 @@ def restore(
             before=before,
             progress=progress,
             watching=watching,
-            interrupted=lambda: interrupt.received is not None,
+            interrupted=lambda: ending.received is not None,
             display=display,
         )
         meter = Metrics(bench.problem, truth, job.record.log_every, [display.tell, *record.told])
@@ -97,13 +104,14 @@ def restore(
             result = solve(
                 bench,
                 deadline=deadline,
-                asked=interrupt.asked,
+                asked=ending.asked,
                 observers=[meter, display, *watching, *record.observers],
                 begin=progress,
                 hold=record.hold,
                 say=lambda text: display.note(f"{job.source}: {text}"),
+                descend=descend,
             )
-        ended_by = interrupt.received
+        ended_by = ending.received
         account = {"rule": rule, **accounts.account(job, preset, output, data, bench, result)}
         account["finished"] = ended_by is None
         told, written = delivery.write_picture(plan, result, meter)

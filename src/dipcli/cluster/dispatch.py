@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from dipcli.batch import Batch, Outcome, settled
-from dipcli.cluster.flight import Flight, at_work, not_begun
+from dipcli.batch import Batch, Outcome, not_begun, settled
+from dipcli.cluster.flight import Flight, at_work
 from dipcli.cluster.scheduler import Scheduler
 from dipcli.cluster.sites import opened
 from dipcli.displays import Display

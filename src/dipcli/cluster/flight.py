@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from distributed import CancelledError, Future, KilledWorker
 
-from dipcli.batch import Batch, Outcome, failed
+from dipcli.batch import Batch, Outcome, failed, not_begun
 from dipcli.cluster import worker
 from dipcli.cluster.orders import order
 from dipcli.cluster.sites import Site
@@ -174,12 +174,6 @@ def at_work(site: Site, batch: Batch) -> Iterator[Flight]:
         yield flight
     finally:
         flight.stop()
-
-
-def not_begun(batch: Batch, number: int, by: signal.Signals) -> Outcome:
-    """The outcome of a picture that a signal came before."""
-    job = batch.entries[number - 1].job
-    return Outcome({"input": str(job.source)}, ended_by=by, number=number, begun=False)
 
 
 def _outcome(batch: Batch, number: int, answer: dict[str, Any], interrupt: Interrupt) -> Outcome:

@@ -1,0 +1,119 @@
+"""Many pictures, those of one size together: their networks are computed in one pass."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from dipcli import lockstep, memory, pace, pillow
+from dipcli.batch import Batch, Outcome, failed, not_begun, settled
+from dipcli.bench import threads
+from dipcli.displays import Display
+from dipcli.errors import DipError
+from dipcli.interrupt import Interrupt, heeded
+from dipcli.job import Job
+from dipcli.run import restore
+from dipcli.settings import Settings
+from dipcli.turns import Turns
+
+
+def restore_together(
+    batch: Batch,
+    wanted: int | None,
+    *,
+    display: Display,
+    signals: tuple[signal.Signals, ...] = (),
+    announce: Callable[[Job, str, Settings, str], None] = lambda *_: None,
+) -> Iterator[Outcome]:
+    """Restore pictures of one size together, one size after the other, past those that fail.
+
+    Each has its own rule, its own end, and its own files; when one is done the next takes its place.
+
+    Args:
+        batch: which, several.
+        wanted: how many together, as far as memory allows; None to find out on the first of each size.
+        display: shows progress, of one of them at a time.
+        signals: the first of these ends the fits at work, keeps their best pictures so far and ends the batch.
+        announce: told of each picture the preset, the settings as they will be used, and what they will take.
+
+    Yields:
+        What became of each, as soon as it is known.
+    """
+
+    def warn() -> None:
+        display.note("Ending after this iteration, keeping the best pictures so far; once more to end at once.")
+
+    with heeded(*signals, say=warn) as interrupt:
+        work = _Work(batch, Turns(display), interrupt, announce)
+        for group in of_one_size(batch):
+            due = []
+            for number in group:
+                if known := settled(batch, number, work.shut):
+                    yield known
+                else:
+                    due.append(number)
+            if due and not interrupt.received:
+                job = batch.entries[due[0] - 1].job
+                yield from work.done(due, pace.batch_size(job, wanted, len(due), display.note))
+        if work.left and interrupt.received:
+            yield not_begun(batch, work.left[0], interrupt.received)
+
+
+def of_one_size(batch: Batch) -> list[list[int]]:
+    """The numbers of its pictures, those of one size together; of those of which none is known too."""
+    sizes: dict[tuple[int, int] | None, list[int]] = {}
+    for number, (job, wrong) in enumerate(batch.entries, start=1):
+        sizes.setdefault(None if wrong else pillow.size(job.source), []).append(number)
+    return list(sizes.values())
+
+
+class _Work:
+    """Restores the pictures of a batch.
+
+    Attributes:
+        shut: folders that took nothing when they were last tried.
+        left: numbers of pictures that were not begun because somebody asked for the end.
+    """
+
+    def __init__(
+        self, batch: Batch, turns: Turns, interrupt: Interrupt, announce: Callable[[Job, str, Settings, str], None]
+    ) -> None:
+        self.batch, self.turns, self.interrupt, self.announce = batch, turns, interrupt, announce
+        self.shut: dict[Path, DipError] = {}
+        self.left: list[int] = []
+
+    def done(self, numbers: list[int], together: int) -> Iterator[Outcome]:
+        """What becomes of these, so many at a time."""
+        waiting = list(numbers)
+
+        def feed(_idle: bool) -> Callable[[], Outcome] | None:
+            return partial(self._restored, waiting.pop(0)) if waiting and not self.interrupt.received else None
+
+        sharing = memory.SHARING.set(together)
+        try:
+            # Each fit sets the number of threads, and puts it back: all to the same.
+            with threads(self.batch.entries[0].job.given.get("threads") or torch.get_num_threads()):
+                yield from lockstep.run(feed, together)
+        finally:
+            memory.SHARING.reset(sharing)
+            self.left += waiting
+
+    def _restored(self, number: int) -> Outcome:
+        """What becomes of one."""
+        job = self.batch.entries[number - 1].job
+        try:
+            account, ended_by = restore(
+                job,
+                display=self.turns.next(),
+                announce=partial(self.announce, job),
+                resume=True,
+                interrupt=self.interrupt,
+                descend=lockstep.descend,
+            )
+        except DipError as error:
+            return failed(self.batch, number, error)
+        return Outcome(account, ended_by=ended_by, number=number)

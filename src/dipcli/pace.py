@@ -1,0 +1,129 @@
+"""How fast fits of a picture get on, one or several together: measured on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from time import perf_counter
+from typing import NamedTuple
+
+from dipcli import device as machine
+from dipcli import images, lockstep, memory, stopping
+from dipcli.bench import Bench, prepare, solve
+from dipcli.engine import Step
+from dipcli.errors import DipError
+from dipcli.job import Job
+from dipcli.registry import DEFAULT_PRESET
+
+SECONDS = 1.0  # that each number of pictures is tried for
+MORE = 1.1  # times as fast as half as many, or it is not worth it
+MOST = 64  # pictures together that are tried
+FEW = 4  # pictures for which it is not worth finding out
+ENDLESS = 10**9  # iterations
+
+
+class Pace(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        iterations: a second, of all fits together.
+        memory: bytes that each may take.
+        limit: bytes that all may take together; None for no end.
+    """
+
+    iterations: float
+    memory: int
+    limit: int | None
+
+
+def measured(job: Job, together: int = 1, seconds: float = SECONDS) -> Pace:
+    """Fit a picture for a while, so many times at once, and write nothing.
+
+    Raises:
+        DipError: when it cannot be fitted.
+    """
+    bench = _bench(job)
+    times: list[float] = []
+
+    def watch(step: Step, _verdict: object) -> None:
+        float(step.loss)  # a GPU may still be at work on it
+        times.append(perf_counter())
+
+    def enough() -> str | None:
+        return "that will do" if len(times) > 2 * together and times[-1] - times[together] > seconds else None
+
+    works = iter(
+        [
+            partial(
+                solve,
+                replace(bench, prior=deepcopy(bench.prior)),
+                stop=stopping.exactly(stopping.Never(), ENDLESS),
+                asked=enough,
+                observers=[watch],
+                descend=lockstep.descend,
+            )
+            for _ in range(together)
+        ]
+    )
+    for _ in lockstep.run(lambda _idle: next(works, None), together):
+        pass
+    # The first iteration of each is slower than the others, and so are those after the first that ended.
+    counted = times[together : len(times) - together + 1]
+    return Pace((len(counted) - 1) / (counted[-1] - counted[0]), bench.outlook.whole, memory.limit(bench.settings))
+
+
+def _bench(job: Job) -> Bench:
+    picture, _ = images.read(job.source)
+    given = {name: value for name, value in job.given.items() if name != "time"} | {"warmup": 0, "runs": 1}
+    case, settings = job.task.case(picture, job.preset or DEFAULT_PRESET, job.arguments, given)
+    return prepare(case.problem, settings, stop=stopping.Never(), beside=case.size)
+
+
+def batch_size(job: Job, wanted: int | None, pictures: int, say: Callable[[str], None]) -> int:
+    """How many pictures of the size of this one to fit together: so many, or as many as get on fastest.
+
+    Args:
+        job: the first of them.
+        wanted: as many as memory allows, up to this; None to find out.
+        pictures: that there are.
+        say: told what was found.
+    """
+    most = min(wanted or MOST, pictures)
+    if most < (2 if wanted else FEW):
+        return 1
+    try:
+        if wanted:
+            bench = _bench(job)
+            limit = memory.limit(bench.settings)
+            fitting = most if limit is None else max(1, min(most, limit // bench.outlook.whole))
+            if fitting < most:
+                say(f"{job.source}: there is memory for {fitting} of this size together.")
+            return fitting
+        return _fastest(job, most, say)
+    except DipError:
+        return 1  # the fit itself will tell what is wrong
+
+
+def _fastest(job: Job, most: int, say: Callable[[str], None]) -> int:
+    """The smallest number than which twice as many are hardly faster."""
+    paces: dict[int, Pace] = {}
+    count = 1
+    while True:
+        paces[count] = pace = measured(job, count)
+        if count > 1 and pace.iterations < MORE * paces[count // 2].iterations:
+            best = count // 2
+            break
+        if 2 * count > most or (pace.limit is not None and 2 * count * pace.memory > pace.limit):
+            best = count
+            break
+        count *= 2
+    told = ", ".join(f"{count} {pace.iterations:.1f}" for count, pace in paces.items())
+    say(f"Iterations a second on {job.source}, by pictures together: {told}. So {best} together.")
+    return best
+
+
+def usual(job: Job) -> bool:
+    """Whether to find that out where nobody said how many: on a CPU the bits would depend on the other pictures."""
+    return machine.choose(job.given.get("device", "auto")).type != "cpu"

@@ -1,0 +1,91 @@
+"""One display for several fits at once: it shows one of them after the other, each to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from dipcli.displays import Display
+from dipcli.standing import Ahead
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from dipcli.engine import Step
+    from dipcli.observers import Row
+    from dipcli.stopping import Verdict
+
+
+class Turns:
+    """What fits at work at the same time have in common.
+
+    Args:
+        display: shows one of them.
+
+    Attributes:
+        at_work: how many are.
+        shown: the display of the one that is shown, entered.
+        whose: it is.
+    """
+
+    def __init__(self, display: Display) -> None:
+        self.display = display
+        self.at_work = 0
+        self.whose: Turn | None = None
+        self.shown: AbstractContextManager[object] | None = None
+
+    def next(self) -> Turn:
+        """The display of another."""
+        return Turn(self)
+
+    def show(self, turn: Turn) -> bool:
+        """Whether this one is shown; it is from now on, where none else is."""
+        if self.whose is None:
+            others = f" and {self.at_work - 1} more" if self.at_work > 1 else ""
+            self.whose, self.shown = turn, self.display.watching(turn.title + others, turn.ahead)
+            self.shown.__enter__()
+        return self.whose is turn
+
+    def end(self, turn: Turn) -> None:
+        """This one is over: another may be shown."""
+        if self.whose is turn and self.shown:
+            shown, self.whose, self.shown = self.shown, None, None
+            shown.__exit__(None, None, None)
+
+
+class Turn:
+    """The display of one of them: all that it has to say is said, its progress is shown where no other's is."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns, self.title, self.ahead = turns, "", Ahead()
+
+    @contextmanager
+    def watching(self, title: str, ahead: Ahead) -> Iterator[None]:
+        """Inside, it is at work."""
+        self.title, self.ahead = title, ahead
+        self.turns.at_work += 1
+        try:
+            yield
+        finally:
+            self.turns.at_work -= 1
+            self.turns.end(self)
+
+    def __call__(self, step: Step, verdict: Verdict) -> None:
+        """Show it, where it is its turn; what is out of the ordinary is said in any case."""
+        if self.turns.show(self):
+            self.turns.display(step, verdict)
+        elif step.event:
+            self.note(f"{self.title}: iteration {step.number}: {step.event}")
+
+    def tell(self, row: Row) -> None:
+        """Show the numbers, where it is its turn."""
+        if self.turns.whose is self:
+            self.turns.display.tell(row)
+
+    def tally(self, failed: int) -> None:
+        """Others count."""
+
+    def note(self, text: str) -> None:
+        """Say it."""
+        self.turns.display.note(text)
