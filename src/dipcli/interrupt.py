@@ -24,6 +24,10 @@ class Interrupt:
         return f"it was interrupted by {self.received.name}" if self.received else None
 
 
+class NotBegunError(Exception):
+    """Somebody asked for the end before the fit had begun: nothing was touched."""
+
+
 @contextmanager
 def heeded(*signals: signal.Signals, say: Callable[[], None] = lambda: None) -> Iterator[Interrupt]:
     """Inside, the first of these signals is noted; a second one acts as it did before.

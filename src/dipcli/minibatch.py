@@ -14,7 +14,7 @@ from dipcli.batch import Batch, Outcome, failed, not_begun, settled
 from dipcli.bench import threads
 from dipcli.displays import Display
 from dipcli.errors import DipError
-from dipcli.interrupt import Interrupt, heeded
+from dipcli.interrupt import Interrupt, NotBegunError, heeded
 from dipcli.job import Job
 from dipcli.run import restore
 from dipcli.settings import Settings
@@ -56,7 +56,9 @@ def restore_together(
                     yield known
                 else:
                     due.append(number)
-            if due and not interrupt.received:
+            if interrupt.received:
+                work.left += due
+            elif due:
                 job = batch.entries[due[0] - 1].job
                 yield from work.done(due, pace.batch_size(job, wanted, len(due), display.note))
         if work.left and interrupt.received:
@@ -116,4 +118,6 @@ class _Work:
             )
         except DipError as error:
             return failed(self.batch, number, error)
+        except NotBegunError:
+            return not_begun(self.batch, number, self.interrupt.received or signal.SIGTERM)
         return Outcome(account, ended_by=ended_by, number=number)

@@ -16,7 +16,7 @@ from dipcli.bench import Bench, prepare, solve
 from dipcli.descent import Descend, alone
 from dipcli.displays import Display, Silent
 from dipcli.engine import Observer
-from dipcli.interrupt import Interrupt, heeded
+from dipcli.interrupt import Interrupt, NotBegunError, heeded
 from dipcli.job import Job
 from dipcli.mosaic import Course
 from dipcli.observers import Metrics
@@ -59,6 +59,7 @@ def restore(
 
     Raises:
         DipError: when something is wrong that the user can put right.
+        NotBegunError: when the interrupt that was given had come before the fit.
     """
     display = display or Silent()
     picture, data = images.read(job.source)
@@ -85,6 +86,8 @@ def restore(
     watching: list[Observer] = [*case.observers, *([spread] if job.record.uncertainty else [])]
     heeding = nullcontext(interrupt) if interrupt else heeded(*signals, say=warn)
     with files.claimed(*_written(output, folder)), heeding as ending:
+        if ending.received:
+            raise NotBegunError
         files.sweep(output)
         record = recording.begun(
             job,
