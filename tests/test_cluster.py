@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -328,7 +329,8 @@ def test_the_best_way_is_measured_and_said(tmp_path: Path, monkeypatch: pytest.M
     draw(tmp_path / "a.png")
     tiny = {"iterations": 3, "network": TINY, "input": "noise", "input_depth": 4}
     said: list[str] = []
-    way = ways.measured(job(tmp_path, given=tiny), 9, said.append)
+    one = job(tmp_path, given=tiny)
+    way = ways.measured(one, ways.divided(9), 9, said.append)
     assert way in (Way(1, 2), Way(2, 1))
     assert re.fullmatch(
         rf"Iterations a second on .*a\.png, by fits at once: 1 with 2 threads each \d+\.\d, 2 with 1 thread each "
@@ -336,7 +338,22 @@ def test_the_best_way_is_measured_and_said(tmp_path: Path, monkeypatch: pytest.M
         said[0],
     )
     assert [each.name for each in tmp_path.iterdir()] == ["a.png"], "nothing is written"
-    assert ways.measured(job(tmp_path), 1, said.append) == Way(1, 2), "of one picture there is nothing to share out"
+    assert ways.divided(1) == [Way(1, 2)], "of one picture there is nothing to share out"
+    assert ways.measured(one, [Way(1, 2)], 1, said.append, wanted=None) == Way(1, 2)
+    assert len(said) == 1
+
+    monkeypatch.setattr(ways, "MORE", 0.01)  # then more together are always better
+    way = ways.measured(one, ways.divided(8), 8, said.append, wanted=None)
+    told = re.findall(r"(\d) with (\d) threads? each(?: and (\d) together)? \d+\.\d", said[-1])
+    assert told[:4] == [("1", "2", ""), ("1", "2", "2"), ("1", "2", "4"), ("1", "2", "8")]
+    assert told[4:] in ([], [("2", "1", ""), ("2", "1", "2"), ("2", "1", "4")])
+    assert said[-1].endswith(
+        f"So {way.fits} at once{f', {way.together} together in each' if way.together > 1 else ''}."
+    )
+    asked = ways.measured(one, ways.divided(8), 8, said.append, wanted=3)
+    assert asked in (Way(1, 2, 3), Way(2, 1, 3))
+    monkeypatch.setattr(ways, "free", lambda: 700 * 2**20)
+    assert 1 <= ways.measured(one, [Way(1, 2)], 99, said.append, wanted=90).together < 90, "as memory allows"
 
 
 @pytest.mark.parametrize(
@@ -363,7 +380,8 @@ def test_one_worker_a_gpu_and_on_a_cpu_as_many_as_were_asked_for(
 ) -> None:
     monkeypatch.setattr(ways, "cores", lambda: 8)
     monkeypatch.setattr(sites, "_gpus", lambda: gpus)
-    assert sites.shared_out(named(text), job(tmp_path, given=given), pictures, print) == (way, pins)
+    monkeypatch.setattr(ways, "_tried", lambda *_: None)  # no GPU is there to try it
+    assert sites.shared_out(named(text), job(tmp_path, given=given), pictures, None, print) == (way, pins)
 
 
 def test_the_gpus_are_those_that_may_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,3 +391,75 @@ def test_the_gpus_are_those_that_may_be_seen(monkeypatch: pytest.MonkeyPatch) ->
     assert sites._gpus() == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8a")
     assert sites._gpus() == ["3", "GPU-8a"]
+
+
+def test_what_crashes_in_company_costs_the_others_nothing(
+    dip: Dip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[subprocess.Popen[str]]
+) -> None:
+    """All are in one process, and one of them always ends it."""
+    for number in range(4):
+        draw(tmp_path / f"in/{number}.png", number)
+    draw(tmp_path / "in/crash.png")
+    (tmp_path / "sitecustomize.py").write_text(CRASHING)
+    process = call(tmp_path, "-o", "out", "--scheduler", "local:1", "--batch-size", "5", "--json", iterations=30)
+    started.append(process)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 3, stderr
+    assert "4 restored, 1 failed, 0 skipped" in stderr
+    assert "in/crash.png: The process was killed by SIGSEGV, twice" in stderr
+    told = [json.loads(line) for line in stdout.splitlines()]
+    assert len(told) == 5
+    assert {each["batch_size"] for each in told if "error" not in each} == {5}
+    assert not list((tmp_path / "out").glob(".*"))
+    monkeypatch.chdir(tmp_path)
+    again = dip.quick("denoise", "in", "--threads", 1, "-o", "out", iterations=30)
+    assert "1 restored, 0 failed, 4 skipped" in again.stderr
+
+
+def test_a_worker_is_lost_with_all_that_it_has_together(tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
+    for number in range(6):
+        draw(tmp_path / f"in/{number}.png", number)
+    many = {"iterations": 400}
+    process = call(tmp_path, "-o", "out", "--scheduler", "local:2", "--batch-size", "3", **many)
+    started.append(process)
+    wait_until(lambda: len(list(tmp_path.glob("out/*.dip/log.csv"))) == 6)
+    assert len(workers(process)) == 2
+    children = [each for each in family(process) if "dipcli.cluster.child" in each.cmdline()]
+    assert len(children) == 2, "three pictures in each"
+    workers(process)[0].kill()
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert "6 restored, 0 failed, 0 skipped" in stderr
+
+
+def test_a_child_takes_orders_while_others_are_carried_out(tmp_path: Path) -> None:
+    for number in range(3):
+        draw(tmp_path / f"{number}.png", number)
+    child = Child()
+    endless = {"iterations": 100_000, "network": TINY, "input": "noise", "input_depth": 4}
+    jobs = [replace(job(tmp_path, given=endless), source=tmp_path / f"{number}.png") for number in range(3)]
+    for ticket, each in enumerate(jobs, start=1):
+        child.ask(orders.order(each, "restore", threads=1, memory=None, sharing=3), ticket)
+    wait_until(lambda: len(list(tmp_path.glob("*.dip/log.csv"))) == 3)
+    child.send(signal.SIGTERM)
+    for ticket in range(1, 4):
+        answer = child.answer(20, ticket)
+        assert answer
+        assert answer["ended_by"] == signal.SIGTERM
+        assert answer["account"]["batch_size"] == 3
+    # Once they are over it is as good as new.
+    quick = replace(jobs[0], given=endless | {"iterations": 2}, output=tmp_path / "quick.png")
+    child.ask(orders.order(quick, "restore", threads=1, memory=None), 4)
+    answer = child.answer(20, 4)
+    assert answer
+    assert answer["account"]["finished"] is True
+    child.close()
+    assert child.answer(1, 5) is None, "who is gone says so"
+
+
+def test_auto_is_for_this_machine(dip: Dip, tmp_path: Path) -> None:
+    draw(tmp_path / "in/a.png")
+    draw(tmp_path / "in/b.png")
+    result = dip("denoise", tmp_path / "in", "--scheduler", "tcp://127.0.0.1:1", "--batch-size", "auto")
+    assert result.exit_code == 2
+    assert "--batch-size auto tries this machine" in result.stderr

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-from dipcli import files
+from dipcli import files, pillow
 from dipcli.displays import Display
 from dipcli.earlier import KINDS, finished
 from dipcli.errors import DipError, UsageError
@@ -22,6 +22,9 @@ from dipcli.settings import Settings
 from dipcli.sources import Source, gather, stems
 
 NAMED = 5  # of many files in a sentence
+# Pictures of one size that are fitted together: so many, as many as are found to be best, or, None, that on a GPU and
+# on a CPU one.
+BatchSize: TypeAlias = int | Literal["auto"] | None
 
 
 class Entry(NamedTuple):
@@ -54,6 +57,13 @@ class Batch:
         """What there is to say of it before the first picture."""
         told = [(self.passed, "no pictures"), (self.results, "results of other pictures")]
         return [f"Passed over, {why}: {_listed(paths)}" for paths, why in told if paths]
+
+    def of_one_size(self) -> list[list[int]]:
+        """The numbers of the pictures, those of one size together; of those of which none is known too."""
+        sizes: dict[tuple[int, int] | None, list[int]] = {}
+        for number, (job, wrong) in enumerate(self.entries, start=1):
+            sizes.setdefault(None if wrong else pillow.size(job.source), []).append(number)
+        return list(sizes.values())
 
 
 @dataclass(frozen=True)

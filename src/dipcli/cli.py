@@ -27,7 +27,7 @@ from dipcli.registry import DEFAULT_PRESET, Task, tasks
 from dipcli.settings import Settings
 
 if TYPE_CHECKING:
-    from dipcli.batch import Batch
+    from dipcli.batch import Batch, BatchSize
 
 INTERRUPTED = 130
 LARGEST_BATCH = 1024
@@ -229,7 +229,7 @@ def _scheduler(task: Task, asked: str | None, batch: Batch) -> Scheduler | None:
     return scheduler
 
 
-def _batch_size(asked: str | None, batch: Batch) -> outcomes.BatchSize:
+def _batch_size(asked: str | None, batch: Batch) -> BatchSize:
     """How many pictures to fit together.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from dipcli import lockstep, memory, pace, pillow
+from dipcli import lockstep, memory, pace
 from dipcli.batch import Batch, Outcome, failed, not_begun, settled
 from dipcli.bench import threads
 from dipcli.displays import Display
@@ -48,8 +48,8 @@ def restore_together(
         display.note("Ending after this iteration, keeping the best pictures so far; once more to end at once.")
 
     with heeded(*signals, say=warn) as interrupt:
-        work = _Work(batch, Turns(display), interrupt, announce)
-        for group in of_one_size(batch):
+        work = _Work(batch, Turns(display), signals, interrupt, announce)
+        for group in batch.of_one_size():
             due = []
             for number in group:
                 if known := settled(batch, number, work.shut):
@@ -65,14 +65,6 @@ def restore_together(
             yield not_begun(batch, work.left[0], interrupt.received)
 
 
-def of_one_size(batch: Batch) -> list[list[int]]:
-    """The numbers of its pictures, those of one size together; of those of which none is known too."""
-    sizes: dict[tuple[int, int] | None, list[int]] = {}
-    for number, (job, wrong) in enumerate(batch.entries, start=1):
-        sizes.setdefault(None if wrong else pillow.size(job.source), []).append(number)
-    return list(sizes.values())
-
-
 class _Work:
     """Restores the pictures of a batch.
 
@@ -82,9 +74,15 @@ class _Work:
     """
 
     def __init__(
-        self, batch: Batch, turns: Turns, interrupt: Interrupt, announce: Callable[[Job, str, Settings, str], None]
+        self,
+        batch: Batch,
+        turns: Turns,
+        signals: tuple[signal.Signals, ...],
+        interrupt: Interrupt,
+        announce: Callable[[Job, str, Settings, str], None],
     ) -> None:
-        self.batch, self.turns, self.interrupt, self.announce = batch, turns, interrupt, announce
+        self.batch, self.turns, self.announce = batch, turns, announce
+        self.signals, self.interrupt = signals, interrupt
         self.shut: dict[Path, DipError] = {}
         self.left: list[int] = []
 
@@ -111,6 +109,7 @@ class _Work:
             account, ended_by = restore(
                 job,
                 display=self.turns.next(),
+                signals=self.signals,
                 announce=partial(self.announce, job),
                 resume=True,
                 interrupt=self.interrupt,
@@ -120,4 +119,5 @@ class _Work:
             return failed(self.batch, number, error)
         except NotBegunError:
             return not_begun(self.batch, number, self.interrupt.received or signal.SIGTERM)
+        self.interrupt.received = self.interrupt.received or ended_by  # it may have been the comparison that was cut
         return Outcome(account, ended_by=ended_by, number=number)

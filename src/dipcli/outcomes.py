@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from signal import SIGINT, SIGTERM
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from dipcli import displays, ranking
 from dipcli.errors import DipError
@@ -17,13 +17,12 @@ from dipcli.options import knobs
 from dipcli.settings import Settings
 
 if TYPE_CHECKING:
-    from dipcli.batch import Batch, Outcome
+    from dipcli.batch import Batch, BatchSize, Outcome
     from dipcli.cluster.scheduler import Scheduler
     from dipcli.job import Job
     from dipcli.resume import HalfDone
 
 FAILED, SOME_FAILED = 1, 3
-BatchSize: TypeAlias = int | Literal["auto"] | None  # None is auto on a GPU, 1 on a CPU
 
 
 def restore(
@@ -62,7 +61,7 @@ def restore(
     if scheduler:
         from dipcli.cluster.dispatch import restore_by
 
-        outcomes = restore_by(scheduler, batch, **how)
+        outcomes = restore_by(scheduler, batch, batch_size=batch_size, **how)
     else:
         how["announce"] = partial(_tell_settings, tell)
         outcomes = _together(batch, batch_size, how) or restore_all(batch, resume=resume, **how)

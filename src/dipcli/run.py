@@ -51,7 +51,8 @@ def restore(
         signals: the first of these ends the fit and keeps the best picture so far.
         announce: told the preset, the settings as they will be used, and what they will take, unless that was said.
         resume: go on with this run; True for the one of this very job that was cut short, if there is one.
-        interrupt: what ends the fit in the place of signals, where somebody else heeds these.
+        interrupt: what ends the fit in the place of signals, where somebody else heeds these; they cut short what comes
+            after it.
         descend: computes the network, as that of `engine.fit`.
 
     Returns:

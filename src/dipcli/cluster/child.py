@@ -1,6 +1,7 @@
 """The process in which pictures are restored: what crashes it, or takes its memory, costs one picture.
 
 It is given orders, a line of JSON each, on its standard input, and answers with a line on what was its standard output.
+Orders that come while others are carried out are carried out with them: fits of one size are computed in one pass.
 It lives as long as whoever started it: when its input ends, so does it, in the middle of a fit too. An order holds
 paths and settings; no pixels, and nothing that could be run.
 """
@@ -12,30 +13,28 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from time import perf_counter
 from types import FrameType
 from typing import IO, Any
 
 import torch
 
 import dipcli
-from dipcli import checkpoints, images, manifest, memory, stopping
-from dipcli.bench import prepare, solve
+from dipcli import checkpoints, lockstep, manifest, memory
 from dipcli.displays import Silent
 from dipcli.earlier import finished
-from dipcli.engine import Step
 from dipcli.errors import DipError, OutOfMemoryError
+from dipcli.interrupt import Interrupt, NotBegunError
 from dipcli.job import Job
-from dipcli.registry import DEFAULT_PRESET
+from dipcli.pace import measured
 from dipcli.run import restore
 
 IDLE = 60.0  # seconds without an order after which it ends: it holds memory, of a GPU too
-ENDLESS = 10**9  # iterations
+MOST = 10**6  # orders at a time: how many there are is for others to say
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Answer = dict[str, Any]
@@ -46,28 +45,71 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever else is printed is no answer
     orders: SimpleQueue[str] = SimpleQueue()
-    early = _Early()
+    interrupt = Interrupt()
     for each in SIGNALS:
-        signal.signal(each, early)
+        signal.signal(each, partial(_note, interrupt))
     Thread(target=_read, args=(sys.stdin, orders), daemon=True).start()
-    _tell(answers, {"ready": True})
-    spent = False
-    while not spent:
-        try:
-            order = orders.get(timeout=IDLE)
-        except Empty:
-            return
-        answer, spent = _carried_out(json.loads(order), early)
+    _tell(answers, {"ticket": 0, "ready": True})
+    desk = _Desk(orders, interrupt)
+    for answer in lockstep.run(desk.feed, MOST):
         _tell(answers, answer)
 
 
-class _Early:
-    """Notes a signal that comes before a fit has begun, or after it."""
+def _note(interrupt: Interrupt, number: int, _frame: FrameType | None) -> None:
+    """All that is under way shall end, and what comes to be begun meanwhile shall not."""
+    interrupt.received = signal.Signals(number)
 
-    came = False
 
-    def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        self.came = True
+class _Desk:
+    """Where orders are taken.
+
+    Attributes:
+        busy: whether there was something to do since the last signal was forgotten.
+        spent: whether the process has done its last.
+    """
+
+    def __init__(self, orders: SimpleQueue[str], interrupt: Interrupt) -> None:
+        self.orders, self.interrupt = orders, interrupt
+        self.busy = self.spent = False
+
+    def feed(self, idle: bool) -> Callable[[], Answer] | None:
+        """The next thing to do; none when there is none, for long where nothing else is at work."""
+        if self.spent:
+            return None
+        if idle and self.busy:
+            self.busy, self.interrupt.received = False, None
+        try:
+            order = self.orders.get(timeout=IDLE) if idle else self.orders.get_nowait()
+        except Empty:
+            return None
+        self.busy = True
+        return partial(self._carried_out, json.loads(order))
+
+    def _carried_out(self, order: Mapping[str, Any]) -> Answer:
+        """The answer to an order."""
+        notes = _Notes()
+        ticket = {"ticket": order["ticket"]}
+        try:
+            if self.interrupt.received:
+                return {"begun": False} | ticket
+            _check_version(order["version"])
+            _go_to(Path(order["cwd"]))
+            torch.set_num_threads(order["threads"])
+            memory.ALLOTTED.set(order["memory"])
+            memory.SHARING.set(order.get("sharing", 1))
+            job = manifest.understood(checkpoints.restored(order["job"]))
+            return ORDERS[order["wanted"]](job, order, notes, self.interrupt) | {"notes": notes.said} | ticket
+        except (KeyboardInterrupt, NotBegunError):
+            return {"begun": False} | ticket
+        except DipError as error:
+            self.spent |= isinstance(error, OutOfMemoryError)
+            return {"error": str(error), "kind": type(error).__name__, "notes": notes.said} | ticket
+        except Exception as error:  # noqa: BLE001 - a bug: it is told of where the call was made
+            self.spent = True
+            sentence = (
+                f"The fit failed, which is a fault in dip ({type(error).__name__}: {error}): DIP_DEBUG=1 says where."
+            )
+            return {"error": sentence, "trace": traceback.format_exc(), "notes": notes.said} | ticket
 
 
 class _Notes(Silent):
@@ -93,42 +135,6 @@ def _tell(answers: IO[str], answer: Answer) -> None:
     answers.flush()
 
 
-def _carried_out(order: Mapping[str, Any], early: _Early) -> tuple[Answer, bool]:
-    """The answer to an order, and whether the process has done its last."""
-    notes = _Notes()
-    try:
-        with _interruptible(early):
-            _check_version(order["version"])
-            _go_to(Path(order["cwd"]))
-            torch.set_num_threads(order["threads"])
-            memory.ALLOTTED.set(order["memory"])
-            job = manifest.understood(checkpoints.restored(order["job"]))
-            return ORDERS[order["wanted"]](job, order, notes) | {"notes": notes.said}, False
-    except KeyboardInterrupt:
-        return {"begun": False}, True
-    except DipError as error:
-        told = {"error": str(error), "kind": type(error).__name__, "notes": notes.said}
-        return told, isinstance(error, OutOfMemoryError)
-    except Exception as error:  # noqa: BLE001 - a bug: it is told of where the call was made
-        sentence = f"The fit failed, which is a fault in dip ({type(error).__name__}: {error}): DIP_DEBUG=1 says where."
-        return {"error": sentence, "trace": traceback.format_exc(), "notes": notes.said}, True
-
-
-@contextmanager
-def _interruptible(early: _Early) -> Iterator[None]:
-    """Inside, a signal that no fit heeds is a `KeyboardInterrupt`; so is one that came shortly before."""
-    try:
-        for each in SIGNALS:
-            signal.signal(each, signal.default_int_handler)
-        if early.came:
-            raise KeyboardInterrupt
-        yield
-    finally:
-        for each in SIGNALS:
-            signal.signal(each, early)
-        early.came = False
-
-
 def _check_version(wanted: str) -> None:
     """What another version makes of an order is not known."""
     if wanted != dipcli.__version__:
@@ -145,35 +151,24 @@ def _go_to(folder: Path) -> None:
         ) from error
 
 
-def _restore(job: Job, _order: Mapping[str, Any], notes: _Notes) -> Answer:
+def _restore(job: Job, _order: Mapping[str, Any], notes: _Notes, interrupt: Interrupt) -> Answer:
     """Restore a picture, unless that was done in the meantime."""
     if earlier := finished(job):
         return {"account": earlier.account, "skipped": earlier.word}
-    account, ended_by = restore(job, display=notes, signals=SIGNALS, resume=True)
+    account, ended_by = restore(
+        job, display=notes, signals=SIGNALS, resume=True, interrupt=interrupt, descend=lockstep.descend
+    )
+    interrupt.received = interrupt.received or ended_by  # it may have been the comparison that was cut short
     return {"account": account, "ended_by": ended_by}
 
 
-def _try(job: Job, order: Mapping[str, Any], _notes: _Notes) -> Answer:
+def _try(job: Job, order: Mapping[str, Any], _notes: _Notes, _interrupt: Interrupt) -> Answer:
     """Fit a picture for so many seconds, write nothing, and say how fast that went and what memory it takes."""
-    picture, _ = images.read(job.source)
-    given = {name: value for name, value in job.given.items() if name != "time"} | {"warmup": 0, "runs": 1}
-    case, settings = job.task.case(picture, job.preset or DEFAULT_PRESET, job.arguments, given)
-    rule = stopping.exactly(stopping.Never(), ENDLESS)
-    bench = prepare(case.problem, settings, stop=rule, beside=case.size)
-    times: list[float] = []
-
-    def watch(step: Step, _verdict: object) -> None:
-        float(step.loss)  # a GPU may still be at work on it
-        times.append(perf_counter())
-
-    def enough() -> str | None:
-        return "that will do" if len(times) > 1 and times[-1] - times[0] > order["seconds"] else None
-
-    solve(bench, stop=rule, asked=enough, observers=[watch])
-    return {"pace": (len(times) - 1) / (times[-1] - times[0]), "memory": bench.outlook.memory}
+    pace = measured(job, order["together"], order["seconds"])
+    return {"pace": pace.iterations, "memory": pace.memory, "limit": pace.limit}
 
 
-ORDERS: Mapping[str, Callable[[Job, Mapping[str, Any], _Notes], Answer]] = {"restore": _restore, "try": _try}
+ORDERS: Mapping[str, Callable[[Job, Mapping[str, Any], _Notes, Interrupt], Answer]] = {"restore": _restore, "try": _try}
 
 if __name__ == "__main__":
     main()

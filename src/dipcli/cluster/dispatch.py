@@ -5,12 +5,13 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from dipcli.batch import Batch, Outcome, not_begun, settled
+from dipcli.batch import Batch, BatchSize, Outcome, not_begun, settled
 from dipcli.cluster.flight import Flight, at_work
 from dipcli.cluster.scheduler import Scheduler
 from dipcli.cluster.sites import opened
@@ -20,7 +21,12 @@ from dipcli.interrupt import Interrupt, heeded
 
 
 def restore_by(
-    scheduler: Scheduler, batch: Batch, *, display: Display, signals: tuple[signal.Signals, ...] = ()
+    scheduler: Scheduler,
+    batch: Batch,
+    *,
+    batch_size: BatchSize = None,
+    display: Display,
+    signals: tuple[signal.Signals, ...] = (),
 ) -> Iterator[Outcome]:
     """Restore many pictures, several at a time, past those that fail.
 
@@ -30,6 +36,7 @@ def restore_by(
     Args:
         scheduler: what is to do it.
         batch: which.
+        batch_size: pictures of one size that a process fits together.
         display: is told what there is to say.
         signals: the first of these lets the fits at work end with their best pictures so far, and begins no others.
 
@@ -49,7 +56,9 @@ def restore_by(
         if not due.number:
             return
         first, left = batch.entries[due.number - 1].job, len(batch.entries) - due.number + 1
-        with opened(scheduler, first, left, display.note) as site, at_work(site, batch) as flight:
+        with opened(scheduler, first, left, batch_size, display.note) as site, at_work(site, batch) as flight:
+            if site.together > 1:
+                due.by_size()
             while due.number or flight.out:
                 yield from _sent(due, flight, interrupt)
                 if interrupt.received:
@@ -87,11 +96,18 @@ class _Due:
     def __init__(self, batch: Batch) -> None:
         self.batch, self.number = batch, 0
         self.shut: dict[Path, DipError] = {}
-        self.ahead = iter(range(1, len(batch.entries) + 1))
+        self.ahead = deque(range(1, len(batch.entries) + 1))
+
+    def by_size(self) -> None:
+        """From now on those of one size one after the other."""
+        groups = sorted(self.batch.of_one_size(), key=lambda numbers: self.number not in numbers)
+        ahead = {*self.ahead}
+        self.ahead = deque(number for numbers in groups for number in numbers if number in ahead)
 
     def advance(self) -> Iterator[Outcome]:
         """Go on to the next, past those whose outcome is known: these are told."""
-        for number in self.ahead:
+        while self.ahead:
+            number = self.ahead.popleft()
             known = settled(self.batch, number, self.shut)
             if known is None:
                 self.number = number

@@ -64,7 +64,10 @@ class Flight:
             avoid: a worker that is not the best for it.
         """
         threads = {} if self.site.threads is None else {"threads": self.site.threads}
-        told = order(self.batch.entries[number - 1].job, "restore", call=self.call, **threads)
+        # One that has ended its process may have done so to others that were in it.
+        company = self.site.together > 1 and not self.ends[number]
+        shared = {"sharing": self.site.together, "company": company}
+        told = order(self.batch.entries[number - 1].job, "restore", call=self.call, **threads, **shared)
         others = [each for each in self.workers if each != avoid] if avoid else []
         how: dict[str, Any] = {"workers": others, "allow_other_workers": True} if others else {}
         self.tries[number] += 1

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 # What Dask sets for its workers is not meant for the fits: how many threads they have is another matter.
@@ -21,12 +22,18 @@ TAIL = 4000  # bytes of what it said last
 
 
 class Child:
-    """A process that is given orders and answers them, in its own good time.
+    """A process that is given orders and answers them, in its own good time, each by its ticket.
 
     It is a session of its own: a Ctrl-C at the terminal does not reach it but through `send`.
+
+    Args:
+        pin: the GPU that it may see, as CUDA_VISIBLE_DEVICES names it; all that this process sees when left out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pin: str | None = None) -> None:
+        environment = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
+        if pin is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = pin
         self.words = tempfile.TemporaryFile()  # noqa: SIM115 - it lasts as long as the process
         self.process = subprocess.Popen(
             # -P: the folder that one is in may hold anything, a torch.py too
@@ -36,28 +43,34 @@ class Child:
             stderr=self.words,
             text=True,
             encoding="utf-8",
-            env={name: value for name, value in os.environ.items() if name not in NOT_OURS},
+            env=environment,
             start_new_session=True,
         )
         assert self.process.stdin  # noqa: S101 - there are pipes: that was asked for
         assert self.process.stdout  # noqa: S101
         self.orders, self.lines = self.process.stdin, self.process.stdout
-        self.answers: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self.lock = Lock()
+        self.gone, self.told = False, ""
+        self.answers: defaultdict[int, SimpleQueue[dict[str, Any] | None]] = defaultdict(SimpleQueue)
         Thread(target=self._listen, daemon=True).start()
 
-    def ask(self, order: Mapping[str, Any]) -> None:
+    def ask(self, order: Mapping[str, Any], ticket: int = 0) -> None:
         """Give it an order; where it is gone, `answer` tells."""
-        with suppress(OSError):
-            self.orders.write(json.dumps(order) + "\n")
+        with self.lock, suppress(OSError, ValueError):
+            self.orders.write(json.dumps({"ticket": ticket, **order}) + "\n")
             self.orders.flush()
 
-    def answer(self, timeout: float | None = None) -> dict[str, Any] | None:
-        """Its next answer; None when it has ended without one.
+    def answer(self, timeout: float | None = None, ticket: int = 0) -> dict[str, Any] | None:
+        """Its next answer to the orders of this ticket; None when it has ended without one.
 
         Raises:
             queue.Empty: when there is none yet.
         """
-        return self.answers.get(timeout=timeout)
+        with self.lock:
+            answers = self.answers[ticket]
+            if self.gone and answers.empty():
+                return None
+        return answers.get(timeout=timeout)
 
     def send(self, number: int) -> None:
         """Send it a signal, if it is there."""
@@ -77,18 +90,15 @@ class Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.words.close()
+        with self.lock:
+            self.words.close()
 
     def end(self) -> str:
         """How it ended, in words that follow `the process`, after it has."""
         code = self.process.wait()
-        if code >= 0:
-            return f"ended with code {code}{self._last_words()}"
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        return f"was killed by {name}{self._last_words()}"
+        with self.lock:
+            self.told = self.told or f"{_fate(code)}{self._last_words()}"
+        return self.told
 
     def _last_words(self) -> str:
         self.words.seek(0, os.SEEK_END)
@@ -99,5 +109,20 @@ class Child:
     def _listen(self) -> None:
         with self.lines:
             for line in self.lines:
-                self.answers.put(json.loads(line))
-        self.answers.put(None)
+                answer = json.loads(line)
+                with self.lock:
+                    self.answers[answer.pop("ticket")].put(answer)
+        with self.lock:
+            self.gone = True
+            for each in self.answers.values():
+                each.put(None)
+
+
+def _fate(code: int) -> str:
+    """How a process with this code ended."""
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"

@@ -19,10 +19,11 @@ import torch
 from distributed import Client, Nanny, Security, SpecCluster
 
 from dipcli import files
+from dipcli.batch import BatchSize
 from dipcli.cluster import ways
 from dipcli.cluster.scheduler import Scheduler
 from dipcli.cluster.ways import Way
-from dipcli.errors import DipError
+from dipcli.errors import DipError, UsageError
 from dipcli.job import Job
 
 LOOPBACK = "127.0.0.1"
@@ -44,58 +45,74 @@ class Site:
     Attributes:
         client: Dask's.
         threads: of each fit; None where that is the worker's matter.
-        wanted: workers that are to come, as far as that is known.
+        wanted: fits at a time of the workers that are to come, as far as that is known.
+        together: pictures of one size that a worker fits together.
     """
 
     client: Any
     threads: int | None
     wanted: int
+    together: int = 1
 
 
 @contextmanager
-def opened(scheduler: Scheduler, first: Job, pictures: int, say: Callable[[str], None]) -> Iterator[Site]:
+def opened(
+    scheduler: Scheduler, first: Job, pictures: int, batch_size: BatchSize, say: Callable[[str], None]
+) -> Iterator[Site]:
     """Scheduler and workers, for as long as they are needed.
 
     Args:
         scheduler: which.
         first: a picture that is to be restored.
         pictures: how many there are at most.
+        batch_size: those of one size that are fitted together.
         say: told how the work is shared out.
 
     Raises:
         DipError: when it cannot be had.
     """
     threads = first.given.get("threads")
+    if batch_size == "auto" and scheduler.kind != "local":
+        raise UsageError("--batch-size auto tries this machine, not the workers' elsewhere: give a number.")
+    together = batch_size if isinstance(batch_size, int) else 1
     with dask.config.set(QUIET), _silence():
         if scheduler.kind == "address":
             with _client(scheduler.address) as client:
-                yield Site(client, threads, 0)
+                yield Site(client, threads, 0, together)
         elif scheduler.kind == "slurm":
             jobs = min(scheduler.count or JOBS, pictures)
-            with _slurm(jobs) as cluster, _client(cluster) as client:
+            with _slurm(jobs, together) as cluster, _client(cluster) as client:
                 say(f"Up to {jobs} jobs of Slurm's at once.")
-                yield Site(client, threads, jobs)
+                yield Site(client, threads, jobs * together, together)
         else:
-            way, pins = shared_out(scheduler, first, pictures, say)
+            way, pins = shared_out(scheduler, first, pictures, batch_size, say)
             with _local(way, pins) as cluster, _client(cluster) as client:
-                yield Site(client, way.threads, way.fits)
+                yield Site(client, way.threads, way.fits * way.together, way.together)
 
 
-def shared_out(scheduler: Scheduler, first: Job, pictures: int, say: Callable[[str], None]) -> tuple[Way, list[str]]:
+def shared_out(
+    scheduler: Scheduler, first: Job, pictures: int, batch_size: BatchSize, say: Callable[[str], None]
+) -> tuple[Way, list[str]]:
     """How many workers on this machine, with how many threads; and the GPU of each, none where there are none.
 
     One a GPU. On a CPU as many as were asked for, by `local:4` or `--threads`, else as many as were found to be best.
+    How many pictures each fits together is found out where it is not said, on a CPU where that was asked for.
     """
     there, threads, device = ways.cores(), first.given.get("threads"), first.given.get("device", "auto")
     gpus = _gpus() if device in ("auto", "cuda") else []
+    wanted = None if batch_size == "auto" or (batch_size is None and gpus) else batch_size or 1
+    count = scheduler.count
     if gpus:
-        count = min(scheduler.count or len(gpus), pictures)
-        return Way(count, threads or max(1, there // count)), [gpus[each % len(gpus)] for each in range(count)]
-    if scheduler.count or threads or device not in ("auto", "cpu"):
-        count = scheduler.count or (max(1, there // threads) if threads and device in ("auto", "cpu") else 1)
+        count = count or len(gpus)
+    elif threads or device not in ("auto", "cpu"):
+        count = count or (max(1, there // threads) if threads and device in ("auto", "cpu") else 1)
+    if count:
         count = min(count, pictures)
-        return Way(count, threads or max(1, there // count)), []
-    return ways.measured(first, pictures, say), []
+        given = [Way(count, threads or max(1, there // count))]
+    else:
+        given = ways.divided(pictures)
+    pins = [gpus[each % len(gpus)] for each in range(count)] if gpus and count else []
+    return ways.measured(first, given, pictures, say, wanted=wanted, pins=pins), pins
 
 
 @contextmanager
@@ -125,7 +142,7 @@ def _local(way: Way, pins: list[str]) -> Iterator[Any]:
     """Workers on this machine. They listen on the loopback alone, and to those alone who have this call's key."""
     security = Security.temporary()
     options = {
-        "nthreads": 1,
+        "nthreads": way.together,
         "host": LOOPBACK,
         "protocol": "tls://",
         "security": security,
@@ -150,7 +167,7 @@ def _local(way: Way, pins: list[str]) -> Iterator[Any]:
 
 
 @contextmanager
-def _slurm(jobs: int) -> Iterator[Any]:
+def _slurm(jobs: int, together: int) -> Iterator[Any]:
     """A worker in each of so many jobs, as Dask's own configuration describes them; one that is lost is replaced."""
     from dask_jobqueue import SLURMCluster  # noqa: PLC0415 - only who has Slurm needs it
 
@@ -162,7 +179,7 @@ def _slurm(jobs: int) -> Iterator[Any]:
     ) as keys:
         try:
             cluster = SLURMCluster(
-                cores=1,  # one fit at a time, with all CPUs of the job
+                cores=together,  # fits at a time, each with all CPUs of the job
                 processes=1,
                 job_cpu=config.get("job-cpu") or config.get("cores"),
                 security=_written(Security.temporary(), Path(keys)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
@@ -14,16 +14,42 @@ from dipcli import memory
 from dipcli.cluster.orders import order
 from dipcli.cluster.processes import Child
 from dipcli.job import Job
+from dipcli.pace import MORE, MOST
 
 SECONDS = 2.0  # that each way is tried for
 WORSE = 0.9  # of the best pace: beyond that nothing more is to be hoped for
 
 
 class Way(NamedTuple):
-    """So many fits at once, each with so many threads."""
+    """How pictures are shared out.
+
+    Attributes:
+        fits: processes at once.
+        threads: of each.
+        together: pictures that are fitted together in each.
+    """
 
     fits: int
     threads: int
+    together: int = 1
+
+
+class Tried(NamedTuple):
+    """What a way came to.
+
+    Attributes:
+        pace: iterations a second, of all fits.
+        memory: bytes that each fit takes.
+        limit: bytes that those of a process may take; None for no end.
+    """
+
+    pace: float
+    memory: int
+    limit: int | None
+
+    def room(self, together: int) -> bool:
+        """Whether there is memory for so many in a process."""
+        return self.limit is None or together * self.memory <= self.limit
 
 
 def cores() -> int:
@@ -37,57 +63,96 @@ def free() -> int:
     return int(memory.SHARE * (memory.free(torch.device("cpu")) or psutil.virtual_memory().available))
 
 
-def measured(job: Job, most: int, say: Callable[[str], None]) -> Way:
-    """The way that gets on fastest, each tried for a few seconds on this picture; what is found is said.
-
-    Args:
-        job: the first that there is something to do for.
-        most: fits at once that there is any use for.
-        say: told what was found.
-    """
+def divided(most: int) -> list[Way]:
+    """The cores for one fit, for two, for four, up to so many."""
     there = cores()
     ways = [Way(1, there)]
     while ways[-1].fits < min(there, most):
         fits = min(2 * ways[-1].fits, there, most)
         ways.append(Way(fits, there // fits))
-    if len(ways) == 1:
+    return ways
+
+
+def measured(
+    job: Job,
+    ways: Sequence[Way],
+    most: int,
+    say: Callable[[str], None],
+    *,
+    wanted: int | None = 1,
+    pins: Sequence[str] = (),
+) -> Way:
+    """The way that gets on fastest, each tried for a few seconds on this picture; what is found is said.
+
+    Args:
+        job: the first that there is something to do for.
+        ways: with ever more processes.
+        most: fits at once that there is any use for.
+        say: told what was found.
+        wanted: pictures together in each process, as far as memory allows; None to find out.
+        pins: the GPU of each process, none where there are none. As they are alike, one is tried.
+    """
+    if len(ways) == 1 and (wanted == 1 or ways[0].fits >= most):
         return ways[0]
-    paces: dict[Way, float] = {}
+    found: dict[Way, Tried] = {}
     with ExitStack() as held:
         children: list[Child] = []
         for way in ways:
-            children += [held.enter_context(closing(Child())) for _ in range(way.fits - len(children))]
-            pace, bytes_each = _tried(way, children, job)
-            if not pace:
+            count = 1 if pins else way.fits
+            children += [held.enter_context(closing(Child(*pins[:1]))) for _ in range(count - len(children))]
+            fastest = max((pace for pace, *_ in found.values()), default=0.0)
+            before = len(found)
+            found.update(_sizes(way, children[:count], job, most, wanted))
+            if len(found) == before:
                 break  # the fit itself will tell what is wrong
-            paces[way] = pace
-            if pace < WORSE * max(paces.values()) or 2 * way.fits * bytes_each > free():
+            best = max([*found.values()][before:])
+            if best.pace < WORSE * fastest or 2 * way.fits * best.memory > free():
                 break
-    if not paces:
+    if not found:
         return ways[0]
-    best = max(paces, key=lambda way: paces[way])
-    told = ", ".join(f"{way.fits} with {_counted(way.threads)} {pace:.1f}" for way, pace in paces.items())
-    say(f"Iterations a second on {job.source}, by fits at once: {told}. So {best.fits} at once.")
-    return best
+    best_way = max(found, key=lambda way: found[way].pace)
+    if len(found) > 1:
+        told = ", ".join(f"{_told(way)} {tried.pace:.1f}" for way, tried in found.items())
+        company = f", {best_way.together} together in each" if best_way.together > 1 else ""
+        say(f"Iterations a second on {job.source}, by fits at once: {told}. So {best_way.fits} at once{company}.")
+    return best_way
 
 
-def _tried(way: Way, children: list[Child], job: Job) -> tuple[float, int]:
-    """Iterations a second of all fits together, and the bytes that each takes; 0 where one fails."""
-    at_work = children[: way.fits]
-    for child in at_work:
-        child.ask(order(job, "try", threads=way.threads, memory=free() // way.fits, seconds=SECONDS))
-    answers = [_answered(child) for child in at_work]
+def _sizes(way: Way, children: Sequence[Child], job: Job, most: int, wanted: int | None) -> Iterator[tuple[Way, Tried]]:
+    """This way with as many together as are wanted, or ever more as long as that is faster; none where one fails."""
+    each = -(-most // way.fits)  # pictures for each process
+    way = way._replace(together=min(wanted or 1, each))
+    before: Tried | None = None
+    while tried := _tried(way, children, job):
+        if not tried.room(way.together) and way.together > 1:
+            way = way._replace(together=max(1, (tried.limit or 0) // tried.memory))
+            continue
+        yield way, tried
+        twice = way._replace(together=2 * way.together)
+        slow = before is not None and tried.pace < MORE * before.pace
+        if wanted or slow or twice.together > min(each, MOST) or not tried.room(twice.together):
+            return
+        way, before = twice, tried
+
+
+def _tried(way: Way, children: Sequence[Child], job: Job) -> Tried | None:
+    """What this way comes to; None where a fit fails."""
+    allotted = free() // len(children)
+    for child in children:
+        child.ask(
+            order(job, "try", threads=way.threads, memory=allotted, seconds=SECONDS, together=way.together), ticket=1
+        )
+    answers = [child.answer(ticket=1) or {} for child in children]
     if not all("pace" in answer for answer in answers):
-        return 0.0, 0
-    return sum(answer["pace"] for answer in answers), max(answer["memory"] for answer in answers)
+        return None
+    limits: list[Any] = [answer["limit"] for answer in answers if answer["limit"] is not None]
+    return Tried(
+        sum(answer["pace"] for answer in answers),
+        max(answer["memory"] for answer in answers),
+        min(limits, default=None),
+    )
 
 
-def _answered(child: Child) -> dict[str, Any]:
-    answer = child.answer()
-    if answer and "ready" in answer:
-        answer = child.answer()
-    return answer or {}
-
-
-def _counted(threads: int) -> str:
-    return f"{threads} thread{'s' if threads > 1 else ''} each"
+def _told(way: Way) -> str:
+    company = f" and {way.together} together" if way.together > 1 else ""
+    return f"{way.fits} with {way.threads} thread{'s' if way.threads > 1 else ''} each{company}"

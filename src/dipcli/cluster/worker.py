@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from queue import Empty
 from threading import Lock
 from time import monotonic, sleep
@@ -21,14 +23,25 @@ TAKEN = 10.0  # seconds that the child of a worker which was killed may take to 
 
 
 class _Crew:
-    """The children of this worker process."""
+    """The children of this worker process.
+
+    Attributes:
+        idle: those that have nothing to do.
+        shared: of each call the one in which pictures are fitted together.
+        busy: of each call those at work, once for each picture.
+        ending: calls that are to end.
+        asked: those that were asked to end what they have at work.
+        single: held by a picture that has a child to itself where others have one together.
+    """
 
     def __init__(self) -> None:
-        self.lock = Lock()
+        self.lock, self.single = Lock(), Lock()
         self.idle: list[Child] = []
-        self.busy: defaultdict[str, set[Child]] = defaultdict(set)
+        self.shared: dict[str, Child] = {}
+        self.busy: defaultdict[str, list[Child]] = defaultdict(list)
         self.ending: set[str] = set()
         self.asked: set[Child] = set()
+        self.tickets = count(1)
 
 
 _crew = _Crew()
@@ -55,7 +68,8 @@ def fit(order: dict[str, Any]) -> dict[str, Any]:
     worker = get_worker()
     key, slots = worker.get_current_task(), worker.state.nthreads
     memory = worker.memory_manager.memory_limit
-    order = {"threads": max(1, _cores() // slots), "memory": memory and memory // slots} | order
+    processes = 1 if order.get("sharing", 1) > 1 else slots
+    order = {"threads": max(1, _cores() // processes), "memory": memory and memory // processes} | order
 
     def unwanted() -> bool:
         task = worker.state.tasks.get(key)
@@ -66,35 +80,53 @@ def fit(order: dict[str, Any]) -> dict[str, Any]:
 
 def _carried_out(order: dict[str, Any], unwanted: Callable[[], bool]) -> dict[str, Any]:
     begun = monotonic()
-    while True:
-        answer = _answered(order, unwanted)
-        if answer.get("kind") != "TakenError" or monotonic() - begun > TAKEN or unwanted():
-            return answer
-        sleep(TICK)
+    with _single_file(order, unwanted) as there:
+        if not there:
+            return {"begun": False}
+        while True:
+            answer = _answered(order, unwanted)
+            if answer.get("kind") != "TakenError" or monotonic() - begun > TAKEN or unwanted():
+                return answer
+            sleep(TICK)
+
+
+@contextmanager
+def _single_file(order: dict[str, Any], unwanted: Callable[[], bool]) -> Iterator[bool]:
+    """Where pictures are fitted together, those that are not have to wait for each other; whether it came to that."""
+    waits = order.get("sharing", 1) > 1 and not order.get("company")
+    there = not waits
+    while not there and not unwanted() and order["call"] not in _crew.ending:
+        there = _crew.single.acquire(timeout=TICK)
+    try:
+        yield there
+    finally:
+        if waits and there:
+            _crew.single.release()
 
 
 def _answered(order: dict[str, Any], unwanted: Callable[[], bool]) -> dict[str, Any]:
     """The answer of a child, an idle one or a new one."""
-    call = order["call"]
-    child = _ready()
-    if child is None:
-        child = Child()
-        if child.answer() is None:
-            return {"crashed": _ended(child)}
+    call, ticket = order["call"], next(_crew.tickets)
+    child = _ready(call if order.get("company") else None)
     with _crew.lock:
         if call in _crew.ending:
-            _crew.idle.append(child)
+            if not order.get("company"):
+                _crew.idle.append(child)
             return {"begun": False}
-        child.ask(order)
-        _crew.busy[call].add(child)
-    answer = _awaited(child, unwanted)
+        child.ask(order, ticket)
+        _crew.busy[call].append(child)
+    answer = _awaited(child, ticket, unwanted)
     with _crew.lock:
-        _crew.busy[call].discard(child)
-        _crew.asked.discard(child)
+        _crew.busy[call].remove(child)
+        if child not in _crew.busy[call]:
+            _crew.asked.discard(child)
         if answer is not None:
-            _crew.idle.append(child)
+            if not order.get("company"):
+                _crew.idle.append(child)
             return answer
         ending = call in _crew.ending
+        if _crew.shared.get(call) is child:
+            del _crew.shared[call]
     told = _ended(child)
     if ending:
         return {"begun": False}
@@ -102,16 +134,20 @@ def _answered(order: dict[str, Any], unwanted: Callable[[], bool]) -> dict[str, 
     return {"crashed": told} if child.process.returncode else _answered(order, unwanted)
 
 
-def _ready() -> Child | None:
-    """A child that has nothing to do, if there is one."""
+def _ready(call: str | None) -> Child:
+    """A child for a picture: the one for all pictures of a call, or, for None, one that has nothing else to do."""
     with _crew.lock:
+        if call is not None:
+            if call not in _crew.shared or _crew.shared[call].process.poll() is not None:
+                _crew.shared[call] = Child()
+            return _crew.shared[call]
         waiting, _crew.idle = _crew.idle, []
         ready = [child for child in waiting if child.process.poll() is None]
         _crew.idle = ready[1:]
     for child in waiting:
         if child not in ready:
             child.close()
-    return ready[0] if ready else None
+    return ready[0] if ready else Child()
 
 
 def _ended(child: Child) -> str:
@@ -121,12 +157,12 @@ def _ended(child: Child) -> str:
     return told
 
 
-def _awaited(child: Child, unwanted: Callable[[], bool]) -> dict[str, Any] | None:
+def _awaited(child: Child, ticket: int, unwanted: Callable[[], bool]) -> dict[str, Any] | None:
     """What the child answers; None where it ended without a word."""
     since: float | None = None
     while True:
         try:
-            return child.answer(TICK)
+            return child.answer(TICK, ticket)
         except Empty:
             if since is None and unwanted():
                 child.send(signal.SIGTERM)
@@ -139,7 +175,7 @@ def end(call: str, number: int) -> None:
     """Let the fits of a call end with the best pictures so far, and begin no others; to be said any number of times."""
     with _crew.lock:
         _crew.ending.add(call)
-        for child in _crew.busy[call] - _crew.asked:
+        for child in {*_crew.busy[call]} - _crew.asked:
             child.send(number)
             _crew.asked.add(child)
 
@@ -151,6 +187,8 @@ def stop(call: str) -> None:
         for child in _crew.busy[call]:
             child.kill()
         idle, _crew.idle = _crew.idle, []
+        if call in _crew.shared:
+            idle.append(_crew.shared.pop(call))
     for child in idle:
         child.close()
 
