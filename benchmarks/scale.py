@@ -1,6 +1,7 @@
 """Many pictures: what `--scheduler` gains and costs here, and what a million of them would take on many GPUs.
 
     python benchmarks/scale.py --measure            a shell's loop, one call, --scheduler local, on this machine
+    python benchmarks/scale.py --together           fits of pictures of one size in one pass, against one by one
     python benchmarks/scale.py --client             what a picture costs the client and the scheduler
     python benchmarks/scale.py --rate 10 --gpus 100 --pictures 1000000     a simulation; the table of docs/scale.md
 
@@ -25,10 +26,13 @@ SMALL = ["--network", "skip:channels=8,8:skips=4,4", "--input", "noise", "--inpu
 WAYS = {
     "loop": "a shell's loop, a process a picture",
     "one": "one call",
+    "batch": "one call, --batch-size 16",
+    "batch:auto": "one call, --batch-size auto",
     "parallel": "GNU parallel -j2, a process a picture",
     "local": "--scheduler local, measuring first",
     "local:1": "--scheduler local:1 --threads 2",
     "local:2": "--scheduler local:2",
+    "local:2:batch": "--scheduler local:2 --batch-size 16",
 }
 
 
@@ -36,6 +40,8 @@ def main() -> None:
     """Measure or simulate, as the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--together", action="store_true")
+    parser.add_argument("--device", default="auto", help="of --together")
     parser.add_argument("--client", action="store_true")
     parser.add_argument("--side", type=int, default=128, help="of the pictures that are measured")
     parser.add_argument("--count", type=int, default=12, help="of the pictures that are measured")
@@ -52,6 +58,8 @@ def main() -> None:
     if given.measure:
         network = ["--preset", given.preset, "--iters"] if given.preset else SMALL
         measure(given.count, given.side, [*network, str(given.iterations)], given.ways.split(","))
+    elif given.together:
+        together(given.count, given.side, given.preset or "balanced", given.device)
     elif given.client:
         client(given.count)
     else:
@@ -86,10 +94,13 @@ def measure(count: int, side: int, options: list[str], ways: list[str]) -> None:
         calls = {
             "loop": ["bash", "-c", loop, sys.executable],
             "one": [*dip, "in", "-o", "one", *how],
+            "batch": [*dip, "in", "-o", "batch", "--batch-size", "16", *how],
+            "batch:auto": [*dip, "in", "-o", "found", "--batch-size", "auto", *how],
             "parallel": ["bash", "-c", f"parallel -j2 '{each}' ::: in/*.png"],
             "local": [*dip, "in", "-o", "local", "--scheduler", "local", *how],
             "local:1": [*dip, "in", "-o", "single", "--scheduler", "local:1", "--threads", "2", *how],
             "local:2": [*dip, "in", "-o", "two", "--scheduler", "local:2", *how],
+            "local:2:batch": [*dip, "in", "-o", "both", "--scheduler", "local:2", "--batch-size", "16", *how],
         }
         print(f"{count} pictures of {side}x{side}, {' '.join(options)}, {os.cpu_count()} CPUs")
         first = 0.0
@@ -102,6 +113,29 @@ def measure(count: int, side: int, options: list[str], ways: list[str]) -> None:
                 f"{WAYS[name]:48} {seconds:6.1f} s  {seconds / count:6.2f} s a picture  {first / seconds:5.2f} x",
                 flush=True,
             )
+
+
+def together(most: int, side: int, preset: str, device: str) -> None:
+    """Iterations a second of one fit, and of two, four, eight and so on in one pass."""
+    from dipcli import device as machine
+    from dipcli.job import Job
+    from dipcli.pace import measured
+    from dipcli.registry import tasks
+
+    with tempfile.TemporaryDirectory() as scratch:
+        draw(Path(scratch, "in"), 1, side)
+        job = Job(
+            task=tasks()["denoise"], source=Path(scratch, "in/000000.png"), preset=preset, given={"device": device}
+        )
+        chosen = machine.choose(device)
+        print(f"{side}x{side}, {preset}, {machine.name(chosen)} {machine.precision(chosen)}, {os.cpu_count()} CPUs")
+        count, first = 1, 0.0
+        while count <= most:
+            found = measured(job, count, seconds=5)
+            first = first or found.iterations
+            ratio = found.iterations / first
+            print(f"{count:4} together: {found.iterations:8.1f} iterations a second  {ratio:6.2f} x", flush=True)
+            count *= 2
 
 
 def client(count: int) -> None:

@@ -117,7 +117,7 @@ def test_auto_finds_out_how_many(
 
     def measured(job: Job, together: int = 1) -> pace.Pace:
         tried.append((job.source.name, together))
-        return pace.Pace({1: 10.0, 2: 19.0, 4: 20.0}[together], 1000, None)
+        return pace.Pace({1: 10.0, 2: 19.0, 4: 20.0}[together], 1000, None)  # of five there are no eight
 
     monkeypatch.setattr(pace, "measured", measured)
     result = dip.quick("denoise", folder, "-o", tmp_path / "out", "--batch-size", "auto")
@@ -129,13 +129,14 @@ def test_auto_finds_out_how_many(
 @pytest.mark.parametrize(
     ("paces", "limit", "most", "best"),
     [
-        ({1: 10, 2: 20, 4: 40, 8: 60, 16: 61}, None, 64, 8),
-        ({1: 10, 2: 10.5}, None, 64, 1),
+        ({1: 10, 2: 20, 4: 40, 8: 60, 16: 61, 32: 62}, None, 64, 8),
+        ({1: 10, 2: 10.5, 4: 10}, None, 64, 1),
+        ({1: 10, 2: 9, 4: 14, 8: 13, 16: 12}, None, 64, 4),
         ({1: 10, 2: 20, 4: 40}, 700, 64, 4),
         ({1: 10, 2: 20, 4: 40}, None, 7, 4),
     ],
 )
-def test_the_smallest_number_than_which_twice_as_many_are_hardly_faster(
+def test_the_smallest_number_than_which_more_are_hardly_faster(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, paces: dict[int, float], limit: int | None, most: int, best: int
 ) -> None:
     tried = []

@@ -18,7 +18,7 @@ from dipcli.job import Job
 from dipcli.registry import DEFAULT_PRESET
 
 SECONDS = 1.0  # that each number of pictures is tried for
-MORE = 1.1  # times as fast as half as many, or it is not worth it
+MORE = 1.1  # times as fast as fewer, or it is not worth it
 MOST = 64  # pictures together that are tried
 FEW = 4  # pictures for which it is not worth finding out
 ENDLESS = 10**9  # iterations
@@ -107,18 +107,16 @@ def batch_size(job: Job, wanted: int | None, pictures: int, say: Callable[[str],
 
 
 def _fastest(job: Job, most: int, say: Callable[[str], None]) -> int:
-    """The smallest number than which twice as many are hardly faster."""
+    """The smallest number than which neither twice nor four times as many are faster."""
     paces: dict[int, Pace] = {}
-    count = 1
-    while True:
+    best = count = 1
+    while count <= min(most, 4 * best):
         paces[count] = pace = measured(job, count)
-        if count > 1 and pace.iterations < MORE * paces[count // 2].iterations:
-            best = count // 2
-            break
-        if 2 * count > most or (pace.limit is not None and 2 * count * pace.memory > pace.limit):
+        if pace.iterations >= MORE * paces[best].iterations:
             best = count
-            break
         count *= 2
+        if pace.limit is not None and count * pace.memory > pace.limit:
+            break
     told = ", ".join(f"{count} {pace.iterations:.1f}" for count, pace in paces.items())
     say(f"Iterations a second on {job.source}, by pictures together: {told}. So {best} together.")
     return best

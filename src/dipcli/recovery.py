@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -121,6 +120,11 @@ class Checkpoint:
     seconds: float
 
 
+def _copied(moments: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+    """Adam's memories, a tensor at a time: `deepcopy` takes ten times as long."""
+    return {name: [each.clone() for each in tensors] for name, tensors in moments.items()}
+
+
 class Lifeline:
     """Watches a fit, and takes it back to when it was last sound.
 
@@ -206,7 +210,7 @@ class Lifeline:
         self.lately, self.events = deque(watched.lately, maxlen=LATELY), list(watched.events)
         self._put_back(self.newest)
         if self.newest.moments:
-            optimizer.load_state_dict(deepcopy(self.newest.moments))
+            optimizer.load_state_dict(_copied(self.newest.moments))
         elif checkpoint.history:
             optimizer.load_state_dict(checkpoint.history)
         for group, rate in zip(optimizer.param_groups, checkpoint.rates, strict=True):
@@ -235,7 +239,7 @@ class Lifeline:
 
     def _held(self, reached: Reached, optimizer: Adam | torch.optim.LBFGS | None) -> Held:
         weights = {name: value.clone() for name, value in self.network.state_dict().items()}
-        moments = deepcopy(optimizer.state_dict()) if isinstance(optimizer, Adam) else {}
+        moments = _copied(optimizer.state_dict()) if isinstance(optimizer, Adam) else {}
         return Held(reached, weights, self.code.detach().clone() if self.code.requires_grad else None, moments)
 
     def _put_back(self, held: Held) -> None:
@@ -250,7 +254,7 @@ class Lifeline:
         self._put_back(held)
         rates = [group["lr"] / 2 for group in optimizer.param_groups]
         if isinstance(optimizer, Adam) and held.moments:
-            optimizer.load_state_dict(deepcopy(held.moments))  # it goes on working on what it is given
+            optimizer.load_state_dict(_copied(held.moments))  # it goes on working on what it is given
         else:
             optimizer.state.clear()  # L-BFGS after Adam has nothing to go back to
         for group, rate in zip(optimizer.param_groups, rates, strict=True):

@@ -122,17 +122,17 @@ def _sizes(way: Way, children: Sequence[Child], job: Job, most: int, wanted: int
     """This way with as many together as are wanted, or ever more as long as that is faster; none where one fails."""
     each = -(-most // way.fits)  # pictures for each process
     way = way._replace(together=min(wanted or 1, each))
-    before: Tried | None = None
+    best, most_so_far = 1, 0.0
     while tried := _tried(way, children, job):
         if not tried.room(way.together) and way.together > 1:
             way = way._replace(together=max(1, (tried.limit or 0) // tried.memory))
             continue
         yield way, tried
-        twice = way._replace(together=2 * way.together)
-        slow = before is not None and tried.pace < MORE * before.pace
-        if wanted or slow or twice.together > min(each, MOST) or not tried.room(twice.together):
+        if tried.pace >= MORE * most_so_far:
+            best, most_so_far = way.together, tried.pace
+        way = way._replace(together=2 * way.together)
+        if wanted or way.together > min(each, MOST, 4 * best) or not tried.room(way.together):
             return
-        way, before = twice, tried
 
 
 def _tried(way: Way, children: Sequence[Child], job: Job) -> Tried | None:
