@@ -2,6 +2,7 @@
 
     python benchmarks/scale.py --measure            a shell's loop, one call, --scheduler local, on this machine
     python benchmarks/scale.py --together           fits of pictures of one size in one pass, against one by one
+    python benchmarks/scale.py --alike PICTURES     whether they come to as good a picture, to their own stop
     python benchmarks/scale.py --client             what a picture costs the client and the scheduler
     python benchmarks/scale.py --rate 10 --gpus 100 --pictures 1000000     a simulation; the table of docs/scale.md
 
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--together", action="store_true")
     parser.add_argument("--device", default="auto", help="of --together")
+    parser.add_argument("--alike", type=Path, metavar="PICTURES", help="a folder of clean pictures")
     parser.add_argument("--client", action="store_true")
     parser.add_argument("--side", type=int, default=128, help="of the pictures that are measured")
     parser.add_argument("--count", type=int, default=12, help="of the pictures that are measured")
@@ -60,6 +62,8 @@ def main() -> None:
         measure(given.count, given.side, [*network, str(given.iterations)], given.ways.split(","))
     elif given.together:
         together(given.count, given.side, given.preset or "balanced", given.device)
+    elif given.alike:
+        alike(given.alike, given.count, given.side, given.preset or "balanced")
     elif given.client:
         client(given.count)
     else:
@@ -119,7 +123,7 @@ def together(most: int, side: int, preset: str, device: str) -> None:
     """Iterations a second of one fit, and of two, four, eight and so on in one pass."""
     from dipcli import device as machine
     from dipcli.job import Job
-    from dipcli.pace import measured
+    from dipcli.pace import laid_out, measured
     from dipcli.registry import tasks
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -127,15 +131,46 @@ def together(most: int, side: int, preset: str, device: str) -> None:
         job = Job(
             task=tasks()["denoise"], source=Path(scratch, "in/000000.png"), preset=preset, given={"device": device}
         )
-        chosen = machine.choose(device)
+        chosen, bench = machine.choose(device), laid_out(job)
         print(f"{side}x{side}, {preset}, {machine.name(chosen)} {machine.precision(chosen)}, {os.cpu_count()} CPUs")
         count, first = 1, 0.0
         while count <= most:
-            found = measured(job, count, seconds=5)
+            found = measured(bench, count, seconds=5)
             first = first or found.iterations
             ratio = found.iterations / first
             print(f"{count:4} together: {found.iterations:8.1f} iterations a second  {ratio:6.2f} x", flush=True)
             count *= 2
+
+
+def alike(pictures: Path, count: int, side: int, preset: str) -> None:
+    """PSNR of the middles of clean pictures with noise of sigma 25, restored one by one and together."""
+    import imageio.v3 as iio
+
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        (place / "in").mkdir()
+        clean = {}
+        for number, path in enumerate(sorted(pictures.glob("*.png"))[:count]):
+            whole = np.asarray(iio.imread(path, mode="RGB"))
+            top, left = ((length - side) // 2 for length in whole.shape[:2])
+            clean[path.stem] = whole[top : top + side, left : left + side].astype(float)
+            noise = np.random.default_rng(number).normal(0, 25, (side, side, 3))
+            noisy = np.clip(clean[path.stem] + noise, 0, 255).round().astype(np.uint8)
+            iio.imwrite(place / f"in/{path.stem}.png", noisy)
+        found: dict[str, dict[str, float]] = {}
+        for name, size in (("one by one", 1), ("together", count)):
+            call = [sys.executable, "-m", "dipcli", "denoise", "in", "-o", str(size), "--batch-size", str(size), "-q"]
+            began = perf_counter()
+            subprocess.run([*call, "--preset", preset], cwd=place, check=True, stdout=subprocess.DEVNULL)
+            found[name] = {"seconds": perf_counter() - began}
+            for stem, truth in clean.items():
+                error = ((np.asarray(iio.imread(place / str(size) / f"{stem}.png"), float) - truth) ** 2).mean()
+                found[name][stem] = 10 * np.log10(255**2 / error)
+        one, other = found.values()
+        for stem in clean:
+            print(f"{stem:16} {one[stem]:6.2f} {other[stem]:6.2f} dB")
+        means = [np.mean([each[stem] for stem in clean]) for each in (one, other)]
+        print(f"{'mean':16} {means[0]:6.2f} {means[1]:6.2f} dB, {one['seconds']:.0f} and {other['seconds']:.0f} s")
 
 
 def client(count: int) -> None:

@@ -91,6 +91,19 @@ def test_each_comes_to_what_it_comes_to_alone(given: Settings) -> None:
         assert (result.kept, result.steps, result.reason) == (same.kept, same.steps, same.reason)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("network", [TINY, UNET, RESNET])
+def test_on_a_gpu_too(network: str) -> None:
+    device, given = torch.device("cuda"), replace(SMALL, network=network, device="cuda")
+
+    def there(seed: int, **rest: Any) -> Fit:
+        return fit(problem(seed).to(device), prior(given).to(device), given, **rest)
+
+    results = together(*(lambda seed=seed: there(seed, descend=lockstep.descend) for seed in range(4)))
+    for seed, result in enumerate(results):
+        torch.testing.assert_close(result.image, there(seed).image, rtol=0, atol=1e-5)
+
+
 def test_in_half_precision_it_is_the_same_network() -> None:
     networks = [prior(replace(SMALL, seed=seed)).network.float() for seed in range(3)]
     codes = [torch.rand(1, 4, 32, 32) for _ in networks]

@@ -16,6 +16,7 @@ import pytest
 from conftest import Dip, noisy, scene, start, wait_for
 
 from dipcli import lockstep, memory, pace
+from dipcli.bench import Bench
 from dipcli.displays import Lines
 from dipcli.job import Job
 from dipcli.pillow import size
@@ -115,13 +116,13 @@ def test_auto_finds_out_how_many(
 ) -> None:
     tried = []
 
-    def measured(job: Job, together: int = 1) -> pace.Pace:
-        tried.append((job.source.name, together))
+    def measured(bench: Bench, together: int = 1) -> pace.Pace:
+        tried.append((bench.problem.shape[1:], together))
         return pace.Pace({1: 10.0, 2: 19.0, 4: 20.0}[together], 1000, None)  # of five there are no eight
 
     monkeypatch.setattr(pace, "measured", measured)
     result = dip.quick("denoise", folder, "-o", tmp_path / "out", "--batch-size", "auto")
-    assert tried == [("0.png", 1), ("0.png", 2), ("0.png", 4)], "too few of the other size to find out"
+    assert tried == [((20, 24), 1), ((20, 24), 2), ((20, 24), 4)], "too few of the other size to find out"
     assert "0.png, by pictures together: 1 10.0, 2 19.0, 4 20.0. So 2 together." in result.stderr
     assert set(at_once) == {2}
 
@@ -141,7 +142,7 @@ def test_the_smallest_number_than_which_more_are_hardly_faster(
 ) -> None:
     tried = []
 
-    def measured(_job: Job, together: int = 1) -> pace.Pace:
+    def measured(_bench: Bench, together: int = 1) -> pace.Pace:
         tried.append(together)
         return pace.Pace(paces[together], 100, limit)
 
@@ -175,7 +176,7 @@ def test_memory_is_shared_out() -> None:
 def test_what_is_measured_is_real_and_leaves_nothing_behind(tmp_path: Path) -> None:
     given = {"network": "skip:channels=8,8:skips=4,4", "input": "noise", "input_depth": 4, "device": "cpu"}
     job = Job(task=tasks()["denoise"], source=draw(tmp_path / "a.png"), given=given)
-    one, two = (pace.measured(job, count, seconds=0.2) for count in (1, 2))
+    one, two = (pace.measured(pace.laid_out(job), count, seconds=0.2) for count in (1, 2))
     assert one.iterations > 0
     assert two.iterations > 0.5 * one.iterations
     assert one.memory == two.memory > 0
@@ -195,18 +196,21 @@ def test_a_half_done_picture_is_gone_on_with_in_company(folder: Path, tmp_path: 
     assert "0 restored, 0 failed, 0 skipped, 5 cut short, 2 not begun" in stderr
     reached = {number: record(out / f"{number}.png")["iterations"] for number in range(5)}
     assert all(not record(out / f"{number}.png")["finished"] for number in range(5))
-    assert len(set(reached.values())) == 1, "in lockstep"
-    # Again with other iterations is another run; with the same it is gone on with.
-    process = start("denoise", folder, "-o", out, "--iters", 10**6, "--log-every", 1, "--batch-size", 5)
+    assert max(reached.values()) - min(reached.values()) <= 1, "in lockstep"
+    # Where it runs, and with whom, is no matter.
+    places = ("--batch-size", 4, "--threads", 1, "--checkpoint-every", "9s")
+    process = start("denoise", folder, "-o", out, "--iters", 10**6, "--log-every", 1, *places)
     grown = [len(log.read_text().splitlines()) + 5 for log in logs]
-    wait_for(
-        lambda: all(len(log.read_text().splitlines()) > more for log, more in zip(logs, grown, strict=True)), process
-    )
+
+    def grew() -> bool:
+        return all(len(log.read_text().splitlines()) > more for log, more in zip(logs[:4], grown, strict=False))
+
+    wait_for(grew, process)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert stderr.count("going on from iteration") == 5
-    for number, before in reached.items():
+    assert stderr.count("going on from iteration") == 4
+    for number, before in list(reached.items())[:4]:
         assert record(out / f"{number}.png")["iterations"] > before
 
 

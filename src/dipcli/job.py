@@ -30,6 +30,7 @@ COMPARED = tuple(f"{FOLDER}/{name}{kind}" for name in FILES for kind in (".png",
 FILLED = "filled.png"  # white where pixels were filled, of a picture that keeps the others
 REPORT = "report.html"
 GENERATOR = b'<meta name="generator" content="dipcli">'  # tells a page of ours from somebody else's
+WHERE = ("device", "threads")  # settings that say where it runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ class Job:
 
         Where it runs (device, threads) is no matter, nor what is told of it.
         """
-        settings = {name: value for name, value in self.given.items() if name not in ("device", "threads")}
+        settings = {name: value for name, value in self.given.items() if name not in WHERE}
         snapshots = {"snapshot_every": self.record.snapshot_every, "snapshot_at": self.record.snapshot_at}
         compare = {"compare": True} if self.record.compare else {}
         asked = {"preset": self.preset, **settings, **snapshots, **compare, "arguments": dict(self.arguments)}

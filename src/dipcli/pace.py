@@ -38,13 +38,12 @@ class Pace(NamedTuple):
     limit: int | None
 
 
-def measured(job: Job, together: int = 1, seconds: float = SECONDS) -> Pace:
-    """Fit a picture for a while, so many times at once, and write nothing.
+def measured(bench: Bench, together: int = 1, seconds: float = SECONDS) -> Pace:
+    """Fit a picture for a while, so many times at once.
 
     Raises:
         DipError: when it cannot be fitted.
     """
-    bench = _bench(job)
     times: list[float] = []
 
     def watch(step: Step, _verdict: object) -> None:
@@ -74,7 +73,12 @@ def measured(job: Job, together: int = 1, seconds: float = SECONDS) -> Pace:
     return Pace((len(counted) - 1) / (counted[-1] - counted[0]), bench.outlook.whole, memory.limit(bench.settings))
 
 
-def _bench(job: Job) -> Bench:
+def laid_out(job: Job) -> Bench:
+    """A fit of a picture that begins with its first iteration, and writes nothing.
+
+    Raises:
+        DipError: when it cannot be fitted.
+    """
     picture, _ = images.read(job.source)
     given = {name: value for name, value in job.given.items() if name != "time"} | {"warmup": 0, "runs": 1}
     case, settings = job.task.case(picture, job.preset or DEFAULT_PRESET, job.arguments, given)
@@ -94,24 +98,24 @@ def batch_size(job: Job, wanted: int | None, pictures: int, say: Callable[[str],
     if most < (2 if wanted else FEW):
         return 1
     try:
+        bench = laid_out(job)
         if wanted:
-            bench = _bench(job)
             limit = memory.limit(bench.settings)
             fitting = most if limit is None else max(1, min(most, limit // bench.outlook.whole))
             if fitting < most:
                 say(f"{job.source}: there is memory for {fitting} of this size together.")
             return fitting
-        return _fastest(job, most, say)
+        return _fastest(bench, job, most, say)
     except DipError:
         return 1  # the fit itself will tell what is wrong
 
 
-def _fastest(job: Job, most: int, say: Callable[[str], None]) -> int:
+def _fastest(bench: Bench, job: Job, most: int, say: Callable[[str], None]) -> int:
     """The smallest number than which neither twice nor four times as many are faster."""
     paces: dict[int, Pace] = {}
     best = count = 1
     while count <= min(most, 4 * best):
-        paces[count] = pace = measured(job, count)
+        paces[count] = pace = measured(bench, count)
         if pace.iterations >= MORE * paces[best].iterations:
             best = count
         count *= 2
@@ -123,5 +127,5 @@ def _fastest(job: Job, most: int, say: Callable[[str], None]) -> int:
 
 
 def usual(job: Job) -> bool:
-    """Whether to find that out where nobody said how many: on a CPU the bits would depend on the other pictures."""
-    return machine.choose(job.given.get("device", "auto")).type != "cpu"
+    """Whether to find that out unasked: on a GPU. On a CPU the bits would depend on the other pictures."""
+    return machine.choose(job.given.get("device", "auto")).type == "cuda"

@@ -14,7 +14,7 @@ from dipcli import account as accounts
 from dipcli import checkpoints, manifest, stopping
 from dipcli.bench import Bench
 from dipcli.errors import DipError
-from dipcli.job import CHECKPOINT, Job
+from dipcli.job import CHECKPOINT, WHERE, Job
 from dipcli.mosaic import Course
 from dipcli.restarts import Progress
 from dipcli.tiles import Place
@@ -26,6 +26,7 @@ HEAD = {name: hint for name, hint in manifest.HEAD.items() if name not in PLACED
     "output": Path,
     "files": dict[str, str],
 }
+WATCHING = ("log_every", "checkpoint_every", "keep_checkpoint", "no_report", "compare")
 
 
 @dataclass(frozen=True)
@@ -160,12 +161,19 @@ def matching(job: Job, output: Path, folder: Path) -> HalfDone | None:
     try:
         before = find(folder)
         there = described(before.job, before.preset, before.job.output or output, folder)
-        if described(job, before.preset, output, folder) | {"argv": there["argv"]} != there:
+        if _asked(described(job, before.preset, output, folder)) != _asked(there):
             return None
         before.check(job)
     except DipError:
         return None
     return before
+
+
+def _asked(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what `described` says, all that makes it another run: where it runs, and who watches, is no matter."""
+    given = {name: value for name, value in told["given"].items() if name not in WHERE}
+    record = {name: value for name, value in told["record"].items() if name not in WATCHING}
+    return {**told, "argv": None, "given": given, "record": record}
 
 
 def _full(value: Any) -> Any:

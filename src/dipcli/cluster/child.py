@@ -30,7 +30,7 @@ from dipcli.earlier import finished
 from dipcli.errors import DipError, OutOfMemoryError
 from dipcli.interrupt import Interrupt, NotBegunError
 from dipcli.job import Job
-from dipcli.pace import measured
+from dipcli.pace import laid_out, measured
 from dipcli.run import restore
 
 IDLE = 60.0  # seconds without an order after which it ends: it holds memory, of a GPU too
@@ -164,7 +164,7 @@ def _restore(job: Job, _order: Mapping[str, Any], notes: _Notes, interrupt: Inte
 
 def _try(job: Job, order: Mapping[str, Any], _notes: _Notes, _interrupt: Interrupt) -> Answer:
     """Fit a picture for so many seconds, write nothing, and say how fast that went and what memory it takes."""
-    pace = measured(job, order["together"], order["seconds"])
+    pace = measured(laid_out(job), order["together"], order["seconds"])
     return {"pace": pace.iterations, "memory": pace.memory, "limit": pace.limit}
 
 
