@@ -307,18 +307,35 @@ def test_one_display_shows_one_after_the_other() -> None:
     def step(number: int, event: str | None = None) -> Any:
         return SimpleNamespace(number=number, event=event)
 
+    turns.coming = 1
     with second.watching("b", Ahead()):
         with first.watching("a", Ahead()):
-            first(step(1), None)
+            turns.coming = 0
             second(step(1), None)
-            second(step(2, "the fit collapsed"), None)
-        second(step(3), None)
+            first(step(1), None)
+            first(step(2, "the fit collapsed"), None)
+            first.tell(None)
         second.note("a word")
+    with first.watching("a", Ahead()):
+        first(step(3), None)
     assert heard.said == [
-        "begin a and 1 more",
+        "begin b and 1 more",
         "step 1",
-        "b: iteration 2: the fit collapsed",
-        "begin b",
-        "step 3",
+        "a: iteration 2: the fit collapsed",
         "a word",
+        "begin a",
+        "step 3",
     ]
+
+
+def test_where_the_one_that_is_shown_ends_another_is() -> None:
+    heard = Heard()
+    turns = Turns(heard)
+    first, second = turns.next(), turns.next()
+    one, other = first.watching("a", Ahead()), second.watching("b", Ahead())
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    second(SimpleNamespace(number=5, event=None), None)
+    other.__exit__(None, None, None)
+    assert heard.said == ["begin a", "begin b", "step 5"]

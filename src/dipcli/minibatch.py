@@ -91,7 +91,11 @@ class _Work:
         waiting = list(numbers)
 
         def feed(_idle: bool) -> Callable[[], Outcome] | None:
-            return partial(self._restored, waiting.pop(0)) if waiting and not self.interrupt.received else None
+            if not waiting or self.interrupt.received:
+                return None
+            number = waiting.pop(0)
+            self.turns.coming = min(together - self.turns.at_work - 1, len(waiting))
+            return partial(self._restored, number)
 
         sharing = memory.SHARING.set(together)
         try:

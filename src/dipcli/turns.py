@@ -25,13 +25,14 @@ class Turns:
 
     Attributes:
         at_work: how many are.
+        coming: how many will be beside these in a moment.
         shown: the display of the one that is shown, entered.
         whose: it is.
     """
 
     def __init__(self, display: Display) -> None:
         self.display = display
-        self.at_work = 0
+        self.at_work = self.coming = 0
         self.whose: Turn | None = None
         self.shown: AbstractContextManager[object] | None = None
 
@@ -42,7 +43,8 @@ class Turns:
     def show(self, turn: Turn) -> bool:
         """Whether this one is shown; it is from now on, where none else is."""
         if self.whose is None:
-            others = f" and {self.at_work - 1} more" if self.at_work > 1 else ""
+            count = self.at_work + self.coming - 1
+            others = f" and {count} more" if count else ""
             self.whose, self.shown = turn, self.display.watching(turn.title + others, turn.ahead)
             self.shown.__enter__()
         return self.whose is turn
@@ -66,6 +68,7 @@ class Turn:
         self.title, self.ahead = title, ahead
         self.turns.at_work += 1
         try:
+            self.turns.show(self)
             yield
         finally:
             self.turns.at_work -= 1
