@@ -13,12 +13,13 @@ import torch
 from conftest import TINY, noisy, scene
 from torch import Tensor, nn
 
-from dipcli import descent, ensemble, lockstep, stopping
+from dipcli import descent, ensemble, lockstep, restarts, stopping
 from dipcli.engine import Fit, Prior, fit
 from dipcli.errors import DipError
 from dipcli.losses import squared_error
 from dipcli.networks import build
 from dipcli.problem import Problem
+from dipcli.restarts import Runs, fit_runs
 from dipcli.settings import Settings
 
 SMALL = Settings(network=TINY, input_depth=4, iterations=12, stop="none")
@@ -205,6 +206,27 @@ def test_one_that_fails_leaves_the_others_as_they_were() -> None:
     assert set(results[:2]) == {"failed", "failed within"}
     for seed, result in enumerate(results[2:], start=1):
         torch.testing.assert_close(result.image, alone(seed, given).image, **EXACT)
+
+
+def test_one_that_fails_in_the_middle_of_a_pass_can_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, next_seed = replace(SMALL, iterations=6), replace(SMALL, iterations=6, seed=1)
+    monkeypatch.setattr(restarts, "fresh", lambda *_: prior(next_seed))
+    looks = count(1)
+
+    def moody(x: Tensor) -> Tensor:
+        if next(looks) == 3:
+            raise DipError("in the middle of a pass")
+        return x
+
+    def again() -> Runs:
+        own = replace(problem(0), operator=moody)
+        return fit_runs(own, prior(given), replace(given, runs=2), descend=lockstep.descend)
+
+    first, second, runs = together(fitting(1, given), again, fitting(2, replace(given, iterations=7)))
+    torch.testing.assert_close(first.image, alone(1, given).image, **EXACT)
+    torch.testing.assert_close(second.image, alone(2, replace(given, iterations=7)).image, **EXACT)
+    assert [each.number for each in runs.runs] == [2]
+    torch.testing.assert_close(runs.image, alone(0, next_seed).image, **EXACT)
 
 
 def test_what_nobody_expects_ends_all_and_each_tidies_up() -> None:

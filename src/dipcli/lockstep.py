@@ -29,9 +29,7 @@ T = TypeVar("T")
 Feed: TypeAlias = Callable[[bool], Callable[[], T] | None]
 
 
-def descend(
-    network: nn.Module, precision: str, z: Tensor, judge: Callable[[Tensor], Tensor]
-) -> Tensor:  # `descent.Descend`
+def descend(network: nn.Module, precision: str, z: Tensor, judge: Callable[[Tensor], Tensor]) -> Tensor:
     """The loss of the network's picture, and its slopes, computed together with those of the other fits in `run`."""
     others = getcurrent().parent
     assert others is not None  # noqa: S101 - what `run` runs has one
@@ -192,8 +190,9 @@ class _Passes:
         apart = pictures.detach()[0].contiguous().chunk(len(fits))
         for each, picture in zip(fits, apart, strict=True):
             each.go_on(picture.requires_grad_())
+        # One may have ended in the middle, or have begun anew: then it wishes for another network already.
         slopes = [
-            torch.zeros_like(picture) if each.paused.dead else each.said  # it may have ended in the middle
+            each.said if isinstance(each.said, Tensor) else torch.zeros_like(picture)
             for each, picture in zip(fits, apart, strict=True)
         ]
         of_codes = _unless_full(partial(joint.backward, pictures, codes, slopes))
@@ -204,7 +203,7 @@ class _Passes:
             count = self.most
             of_codes = _unless_full(partial(self._piecemeal, wishes, slopes))
         for number, each in enumerate(fits):
-            if each.paused.dead:
+            if not isinstance(each.said, Tensor):
                 continue
             if of_codes is None:
                 each.fail(torch.OutOfMemoryError("out of memory"))

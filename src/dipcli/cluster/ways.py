@@ -105,7 +105,7 @@ def measured(
             found.update(_sizes(way, children[:count], job, most, wanted))
             if len(found) == before:
                 break  # the fit itself will tell what is wrong
-            best = max([*found.values()][before:])
+            best = max([*found.values()][before:], key=lambda tried: tried.pace)
             if best.pace < WORSE * fastest or 2 * way.fits * best.memory > free():
                 break
     if not found:
