@@ -116,7 +116,7 @@ def test_auto_finds_out_how_many(
 ) -> None:
     tried = []
 
-    def measured(bench: Bench, together: int = 1) -> pace.Pace:
+    def measured(bench: Bench, together: int, **_: object) -> pace.Pace:
         tried.append((bench.problem.shape[1:], together))
         return pace.Pace({1: 10.0, 2: 19.0, 4: 20.0}[together], 1000, None)  # of five there are no eight
 
@@ -142,7 +142,7 @@ def test_the_smallest_number_than_which_more_are_hardly_faster(
 ) -> None:
     tried = []
 
-    def measured(_bench: Bench, together: int = 1) -> pace.Pace:
+    def measured(_bench: Bench, together: int, **_: object) -> pace.Pace:
         tried.append(together)
         return pace.Pace(paces[together], 100, limit)
 
@@ -152,6 +152,13 @@ def test_the_smallest_number_than_which_more_are_hardly_faster(
     assert pace.batch_size(job, None, most, said.append) == best
     assert tried == list(paces)
     assert len(said) == 1
+
+
+def test_a_trial_that_is_cut_short_says_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pace, "measured", lambda *_, **__: pace.Pace(0.0, 100, None))
+    said: list[str] = []
+    assert pace.batch_size(Job(task=tasks()["denoise"], source=draw(tmp_path / "a.png")), None, 9, said.append) == 1
+    assert said == []
 
 
 def test_as_many_as_there_is_memory_for(dip: Dip, folder: Path, tmp_path: Path, at_once: list[int]) -> None:
@@ -180,6 +187,8 @@ def test_what_is_measured_is_real_and_leaves_nothing_behind(tmp_path: Path) -> N
     assert one.iterations > 0
     assert two.iterations > 0.5 * one.iterations
     assert one.memory == two.memory > 0
+    cut = pace.measured(pace.laid_out(job), 2, seconds=1000, asked=lambda: "the end")
+    assert cut.iterations == 0
     assert [each.name for each in tmp_path.iterdir()] == ["a.png"]
 
 

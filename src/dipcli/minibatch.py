@@ -60,7 +60,7 @@ def restore_together(
                 work.left += due
             elif due:
                 job = batch.entries[due[0] - 1].job
-                yield from work.done(due, pace.batch_size(job, wanted, len(due), display.note))
+                yield from work.done(due, pace.batch_size(job, wanted, len(due), display.note, interrupt.asked))
         if work.left and interrupt.received:
             yield not_begun(batch, work.left[0], interrupt.received)
 

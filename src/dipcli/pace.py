@@ -38,8 +38,16 @@ class Pace(NamedTuple):
     limit: int | None
 
 
-def measured(bench: Bench, together: int = 1, seconds: float = SECONDS) -> Pace:
+def measured(
+    bench: Bench, together: int = 1, seconds: float = SECONDS, asked: Callable[[], object] = lambda: None
+) -> Pace:
     """Fit a picture for a while, so many times at once.
+
+    Args:
+        bench: the fit, laid out; it is not changed.
+        together: how many times.
+        seconds: how long.
+        asked: whether it shall end before that: then there is not much to go by.
 
     Raises:
         DipError: when it cannot be fitted.
@@ -51,7 +59,8 @@ def measured(bench: Bench, together: int = 1, seconds: float = SECONDS) -> Pace:
         times.append(perf_counter())
 
     def enough() -> str | None:
-        return "that will do" if len(times) > 2 * together and times[-1] - times[together] > seconds else None
+        long = len(times) > 2 * together and times[-1] - times[together] > seconds
+        return "that will do" if long or asked() else None
 
     works = iter(
         [
@@ -70,7 +79,8 @@ def measured(bench: Bench, together: int = 1, seconds: float = SECONDS) -> Pace:
         pass
     # The first iteration of each is slower than the others, and so are those after the first that ended.
     counted = times[together : len(times) - together + 1]
-    return Pace((len(counted) - 1) / (counted[-1] - counted[0]), bench.outlook.whole, memory.limit(bench.settings))
+    pace = (len(counted) - 1) / (counted[-1] - counted[0]) if len(counted) > 1 else 0.0
+    return Pace(pace, bench.outlook.whole, memory.limit(bench.settings))
 
 
 def laid_out(job: Job) -> Bench:
@@ -85,7 +95,13 @@ def laid_out(job: Job) -> Bench:
     return prepare(case.problem, settings, stop=stopping.Never(), beside=case.size)
 
 
-def batch_size(job: Job, wanted: int | None, pictures: int, say: Callable[[str], None]) -> int:
+def batch_size(
+    job: Job,
+    wanted: int | None,
+    pictures: int,
+    say: Callable[[str], None],
+    asked: Callable[[], object] = lambda: None,
+) -> int:
     """How many pictures of the size of this one to fit together: so many, or as many as get on fastest.
 
     Args:
@@ -93,6 +109,7 @@ def batch_size(job: Job, wanted: int | None, pictures: int, say: Callable[[str],
         wanted: as many as memory allows, up to this; None to find out.
         pictures: that there are.
         say: told what was found.
+        asked: whether all shall end.
     """
     most = min(wanted or MOST, pictures)
     if most < (2 if wanted else FEW):
@@ -105,17 +122,19 @@ def batch_size(job: Job, wanted: int | None, pictures: int, say: Callable[[str],
             if fitting < most:
                 say(f"{job.source}: there is memory for {fitting} of this size together.")
             return fitting
-        return _fastest(bench, job, most, say)
+        return _fastest(partial(measured, bench, asked=asked), job, most, say)
     except DipError:
         return 1  # the fit itself will tell what is wrong
 
 
-def _fastest(bench: Bench, job: Job, most: int, say: Callable[[str], None]) -> int:
+def _fastest(tried: Callable[[int], Pace], job: Job, most: int, say: Callable[[str], None]) -> int:
     """The smallest number than which neither twice nor four times as many are faster."""
     paces: dict[int, Pace] = {}
     best = count = 1
     while count <= min(most, 4 * best):
-        paces[count] = pace = measured(bench, count)
+        paces[count] = pace = tried(count)
+        if not pace.iterations:
+            return best  # it was cut short
         if pace.iterations >= MORE * paces[best].iterations:
             best = count
         count *= 2
