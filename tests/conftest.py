@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import imageio.v3 as iio
@@ -18,6 +19,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from dipcli import lockstep
 from dipcli.cli import app
 
 # How long to look for what breaks; HYPOTHESIS_PROFILE=nightly or pytest --hypothesis-profile=nightly looks longer.
@@ -143,3 +145,17 @@ def wait_for(ready: object, process: subprocess.Popen[str]) -> None:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "nothing happened for a minute"
         time.sleep(0.05)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of how many networks each pass was."""
+    seen: list[int] = []
+    forward = lockstep._Joint.forward
+
+    def counted(self: Any, wishes: Any) -> Any:
+        seen.append(len(wishes))
+        return forward(self, wishes)
+
+    monkeypatch.setattr(lockstep._Joint, "forward", counted)
+    return seen

@@ -52,20 +52,6 @@ def together(*works: Callable[[], Any], most: int = 8) -> list[Any]:
     return list(lockstep.run(lambda _idle: waiting.pop(0) if waiting else None, most))
 
 
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Of how many networks each pass was."""
-    seen: list[int] = []
-    forward = lockstep._Joint.forward
-
-    def counted(self: Any, wishes: Any) -> Any:
-        seen.append(len(wishes))
-        return forward(self, wishes)
-
-    monkeypatch.setattr(lockstep._Joint, "forward", counted)
-    return seen
-
-
 @pytest.mark.parametrize(
     "given",
     [

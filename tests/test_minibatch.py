@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import Dip, noisy, scene, start, wait_for
 
-from dipcli import lockstep, memory, pace
+from dipcli import memory, pace
 from dipcli.bench import Bench
 from dipcli.displays import Lines
 from dipcli.job import Job
@@ -43,36 +43,22 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Of how many networks each pass was."""
-    seen: list[int] = []
-    forward = lockstep._Joint.forward
-
-    def counted(self: Any, wishes: Any) -> Any:
-        seen.append(len(wishes))
-        return forward(self, wishes)
-
-    monkeypatch.setattr(lockstep._Joint, "forward", counted)
-    return seen
-
-
 def record(output: Path) -> dict[str, Any]:
     return json.loads((output.with_suffix(".dip") / "run.json").read_text())
 
 
 def test_pictures_of_one_size_are_fitted_together_and_come_to_the_same(
-    dip: Dip, folder: Path, tmp_path: Path, at_once: list[int]
+    dip: Dip, folder: Path, tmp_path: Path, passes: list[int]
 ) -> None:
     plain, out = tmp_path / "plain", tmp_path / "out"
     options = ("--precision", "fp32", "--snapshot-at", 2, "--log-every", 1)
     assert dip.quick("denoise", folder, "-o", plain, *options).exit_code == 3
-    assert at_once == []
+    assert passes == []
     result = dip.quick("denoise", folder, "-o", out, *options, "--batch-size", 3, "--json")
     assert result.exit_code == 3
     assert "6 restored, 1 failed, 0 skipped; failed: 6/7" in result.stderr
     assert result.stderr.count("bad.png") == 1
-    assert at_once == [3] * 3 + [2] * 3
+    assert passes == [3] * 3 + [2] * 3
     accounts = [json.loads(line) for line in result.stdout.splitlines()]
     assert sorted(Path(each["input"]).name for each in accounts) == sorted(each.name for each in folder.iterdir())
     for name in ("0", "1", "2", "3", "4", "large"):
@@ -102,17 +88,15 @@ def test_a_batch_of_one_has_the_bits_of_a_plain_call(dip: Dip, folder: Path, tmp
         assert each.read_bytes() == (tmp_path / "one" / each.name).read_bytes()
 
 
-def test_on_a_cpu_nothing_is_fitted_together_unasked(
-    dip: Dip, folder: Path, tmp_path: Path, at_once: list[int]
-) -> None:
+def test_on_a_cpu_nothing_is_fitted_together_unasked(dip: Dip, folder: Path, tmp_path: Path, passes: list[int]) -> None:
     assert dip.quick("denoise", folder, "-o", tmp_path / "out").exit_code == 3
-    assert at_once == []
+    assert passes == []
     job = Job(task=tasks()["denoise"], source=folder, given={"device": "cpu"})
     assert not pace.usual(job)
 
 
 def test_auto_finds_out_how_many(
-    dip: Dip, folder: Path, tmp_path: Path, at_once: list[int], monkeypatch: pytest.MonkeyPatch
+    dip: Dip, folder: Path, tmp_path: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
 
@@ -124,7 +108,7 @@ def test_auto_finds_out_how_many(
     result = dip.quick("denoise", folder, "-o", tmp_path / "out", "--batch-size", "auto")
     assert tried == [((20, 24), 1), ((20, 24), 2), ((20, 24), 4)], "too few of the other size to find out"
     assert "0.png, by pictures together: 1 10.0, 2 19.0, 4 20.0. So 2 together." in result.stderr
-    assert set(at_once) == {2}
+    assert set(passes) == {2}
 
 
 @pytest.mark.parametrize(
@@ -161,12 +145,12 @@ def test_a_trial_that_is_cut_short_says_nothing(monkeypatch: pytest.MonkeyPatch,
     assert said == []
 
 
-def test_as_many_as_there_is_memory_for(dip: Dip, folder: Path, tmp_path: Path, at_once: list[int]) -> None:
+def test_as_many_as_there_is_memory_for(dip: Dip, folder: Path, tmp_path: Path, passes: list[int]) -> None:
     tight = ("--max-memory", "1000M", "--batch-size", 5)
     result = dip.quick("denoise", folder, "-o", tmp_path / "out", *tight)
     assert "6 restored" in result.stderr
     (said,) = re.findall(r"there is memory for (\d) of this size together", result.stderr)
-    assert set(at_once) == {int(said), 5 % int(said)} - {0, 1}
+    assert set(passes) == {int(said), 5 % int(said)} - {0, 1}
     assert all(not each["tiles"] for each in map(record, (tmp_path / "out").glob("*.png")))
 
 
@@ -264,7 +248,7 @@ def test_one_picture_has_no_company(dip: Dip, folder: Path) -> None:
     assert "--batch-size is for several pictures" in result.stderr
 
 
-def test_other_tasks_too(dip: Dip, tmp_path: Path, at_once: list[int]) -> None:
+def test_other_tasks_too(dip: Dip, tmp_path: Path, passes: list[int]) -> None:
     for number in range(3):
         draw(tmp_path / "in" / f"{number}.png", number)
     iio.imwrite(tmp_path / "mask.png", (np.arange(20 * 24).reshape(20, 24) % 3 == 0).astype(np.uint8) * 255)
@@ -272,7 +256,7 @@ def test_other_tasks_too(dip: Dip, tmp_path: Path, at_once: list[int]) -> None:
         "inpaint", tmp_path / "in", "-o", tmp_path / "out", "--mask", tmp_path / "mask.png", "--batch-size", 3
     )
     assert result.exit_code == 0, result.stderr
-    assert at_once == [3] * 3
+    assert passes == [3] * 3
     known = iio.imread(tmp_path / "mask.png") == 0
     for number in range(3):
         before, after = (iio.imread(tmp_path / place / f"{number}.png") for place in ("in", "out"))

@@ -1,6 +1,6 @@
 """Several fits at once, each a loop of its own, whose networks are computed in one pass.
 
-A network for a small picture is a thousand small steps: what starts each of them, on a CPU or a GPU, takes longer than
+A network for a small picture is hundreds of small steps: what starts each of them, on a CPU or a GPU, takes longer than
 the step. Several networks of one shape take hardly more when they are computed as one (`dipcli.ensemble`).
 
 Each fit runs in a greenlet, a function that can pause in the middle: where it wants its network computed it pauses
