@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--together", action="store_true")
     parser.add_argument("--device", default="auto", help="of --together")
+    parser.add_argument("--seconds", type=float, default=5, help="that --together tries each number for")
     parser.add_argument("--alike", type=Path, metavar="PICTURES", help="a folder of clean pictures")
     parser.add_argument("--client", action="store_true")
     parser.add_argument("--side", type=int, default=128, help="of the pictures that are measured")
@@ -55,13 +56,13 @@ def main() -> None:
     parser.add_argument("--rate", type=float, nargs="+", default=[3, 10, 30], help="seconds a fit, assumed")
     parser.add_argument("--price", type=float, default=2.0, help="of a GPU for an hour, assumed")
     parser.add_argument("--lost", type=float, default=24, help="hours between two losses of a GPU, assumed")
-    parser.add_argument("--client-ms", type=float, default=19, help="a picture costs the client, as --client found")
+    parser.add_argument("--client-ms", type=float, default=11, help="a picture costs the client, as --client found")
     given = parser.parse_args()
     if given.measure:
         network = ["--preset", given.preset, "--iters"] if given.preset else SMALL
         measure(given.count, given.side, [*network, str(given.iterations)], given.ways.split(","))
     elif given.together:
-        together(given.count, given.side, given.preset or "balanced", given.device)
+        together(given.count, given.side, given.preset or "balanced", given.device, given.seconds)
     elif given.alike:
         alike(given.alike, given.count, given.side, given.preset or "balanced")
     elif given.client:
@@ -119,7 +120,7 @@ def measure(count: int, side: int, options: list[str], ways: list[str]) -> None:
             )
 
 
-def together(most: int, side: int, preset: str, device: str) -> None:
+def together(most: int, side: int, preset: str, device: str, seconds: float) -> None:
     """Iterations a second of one fit, and of two, four, eight and so on in one pass."""
     from dipcli import device as machine
     from dipcli.job import Job
@@ -135,7 +136,7 @@ def together(most: int, side: int, preset: str, device: str) -> None:
         print(f"{side}x{side}, {preset}, {machine.name(chosen)} {machine.precision(chosen)}, {os.cpu_count()} CPUs")
         count, first = 1, 0.0
         while count <= most:
-            found = measured(bench, count, seconds=5)
+            found = measured(bench, count, seconds=seconds)
             first = first or found.iterations
             ratio = found.iterations / first
             print(f"{count:4} together: {found.iterations:8.1f} iterations a second  {ratio:6.2f} x", flush=True)

@@ -400,7 +400,7 @@ def test_no_line_is_broken_or_left_over_in_a_terminal(tmp_path: Path, widths: tu
             assert cells(line) <= recorder.screen.columns
         assert not any(each.startswith(" ") for each in seen[:first]), (seen, "nothing left over above")
         heights.add(len(drawn))
-        if later and number % 5 == 4:
+        if later and number % 3 == 2:
             recorder.size(later.pop(0), lines)
     assert recorder.process.returncode == 0, seen
     assert heights >= {0, min(3, lines - 1)}, "nothing, and all of it"

@@ -77,6 +77,7 @@ LESS: dict[str, dict[str, tuple[str | None, Callable[[str], str]]]] = {
         "--count": (None, _less(8, 2)),
         "--side": (None, _less(2, 32)),
         "--iterations": (None, _less(20, 3)),
+        "--seconds": ("5", lambda _: "0.1"),
     },
     "rivals.py": {},
     "tiles.py": {
