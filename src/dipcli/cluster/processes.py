@@ -70,7 +70,11 @@ class Child:
             answers = self.answers[ticket]
             if self.gone and answers.empty():
                 return None
-        return answers.get(timeout=timeout)
+        answer = answers.get(timeout=timeout)
+        with self.lock:
+            if answers.empty():
+                self.answers.pop(ticket, None)  # a child may see many thousands of them
+        return answer
 
     def send(self, number: int) -> None:
         """Send it a signal, if it is there."""
