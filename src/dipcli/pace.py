@@ -18,7 +18,7 @@ from dipcli.job import Job
 from dipcli.registry import DEFAULT_PRESET
 
 SECONDS = 1.0  # that each number of pictures is tried for
-MORE = 1.1  # times as fast as fewer, or it is not worth it
+MORE = 1.05  # times as fast as fewer, or it is not worth the memory
 MOST = 64  # pictures together that are tried
 FEW = 4  # pictures for which it is not worth finding out
 ENDLESS = 10**9  # iterations
