@@ -480,7 +480,7 @@ def test_on_a_terminal_there_is_a_live_display_and_stdout_stays_clean(noisy_png:
 
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "dipcli", "denoise", noisy_png, "--iters", "40", "--network", TINY],
+        [sys.executable, "-m", "dipcli", "denoise", noisy_png, "--iters", "600", "--network", TINY],
         stdout=subprocess.PIPE,
         stderr=slave,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "OMP_NUM_THREADS": "1"},
@@ -495,8 +495,8 @@ def test_on_a_terminal_there_is_a_live_display_and_stdout_stays_clean(noisy_png:
     stdout, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert stdout.decode() == f"{noisy_png.with_name('noisy.denoised.png')}\n"
-    assert b"/40" in shown, "the bar"
-    assert b"40 iterations in" in shown, "the summary"
+    assert b"/600" in shown, "the bar"
+    assert b"600 iterations in" in shown, "the summary"
 
 
 def test_the_input_is_overwritten_only_on_request(dip: Dip, noisy_png: Path) -> None:

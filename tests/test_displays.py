@@ -374,7 +374,7 @@ class Recorder:
 
 
 # What the display's lines look like, at whatever width; what is said begins at the left edge.
-PROGRESS = r" ([写真 \w.…]+  )?([━╸─]+  )?(starting|\d+(/150)?(  \d+\.\d/s)?(  \d:\d\d( left)?)?)"
+PROGRESS = r" ([写真 \w.…]+  )?([━╸─]+  )?(starting|\d+(/400)?(  \d+\.\d/s)?(  \d:\d\d( left)?)?)"
 NUMBERS = r" ?(  ?loss \d\.\d+)?(  ?fit \d+\.\d\d dB)?(  ?true \d+\.\d\d dB)?(  ?[▁-█]+)?"
 OPINION = r" (holdout \S+, )?best (so far )?at \d+"
 
@@ -387,7 +387,7 @@ def test_no_line_is_broken_or_left_over_in_a_terminal(tmp_path: Path, widths: tu
     name = "写真 of a cat with a long name"
     iio.imwrite(tmp_path / "truth.png", scene(40, 48))
     iio.imwrite(tmp_path / f"{name}.png", noisy(scene(40, 48)))
-    options = ("--reference", "truth.png", "--iters", 150)
+    options = ("--reference", "truth.png", "--iters", 400)
     recorder = Recorder(widths[0], lines, "denoise", f"{name}.png", *options, at=tmp_path)
     later, heights = list(widths[1:]), set()
     for number, seen in enumerate(recorder.frames()):
