@@ -37,6 +37,10 @@ class Pace(NamedTuple):
     memory: int
     limit: int | None
 
+    def room(self, together: int) -> bool:
+        """Whether there is memory for so many."""
+        return self.limit is None or together * self.memory <= self.limit
+
 
 def measured(
     bench: Bench, together: int = 1, seconds: float = SECONDS, asked: Callable[[], object] = lambda: None
@@ -138,7 +142,7 @@ def _fastest(tried: Callable[[int], Pace], job: Job, most: int, say: Callable[[s
         if pace.iterations >= MORE * paces[best].iterations:
             best = count
         count *= 2
-        if pace.limit is not None and count * pace.memory > pace.limit:
+        if not pace.room(count):
             break
     told = ", ".join(f"{count} {pace.iterations:.1f}" for count, pace in paces.items())
     say(f"Iterations a second on {job.source}, by pictures together: {told}. So {best} together.")

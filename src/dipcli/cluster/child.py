@@ -164,8 +164,7 @@ def _restore(job: Job, _order: Mapping[str, Any], notes: _Notes, interrupt: Inte
 
 def _try(job: Job, order: Mapping[str, Any], _notes: _Notes, _interrupt: Interrupt) -> Answer:
     """Fit a picture for so many seconds, write nothing, and say how fast that went and what memory it takes."""
-    pace = measured(laid_out(job), order["together"], order["seconds"])
-    return {"pace": pace.iterations, "memory": pace.memory, "limit": pace.limit}
+    return measured(laid_out(job), order["together"], order["seconds"])._asdict()
 
 
 ORDERS: Mapping[str, Callable[[Job, Mapping[str, Any], _Notes, Interrupt], Answer]] = {"restore": _restore, "try": _try}

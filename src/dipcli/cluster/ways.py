@@ -14,7 +14,7 @@ from dipcli import memory
 from dipcli.cluster.orders import order
 from dipcli.cluster.processes import Child
 from dipcli.job import Job
-from dipcli.pace import MORE, MOST
+from dipcli.pace import MORE, MOST, Pace
 
 SECONDS = 2.0  # that each way is tried for
 WORSE = 0.9  # of the best pace: beyond that nothing more is to be hoped for
@@ -32,24 +32,6 @@ class Way(NamedTuple):
     fits: int
     threads: int
     together: int = 1
-
-
-class Tried(NamedTuple):
-    """What a way came to.
-
-    Attributes:
-        pace: iterations a second, of all fits.
-        memory: bytes that each fit takes.
-        limit: bytes that those of a process may take; None for no end.
-    """
-
-    pace: float
-    memory: int
-    limit: int | None
-
-    def room(self, together: int) -> bool:
-        """Whether there is memory for so many in a process."""
-        return self.limit is None or together * self.memory <= self.limit
 
 
 def cores() -> int:
@@ -94,31 +76,31 @@ def measured(
     """
     if len(ways) == 1 and (wanted == 1 or ways[0].fits >= most):
         return ways[0]
-    found: dict[Way, Tried] = {}
+    found: dict[Way, Pace] = {}
     with ExitStack() as held:
         children: list[Child] = []
         for way in ways:
             count = 1 if pins else way.fits
             children += [held.enter_context(closing(Child(*pins[:1]))) for _ in range(count - len(children))]
-            fastest = max((pace for pace, *_ in found.values()), default=0.0)
+            fastest = max((tried.iterations for tried in found.values()), default=0.0)
             before = len(found)
             found.update(_sizes(way, children[:count], job, most, wanted))
             if len(found) == before:
                 break  # the fit itself will tell what is wrong
-            best = max([*found.values()][before:], key=lambda tried: tried.pace)
-            if best.pace < WORSE * fastest or 2 * way.fits * best.memory > free():
+            best = max([*found.values()][before:], key=lambda tried: tried.iterations)
+            if best.iterations < WORSE * fastest or 2 * way.fits * best.memory > free():
                 break
     if not found:
         return ways[0]
-    best_way = max(found, key=lambda way: found[way].pace)
+    best_way = max(found, key=lambda way: found[way].iterations)
     if len(found) > 1:
-        told = ", ".join(f"{_told(way)} {tried.pace:.1f}" for way, tried in found.items())
+        told = ", ".join(f"{_told(way)} {tried.iterations:.1f}" for way, tried in found.items())
         company = f", {best_way.together} together in each" if best_way.together > 1 else ""
         say(f"Iterations a second on {job.source}, by fits at once: {told}. So {best_way.fits} at once{company}.")
     return best_way
 
 
-def _sizes(way: Way, children: Sequence[Child], job: Job, most: int, wanted: int | None) -> Iterator[tuple[Way, Tried]]:
+def _sizes(way: Way, children: Sequence[Child], job: Job, most: int, wanted: int | None) -> Iterator[tuple[Way, Pace]]:
     """This way with as many together as are wanted, or ever more as long as that is faster; none where one fails."""
     each = -(-most // way.fits)  # pictures for each process
     way = way._replace(together=min(wanted or 1, each))
@@ -128,14 +110,14 @@ def _sizes(way: Way, children: Sequence[Child], job: Job, most: int, wanted: int
             way = way._replace(together=max(1, (tried.limit or 0) // tried.memory))
             continue
         yield way, tried
-        if tried.pace >= MORE * most_so_far:
-            best, most_so_far = way.together, tried.pace
+        if tried.iterations >= MORE * most_so_far:
+            best, most_so_far = way.together, tried.iterations
         way = way._replace(together=2 * way.together)
         if wanted or way.together > min(each, MOST, 4 * best) or not tried.room(way.together):
             return
 
 
-def _tried(way: Way, children: Sequence[Child], job: Job) -> Tried | None:
+def _tried(way: Way, children: Sequence[Child], job: Job) -> Pace | None:
     """What this way comes to; None where a fit fails."""
     allotted = free() // len(children)
     for child in children:
@@ -143,11 +125,11 @@ def _tried(way: Way, children: Sequence[Child], job: Job) -> Tried | None:
             order(job, "try", threads=way.threads, memory=allotted, seconds=SECONDS, together=way.together), ticket=1
         )
     answers = [child.answer(ticket=1) or {} for child in children]
-    if not all("pace" in answer for answer in answers):
+    if not all("iterations" in answer for answer in answers):
         return None
     limits: list[Any] = [answer["limit"] for answer in answers if answer["limit"] is not None]
-    return Tried(
-        sum(answer["pace"] for answer in answers),
+    return Pace(
+        sum(answer["iterations"] for answer in answers),
         max(answer["memory"] for answer in answers),
         min(limits, default=None),
     )
