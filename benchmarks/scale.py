@@ -146,17 +146,18 @@ def together(most: int, side: int, preset: str, device: str, seconds: float) -> 
 def alike(pictures: Path, count: int, side: int, preset: str) -> None:
     """PSNR of the middles of clean pictures with noise of sigma 25, restored one by one and together."""
     import imageio.v3 as iio
+    from stopping import middle
+
+    from dipcli.metrics import psnr
 
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         (place / "in").mkdir()
         clean = {}
         for number, path in enumerate(sorted(pictures.glob("*.png"))[:count]):
-            whole = np.asarray(iio.imread(path, mode="RGB"))
-            top, left = ((length - side) // 2 for length in whole.shape[:2])
-            clean[path.stem] = whole[top : top + side, left : left + side].astype(float)
+            clean[path.stem] = middle(path, side) / 255
             noise = np.random.default_rng(number).normal(0, 25, (side, side, 3))
-            noisy = np.clip(clean[path.stem] + noise, 0, 255).round().astype(np.uint8)
+            noisy = np.clip(255 * clean[path.stem] + noise, 0, 255).round().astype(np.uint8)
             iio.imwrite(place / f"in/{path.stem}.png", noisy)
         found: dict[str, dict[str, float]] = {}
         for name, size in (("one by one", 1), ("together", count)):
@@ -165,8 +166,7 @@ def alike(pictures: Path, count: int, side: int, preset: str) -> None:
             subprocess.run([*call, "--preset", preset], cwd=place, check=True, stdout=subprocess.DEVNULL)
             found[name] = {"seconds": perf_counter() - began}
             for stem, truth in clean.items():
-                error = ((np.asarray(iio.imread(place / str(size) / f"{stem}.png"), float) - truth) ** 2).mean()
-                found[name][stem] = 10 * np.log10(255**2 / error)
+                found[name][stem] = psnr(iio.imread(place / str(size) / f"{stem}.png") / 255, truth)
         one, other = found.values()
         for stem in clean:
             print(f"{stem:16} {one[stem]:6.2f} {other[stem]:6.2f} dB")
