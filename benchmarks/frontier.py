@@ -36,12 +36,12 @@ from stopping import NAMES, middle, noisy
 from torch import Tensor
 
 from dipcli.bench import prepare, solve
-from dipcli.engine import Step
 from dipcli.metrics import psnr
 from dipcli.observers import pixels
 from dipcli.picture import from_array
 from dipcli.registry import tasks
 from dipcli.stopping import Verdict
+from dipcli.stopping.step import Step
 
 EVERY = 20  # iterations between looks at the quality
 SIGMA = 25

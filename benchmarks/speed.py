@@ -29,11 +29,11 @@ from stopping import middle
 from torch import Tensor
 
 from dipcli.bench import prepare, solve
-from dipcli.engine import Step
 from dipcli.metrics import psnr
 from dipcli.picture import from_array
 from dipcli.registry import tasks
 from dipcli.stopping import Verdict
+from dipcli.stopping.step import Step
 
 SIGMA = 25
 WARMING = 2  # iterations that are not counted

@@ -31,13 +31,14 @@ from scipy.ndimage import gaussian_filter
 
 from dipcli import images, restarts, stopping
 from dipcli.bench import prepare, solve
-from dipcli.engine import Step, fit
+from dipcli.engine import fit
 from dipcli.metrics import psnr
 from dipcli.observers import pixels
 from dipcli.picture import from_array
 from dipcli.registry import tasks
 from dipcli.settings import MEMORIES
 from dipcli.stopping import Verdict
+from dipcli.stopping.step import Step
 
 SIDE = 256
 EVERY = 5
@@ -113,7 +114,7 @@ class Juror:
     verdict: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.rule = stopping.named(self.name)
+        self.rule = stopping.parse_rule(self.name)
         self.state, _ = self.rule.start(self.problem)
         self.image: Any = None
         self.kept, self.memory = 0, 0.0
@@ -165,7 +166,7 @@ def going_on(bench: Any, keeper: Keeper) -> tuple[Any, int]:
 def second_fit(bench: Any, keeper: Keeper) -> tuple[Any, int]:
     """From the beginning with all pixels, for as many iterations as were kept."""
     settings = replace(bench.settings, iterations=keeper.juror.kept, stop="none", ema=keeper.juror.memory)
-    prior = restarts.fresh(bench.problem, settings, stopping.named("none"))
+    prior = restarts.fresh(bench.problem, settings, stopping.parse_rule("none"))
     return fit(bench.problem, prior, settings), keeper.juror.kept
 
 

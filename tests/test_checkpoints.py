@@ -25,14 +25,15 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dipcli import checkpoints, files, outlook, stopping
+from dipcli import checkpoints, files, outlook
 from dipcli.checkpoints import Checkpoints
-from dipcli.engine import Fit, Step, fit
+from dipcli.engine import Fit, fit
 from dipcli.errors import DipError
 from dipcli.networks import build
 from dipcli.problem import Problem
 from dipcli.recovery import Checkpoint
 from dipcli.settings import Settings
+from dipcli.stopping.step import Step
 
 KILLS = int(os.environ.get("DIP_KILLS", "3"))  # how often a process is killed; 20 by night
 SHAPE = (3, 16, 16)
@@ -54,7 +55,7 @@ def same(one: Fit, other: Fit) -> bool:
 def through_a_file(checkpoint: Checkpoint, settings: Settings, path: Path) -> Checkpoint:
     """As it comes back from disk."""
     torch.save(checkpoints.plain(checkpoint), path)
-    state, _ = stopping.chosen(settings).start(denoising())
+    state, _ = settings.rule().start(denoising())
     back: Checkpoint = checkpoints.restored(torch.load(path, weights_only=True), state)
     return back
 

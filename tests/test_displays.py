@@ -23,11 +23,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dipcli import displays, pane, standing, stopping
-from dipcli.engine import Step
 from dipcli.problem import Problem
 from dipcli.sparkline import BLOCKS, MOST, Curve, sparkline
 from dipcli.standing import Ahead, Standing
 from dipcli.stopping import Verdict
+from dipcli.stopping.step import Step
 from dipcli.terminal import Terminal
 from dipcli.typeset import cells, fitted, legible, part, shortened, wrapped
 

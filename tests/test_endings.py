@@ -18,7 +18,7 @@ from conftest import TINY, Dip, noisy, scene
 import dipcli
 from dipcli import bench, metrics, stopping
 from dipcli.case import Case
-from dipcli.engine import Fit, Step
+from dipcli.engine import Fit
 from dipcli.errors import DipError
 from dipcli.picture import from_array
 from dipcli.problem import Problem
@@ -26,6 +26,7 @@ from dipcli.registry import tasks
 from dipcli.restarts import Deadline, Run, Runs
 from dipcli.settings import Settings
 from dipcli.spread import Spread
+from dipcli.stopping.step import Step
 
 RULES = [
     "auto",
@@ -96,7 +97,7 @@ def test_nothing_that_a_rule_is_shown_holds_the_truth(
     truth = torch.from_numpy(iio.imread(clean_png)).permute(2, 0, 1) / 255
     seen: list[torch.Tensor] = []
 
-    class Nosy:
+    class Nosy(stopping.Rule):
         def start(self, problem: Problem) -> tuple[None, Problem]:
             seen.extend(tensors(problem))
             return None, problem
@@ -108,7 +109,7 @@ def test_nothing_that_a_rule_is_shown_holds_the_truth(
     def holds_the_truth() -> bool:
         return any(each.shape == truth.shape and torch.allclose(each.float(), truth, atol=1e-4) for each in seen)
 
-    monkeypatch.setattr(stopping, "chosen", lambda *_: Nosy())
+    monkeypatch.setattr(Settings, "rule", lambda *_: Nosy())
     result = dip("denoise", clean_png, "--simulate-noise", 25, *SMALL)
     assert result.exit_code == 0, result.output
     assert len(seen) > 5

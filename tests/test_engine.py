@@ -13,13 +13,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dipcli.engine import Fit, Prior, Step, fit
+from dipcli.engine import Fit, Prior, fit
 from dipcli.errors import DipError
 from dipcli.losses import squared_error, total_variation
 from dipcli.networks import build
 from dipcli.problem import Problem
 from dipcli.settings import Settings
 from dipcli.stopping import Verdict
+from dipcli.stopping.step import Step
 
 SHAPE = (3, 24, 20)
 PLAIN = Settings(stop="none", reg_noise=0, ema=0)

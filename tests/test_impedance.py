@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from dipcli import networks, registry
 from dipcli.case import Case
 from dipcli.curves import TARGETS, Curves
-from dipcli.engine import Step
 from dipcli.errors import UsageError
 from dipcli.picture import Picture, from_array
 from dipcli.stopping import Verdict
+from dipcli.stopping.step import Step
 from dipcli.tasks.impedance import between, impedance, reduced, side_by_side, targets
 
 SIZE = (2, 3)

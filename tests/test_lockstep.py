@@ -358,4 +358,4 @@ def test_stopping_rules_see_their_own_picture() -> None:
     given = replace(SMALL, stop="emv:guard=2:patience=4", iterations=None, max_iterations=40)
     results = {each.steps: each for each in together(*(fitting(seed, given) for seed in range(4)))}
     assert {alone(seed, given).steps for seed in range(4)} == set(results)
-    assert isinstance(stopping.chosen(given), stopping.Ending)
+    assert isinstance(given.rule(), stopping.Ending)

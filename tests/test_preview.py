@@ -13,13 +13,13 @@ import torch
 from conftest import TINY, Dip, noisy, scene
 
 from dipcli import files, images, preview
-from dipcli.engine import Step
 from dipcli.errors import DipError
-from dipcli.mosaic import Course, Patch, Tile
+from dipcli.mosaic import Course, Patch
 from dipcli.picture import from_array
 from dipcli.preview import Frames, Preview, factor, reduced
 from dipcli.problem import Problem
 from dipcli.stopping import Verdict
+from dipcli.stopping.step import Step, Tile
 from dipcli.tiles import layout
 
 QUICK = ("--network", TINY, "--input", "noise", "--input-depth", 4, "--warmup", 0)

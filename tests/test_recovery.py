@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from dipcli import engine, recovery
 from dipcli.adam import Adam
-from dipcli.engine import Fit, Prior, Step, fit
+from dipcli.engine import Fit, Prior, fit
 from dipcli.losses import squared_error
 from dipcli.networks import build
 from dipcli.problem import Problem
 from dipcli.recovery import Lifeline, Reached
 from dipcli.settings import Settings
 from dipcli.stopping import Verdict
+from dipcli.stopping.step import Step
 
 SHAPE = (3, 24, 20)
 PLAIN = Settings(network=TINY, input_depth=4, stop="none", reg_noise=0, ema=0.9)

@@ -10,13 +10,14 @@ import torch
 from conftest import TINY, noisy, scene
 
 from dipcli import restarts
-from dipcli.engine import Fit, Prior, Step, fit
+from dipcli.engine import Fit, Prior, fit
 from dipcli.errors import DipError, UsageError
 from dipcli.networks import build
 from dipcli.problem import Problem
 from dipcli.restarts import Deadline, Run, Runs, fit_runs
 from dipcli.settings import Settings
 from dipcli.stopping import HoldOut, Never, Rule, Verdict
+from dipcli.stopping.step import Step
 
 SHAPE = (3, 24, 20)
 SMALL = Settings(network=TINY, input_depth=4, iterations=6, precision="fp32")

@@ -14,11 +14,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from dipcli import stopping
-from dipcli.engine import Step
 from dipcli.errors import UsageError
 from dipcli.problem import Problem
 from dipcli.settings import Settings
-from dipcli.stopping import EMV, WMV, Auto, HoldOut, Never, Sigma, Verdict, at_most, exactly, unless
+from dipcli.stopping import EMV, WMV, Auto, HoldOut, Never, Rule, Sigma, Verdict, at_most, exactly, unless
+from dipcli.stopping.step import Step
 
 PROBLEM = Problem(measured=torch.zeros(1, 2, 2), shape=(1, 2, 2))
 
@@ -136,7 +136,7 @@ def test_unless_ends_when_asked() -> None:
     ],
 )
 def test_a_rule_has_a_name_and_parameters(text: str, rule: stopping.Rule) -> None:
-    assert stopping.named(text) == rule
+    assert stopping.parse_rule(text) == rule
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_rule_has_a_name_and_parameters(text: str, rule: stopping.Rule) -> Non
 )
 def test_an_unknown_rule_or_parameter_is_answered_with_what_there_is(text: str, way_out: str) -> None:
     with pytest.raises(UsageError, match=way_out):
-        stopping.named(text)
+        stopping.parse_rule(text)
     with pytest.raises(UsageError, match=way_out):
         Settings(stop=text)
 
@@ -348,9 +348,9 @@ def test_sigma_is_told_the_level_or_estimates_it() -> None:
     problem = Problem(measured=measured, shape=(3, 96, 96))
     state, _ = Sigma().start(problem)
     assert state.level == pytest.approx(0.1, rel=0.06)
-    assert stopping.chosen(Settings(stop="sigma", sigma="30")).rule == Sigma(30.0)
-    assert stopping.chosen(Settings(stop="sigma:level=7", sigma="30")).rule == Sigma(7.0), "what is nearer holds"
-    assert stopping.chosen(Settings(sigma="30")).rule == Auto(30.0)
+    assert Settings(stop="sigma", sigma="30").rule().rule == Sigma(30.0)
+    assert Settings(stop="sigma:level=7", sigma="30").rule().rule == Sigma(7.0), "what is nearer holds"
+    assert Settings(sigma="30").rule().rule == Auto(30.0)
     for small in (torch.zeros(3, 20, 20), torch.zeros(50), torch.full((3, 96, 96), 0.5)):
         with pytest.raises(UsageError, match="--sigma 25"):
             Sigma().start(Problem(measured=small, shape=(3, 20, 20)))
@@ -390,9 +390,9 @@ def test_auto_says_at_the_end_what_it_chose() -> None:
     assert [each.stop for each in verdicts[:-1]] == [None] * (len(verdicts) - 1)
 
 
-def test_a_new_rule_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_rule_is_one_class() -> None:
     @dataclass(frozen=True)
-    class Patient:
+    class Patient(Rule):
         """Stop at a given iteration."""
 
         name: ClassVar[str] = "patient"
@@ -404,9 +404,8 @@ def test_a_new_rule_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
         def judge(self, step: Step, state: None) -> tuple[Verdict, None]:
             return Verdict(keep=True, stop="it is time" if step.number >= self.until else None), state
 
-    monkeypatch.setattr(stopping, "Patient", Patient, raising=False)
     assert Settings(stop="patient:until=5").stop == "patient:until=5"
-    assert len(judged(stopping.named("patient:until=5"), [0] * 9)) == 5
+    assert len(judged(stopping.parse_rule("patient:until=5"), [0] * 9)) == 5
 
 
 def test_a_verdict_says_nothing_by_itself() -> None:

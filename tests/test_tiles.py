@@ -21,7 +21,6 @@ from torch import Tensor
 
 from dipcli import bench, denoise, mosaic, operators, stopping, tiles
 from dipcli.bench import Bench, prepare, solve
-from dipcli.engine import Step
 from dipcli.errors import DipError, OutOfMemoryError, UsageError
 from dipcli.observers import Metrics, Row
 from dipcli.picture import from_array
@@ -31,8 +30,9 @@ from dipcli.settings import SMALLEST_TILE, Settings
 from dipcli.sketch import Sketch
 from dipcli.spread import Spread
 from dipcli.stopping import Verdict
+from dipcli.stopping.step import Place, Step
 from dipcli.tasks.inpaint import inpaint
-from dipcli.tiles import Place, blend, layout
+from dipcli.tiles import blend, layout
 
 NETWORK = "skip:channels=8,8:skips=4,4"
 TINY: dict[str, Any] = {"network": NETWORK, "input_depth": 4, "iterations": 4, "stop": "none", "tile": "128"}
@@ -212,10 +212,10 @@ def test_a_tile_is_the_fit_of_its_window_and_knows_no_other() -> None:
 
 def test_the_whole_decides_what_the_rule_leaves_open() -> None:
     y = torch.from_numpy(noisy(scene(160, 160)).transpose(2, 0, 1) / np.float32(255))
-    rule = stopping.settled(stopping.chosen(Settings(stop="auto:patience=7")), plain(y))
+    rule = Settings(stop="auto:patience=7").rule().resolve(plain(y))
     assert isinstance(rule, stopping.Ending)
     assert rule.rule == stopping.HoldOut(patience=7)
-    level = stopping.settled(stopping.Sigma(), plain(y))
+    level = stopping.Sigma().resolve(plain(y))
     assert isinstance(level, stopping.Sigma)
     assert level.level == pytest.approx(25, rel=0.1)
 

@@ -109,7 +109,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
         if uncertainty and case.render:
             raise UsageError(f"uncertainty has nothing to tell of: {task.name} makes a figure.")
         bench = prepare(case.problem, settings, beside=case.size, watched=Spread.pictures if uncertainty else 0)
-        rule = stopping.chosen(settings, None if isinstance(stop, str) else stop)
+        rule = settings.rule(None if isinstance(stop, str) else stop)
         bar = Bar() if progress else Silent()
         meter = Metrics(bench.problem, None, EVERY, [bar.tell])
         spread = [Spread()] if uncertainty else []

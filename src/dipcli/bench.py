@@ -22,7 +22,7 @@ from dipcli.problem import Problem
 from dipcli.registry import Task
 from dipcli.restarts import Deadline, Progress, Runs, fit_runs
 from dipcli.settings import Settings
-from dipcli.tiles import Place
+from dipcli.stopping.step import Place
 
 BY_SPEED = ("fast", "balanced", "best")
 TRIALS = 3  # iterations that tell the pace
@@ -88,7 +88,7 @@ def prepare(
         outlook = foretell(problem, settings, replace(cost, watched=watched), beside, places)
         if not outlook.places:
             problem = problem.to(device)
-            prior = restarts.fresh(problem, settings, stop or stopping.chosen(settings)).to(device)
+            prior = restarts.fresh(problem, settings, stop or settings.rule()).to(device)
         return Bench(problem, prior, settings, outlook)
 
 
@@ -144,7 +144,7 @@ def solve(
             smaller = None
             say(f"memory ran out: going on in {len(places)} tiles")
         problem = problem.to(torch.device("cpu"))
-        rule = stopping.settled(stop or stopping.chosen(settings), problem)
+        rule = (stop or settings.rule()).resolve(problem)
         course = begin if isinstance(begin, Course) else None
         return fit_tiles(problem, places, settings, rule, say=say, smaller=smaller, begin=course, **how)
 

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dipcli.engine import Step
     from dipcli.picture import Picture
     from dipcli.rivals import Rival
     from dipcli.stopping import Verdict
+    from dipcli.stopping.step import Step
 
 
 @dataclass(frozen=True, kw_only=True)

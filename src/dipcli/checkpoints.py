@@ -22,7 +22,7 @@ from dipcli.mosaic import Course, Patch
 from dipcli.problem import Problem
 from dipcli.recovery import Checkpoint, Held, Kept, Reached, Watched
 from dipcli.restarts import Progress, Run
-from dipcli.tiles import Place
+from dipcli.stopping.step import Place
 
 LAYOUT = 1  # of the file: one of another layout is not read
 # What a file may name. Everything else in it has to be of the class of what a fresh fit has in its place.

@@ -15,8 +15,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from dipcli.engine import Step
     from dipcli.stopping import Verdict
+    from dipcli.stopping.step import Step
 
 INCHES = (8.0, 4.5)
 DPI = 200  # twice what a README shows: sharp on every screen

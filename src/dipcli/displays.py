@@ -17,9 +17,9 @@ from dipcli.standing import Ahead, Standing, clock, numbers
 from dipcli.typeset import GAP, legible
 
 if TYPE_CHECKING:
-    from dipcli.engine import Step
     from dipcli.observers import Row
     from dipcli.stopping import Verdict
+    from dipcli.stopping.step import Step
 
 __all__ = ["Bar", "Display", "Lines", "Silent", "choose", "clock", "ending", "legible", "machinery", "summary"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, repeat
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,8 @@ from dipcli.perturbation import perturbed_input
 from dipcli.problem import Problem
 from dipcli.recovery import Checkpoint, Kept, Lifeline, Reached
 from dipcli.settings import Settings
+from dipcli.stopping.step import Step
 from dipcli.warmup import Part
-
-if TYPE_CHECKING:
-    from dipcli.mosaic import Tile
 
 ADAM_BEFORE_LBFGS = 100  # the published warm-up: so many steps of Adam,
 ADAM_RATE_BEFORE_LBFGS = 0.001  # at this rate
@@ -53,42 +51,6 @@ class Prior:
     def to(self, device: torch.device) -> Prior:
         """The same prior on another device. The network is moved, not copied."""
         return replace(self, network=self.network.to(device), code=self.code.to(device))
-
-
-@dataclass(frozen=True)
-class Step:
-    """One iteration, as rules and observers see it.
-
-    The tensors are detached, still on the device, and never written to again: not by the engine, and not by those
-    who are shown them.
-
-    Attributes:
-        number: counts from 1.
-        loss: the value of the data term and the penalty, a scalar.
-        image: x, the network's own output, shape (C, H, W), usually 0..1.
-        averages: exponential averages of the outputs so far, bias-corrected, each of shape (C, H, W); one for each of
-            `Settings.memories`.
-        rate: the learning rate of this step.
-        seconds: time spent in the fit so far, observers not counted.
-        event: what happened at this iteration out of the ordinary, as a sentence; None as a rule.
-        run: which of several fits to the same measurement, counted from 1.
-        tile: of which tile of a larger picture it is, where that is fitted in tiles.
-    """
-
-    number: int
-    loss: Tensor
-    image: Tensor
-    averages: tuple[Tensor, ...]
-    rate: float
-    seconds: float
-    event: str | None = None
-    run: int = 1
-    tile: Tile | None = None
-
-    @property
-    def average(self) -> Tensor:
-        """The first of the averages: the one that is logged."""
-        return self.averages[0]
 
 
 @dataclass(frozen=True)
@@ -156,7 +118,7 @@ def fit(
     Raises:
         DipError: when the fit ends in numbers that are not finite.
     """
-    rule = stop or stopping.chosen(settings)
+    rule = stop or settings.rule()
     state, problem = rule.start(problem)
     prior, spent, draws = _begun(prior, begin)
     network, code = _laid_out(prior, settings)

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from dipcli import groups, networks, stopping
-from dipcli.engine import Prior, Step, fit
+from dipcli.engine import Prior, fit
 from dipcli.losses import squared_error
 from dipcli.problem import Problem
 from dipcli.restarts import fresh
 from dipcli.settings import Settings
+from dipcli.stopping.step import Step
 
 SHARE = 0.8  # of the memory that is free: what is used when nobody says how much
 ALLOTTED: ContextVar[int | None] = ContextVar("allotted", default=None)  # bytes for this process, one of several

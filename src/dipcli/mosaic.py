@@ -13,35 +13,16 @@ from torch.nn import functional
 
 from dipcli import device as machine
 from dipcli.descent import Descend, alone
-from dipcli.engine import Fit, Observer, Step, let_go
+from dipcli.engine import Fit, Observer, let_go
 from dipcli.errors import OutOfMemoryError
 from dipcli.problem import Problem
 from dipcli.restarts import Deadline, Progress, Run, Runs, fit_runs, fresh
 from dipcli.settings import Settings
 from dipcli.stopping import Rule, Verdict
-from dipcli.tiles import Cut, Place, blend, divided, unsettled
+from dipcli.stopping.step import Place, Step, Tile
+from dipcli.tiles import Cut, blend, divided, unsettled
 
 Note: TypeAlias = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """What is being fitted, as those who watch are told.
-
-    Attributes:
-        number: counted from 1.
-        count: of all tiles.
-        place: in the picture.
-        problem: as it is fitted, on the device.
-    """
-
-    number: int
-    count: int
-    place: Place
-    problem: Problem
-
-    def __str__(self) -> str:
-        return f"tile {self.number}/{self.count}"
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from dipcli.engine import Step
     from dipcli.picture import Picture
     from dipcli.problem import Problem
     from dipcli.stopping import Verdict
+    from dipcli.stopping.step import Step
 
 Row: TypeAlias = dict[str, float | int | str | None]
 

@@ -11,7 +11,7 @@ from dipcli.errors import DipError, UsageError
 from dipcli.memory import Cost
 from dipcli.problem import Problem
 from dipcli.settings import Settings
-from dipcli.tiles import Place
+from dipcli.stopping.step import Place
 
 GIB = 2**30
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 from dipcli import device as machine
 from dipcli import images, lockstep, memory, stopping
 from dipcli.bench import Bench, prepare, solve
-from dipcli.engine import Step
 from dipcli.errors import DipError
 from dipcli.job import Job
 from dipcli.registry import DEFAULT_PRESET
+from dipcli.stopping.step import Step
 
 SECONDS = 1.0  # that each number of pictures is tried for
 MORE = 1.05  # times as fast as fewer, or it is not worth the memory

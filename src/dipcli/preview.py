@@ -17,12 +17,11 @@ from dipcli.observers import pixels
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dipcli.engine import Step
     from dipcli.mosaic import Course
     from dipcli.picture import Picture
     from dipcli.problem import Problem
     from dipcli.stopping import Verdict
-    from dipcli.tiles import Place
+    from dipcli.stopping.step import Place, Step
 
 LARGEST, SMALL = 1024, 512  # pixels on the longer side of a preview, and of a frame
 SOON, BETWEEN = 1.0, 2.0  # seconds to the first preview, and from one to the next;

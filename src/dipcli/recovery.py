@@ -20,7 +20,7 @@ from dipcli.errors import DipError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dipcli.engine import Step
+    from dipcli.stopping.step import Step
 
 LOOKED_AT = 10  # iterations between looks at the loss: reading it makes a GPU wait
 COLLAPSE = 10**0.5  # a loss so many times what it was lately, 5 dB, is a collapse: published

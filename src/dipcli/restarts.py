@@ -172,7 +172,7 @@ def fit_runs(
         DipError: when all fits end in numbers that are not finite.
     """
     deadline = deadline or Deadline(settings.budget())
-    rule = stop or stopping.chosen(settings)
+    rule = stop or settings.rule()
     heeding = stopping.unless(stopping.unless(rule, deadline.up), asked)
     most = settings.runs or (1 if deadline.end is None else MOST)
     observers = tuple(observers)

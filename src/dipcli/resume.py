@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from dipcli import account as accounts
-from dipcli import checkpoints, manifest, stopping
+from dipcli import checkpoints, manifest
 from dipcli.bench import Bench
 from dipcli.errors import DipError
 from dipcli.job import CHECKPOINT, WHERE, Job
 from dipcli.mosaic import Course
 from dipcli.restarts import Progress
-from dipcli.tiles import Place
+from dipcli.stopping.step import Place
 
 # What `described` says of a run: no more of where its output goes than `output` does.
 PLACED = ("folder", "stem", "title")
@@ -83,11 +83,11 @@ class HalfDone:
         if begun is None:
             return None
         device = torch.device(bench.settings.device)
-        rule, problem = stopping.chosen(bench.settings), bench.problem
+        rule, problem = bench.settings.rule(), bench.problem
         try:
             if bench.outlook.places:
                 place = checkpoints.restored(begun["fields"]["waiting"]["fields"][0])
-                rule, problem = stopping.settled(rule, problem), problem.window(place.rows, place.columns).to(device)
+                rule, problem = rule.resolve(problem), problem.window(place.rows, place.columns).to(device)
             state, _ = rule.start(problem)
             progress = checkpoints.restored(begun, state, device)
         except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:

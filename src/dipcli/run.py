@@ -70,8 +70,8 @@ def restore(
     bench = prepare(case.problem, settings, beside=case.size, watched=watched, places=before.places if before else None)
     for remark in (*case.remarks, *worries(case, output)):
         display.note(f"{job.source}: {remark}")
-    stopping.chosen(settings).start(bench.first)  # what it refuses, it refuses before anything is touched
-    rule = stopping.told(stopping.chosen(settings), bench.problem)
+    settings.rule().start(bench.first)  # what it refuses, it refuses before anything is touched
+    rule = settings.rule().describe(bench.problem)
     if settings.stop.partition(":")[0] == stopping.Auto.name:
         display.note(f"{job.source}: {rule}")
     announce(preset, bench.settings, _foretold(job, preset, bench, display))

@@ -157,7 +157,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check(self)
-        stopping.named(self.stop)
+        stopping.parse_rule(self.stop)
         self.noise_level()
         self.budget()
         self.side()
@@ -218,6 +218,19 @@ class Settings:
             return specs.size(self.max_memory)
         except ValueError:
             raise UsageError(f"--max-memory {self.max_memory!r} is no amount: write it as 8G or 800M.") from None
+
+    def rule(self, rule: stopping.Rule | None = None) -> stopping.Rule:
+        """The stopping rule, limited to the iterations asked for.
+
+        With `iterations` the run has exactly that many, without it at most `max_iterations`.
+
+        Args:
+            rule: replaces the one that `stop` names.
+        """
+        rule = rule or stopping.parse_rule(self.stop)
+        exactly = self.iterations
+        limited = stopping.at_most(rule, self.max_iterations) if exactly is None else stopping.exactly(rule, exactly)
+        return limited.with_noise_level(self.noise_level() or 0.0)
 
     @property
     def memories(self) -> tuple[float, ...]:

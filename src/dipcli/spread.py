@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from dipcli.engine import Step
     from dipcli.restarts import Runs
     from dipcli.stopping import Verdict
-    from dipcli.tiles import Place
+    from dipcli.stopping.step import Place, Step
 
 MEMORY = 0.99  # of the variance of the outputs
 

@@ -12,9 +12,9 @@ from dipcli.sparkline import Curve
 from dipcli.typeset import GAP, legible
 
 if TYPE_CHECKING:
-    from dipcli.engine import Step
     from dipcli.observers import Row
     from dipcli.stopping import Verdict
+    from dipcli.stopping.step import Step
 
 JUST_NOW = 10  # iterations ago
 

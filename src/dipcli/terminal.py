@@ -15,9 +15,9 @@ from dipcli.standing import Ahead, Standing, numbers
 from dipcli.typeset import DOTS, ELLIPSIS, Form, Part, cells, fitted, legible, part, shortened, wrapped
 
 if TYPE_CHECKING:
-    from dipcli.engine import Step
     from dipcli.observers import Row
     from dipcli.stopping import Verdict
+    from dipcli.stopping.step import Step
 
 MARGIN = 1  # cells at either end of a line: the cursor rests in the one at the left
 LONGEST_BAR, FAIR_BAR, SHORTEST_BAR = 28, 16, 8  # cells

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.nn import functional
 from dipcli.errors import DipError
 from dipcli.problem import Problem
 from dipcli.settings import SMALLEST_TILE
+from dipcli.stopping.step import Place
 
 MOST = 64  # tiles along a side
 # Of two neighbours, in pixels: so much of a tile's side, within these. What it costs is measured in
@@ -24,27 +25,6 @@ MARGIN = 1 / 4  # of an overlap at either end of it, where the tile that ends th
 FEWEST = 16  # pixels that count, below which a tile has too little to go by
 HOLE = 1 / 2  # of a tile's side: what is in a larger hole the tile cannot tell from what surrounds it
 CELL = 16  # pixels: how finely holes are looked for
-
-
-class Place(NamedTuple):
-    """Where a tile lies in the picture, and how much it counts there.
-
-    Attributes:
-        rows: of the picture.
-        columns: of the picture.
-        down: how much each of its rows counts, 0..1.
-        across: how much each of its columns does.
-    """
-
-    rows: slice
-    columns: slice
-    down: Tensor
-    across: Tensor
-
-    @property
-    def weights(self) -> Tensor:
-        """How much each pixel counts, shape (h, w): those of all tiles add up to 1 everywhere."""
-        return self.down[:, None] * self.across
 
 
 Cut: TypeAlias = Callable[[tuple[int, int]], list[Place]]

@@ -12,9 +12,9 @@ from dipcli.standing import Ahead
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from dipcli.engine import Step
     from dipcli.observers import Row
     from dipcli.stopping import Verdict
+    from dipcli.stopping.step import Step
 
 
 class Turns:

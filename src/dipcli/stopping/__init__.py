@@ -11,24 +11,16 @@ A class of this package with a class attribute `name` can be chosen by that name
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
+from collections.abc import Iterator
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any
 
 from dipcli import specs
-from dipcli.noise import GREYS
-from dipcli.stopping import automatic
 from dipcli.stopping.automatic import Auto
-from dipcli.stopping.discrepancy import Sigma, estimated
+from dipcli.stopping.discrepancy import Sigma
 from dipcli.stopping.holdout import HoldOut
 from dipcli.stopping.rule import Ending, Never, Rule, Verdict, at_most, exactly, unless
 from dipcli.stopping.variance import EMV, WMV
-
-if TYPE_CHECKING:
-    from dipcli.problem import Problem
-    from dipcli.settings import Settings
 
 __all__ = [
     "EMV",
@@ -41,61 +33,26 @@ __all__ = [
     "Sigma",
     "Verdict",
     "at_most",
-    "chosen",
     "exactly",
-    "named",
-    "settled",
-    "told",
+    "parse_rule",
     "unless",
 ]
 
 
-def named(text: str) -> Rule:
-    """The rule that `--stop` names.
+def parse_rule(text: str) -> Rule:
+    """Return the rule that `--stop` names: every class of this package's modules that has a name.
 
     Raises:
-        UsageError: when there is no such rule or it does not take that parameter.
+        UsageError: when the rule does not exist or does not take a parameter.
     """
-    rooms = [sys.modules[__name__], *(import_module(f"{__name__}.{room.name}") for room in iter_modules(__path__))]
-    classes = [each for room in rooms for each in vars(room).values() if isinstance(each, type)]
-    rules: list[type[Any]] = [each for each in dict.fromkeys(classes) if isinstance(getattr(each, "name", None), str)]
-    rule: Rule = specs.parse(text, rules, "stopping rule")
-    return rule
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+    return specs.parse(text, list(_named(Rule)), "stopping rule")  # type: ignore[type-abstract]
 
 
-def told(rule: Rule, problem: Problem) -> str:
-    """Which rule it comes to for a problem, and why where `auto` chose it."""
-    while isinstance(rule, Ending):
-        rule = rule.rule
-    return automatic.chosen(problem, rule.level)[1] if isinstance(rule, Auto) else f"rule {getattr(rule, 'name', rule)}"
-
-
-def settled(rule: Rule, problem: Problem) -> Rule:
-    """The same rule with all decided that it decides by a look at the picture: so that each part of it is judged alike.
-
-    Args:
-        rule: any.
-        problem: of the whole picture.
-    """
-    if isinstance(rule, Ending):
-        return replace(rule, rule=settled(rule.rule, problem))
-    if isinstance(rule, Auto):
-        return automatic.chosen(problem, rule.level, rule.patience)[0]
-    if isinstance(rule, Sigma) and not rule.level:
-        return replace(rule, level=GREYS * estimated(problem))
-    return rule
-
-
-def chosen(settings: Settings, rule: Rule | None = None) -> Rule:
-    """The rule that the settings ask for, within the iterations that they ask for.
-
-    Args:
-        settings: with `iterations` the run has exactly so many, without them at most `max_iterations`.
-        rule: takes the place of the one that `settings.stop` names.
-    """
-    rule = rule or named(settings.stop)
-    if isinstance(rule, Sigma | Auto) and not rule.level:
-        rule = replace(rule, level=settings.noise_level() or 0.0)
-    if settings.iterations is not None:
-        return exactly(rule, settings.iterations)
-    return at_most(rule, settings.max_iterations)
+def _named(cls: type[Rule]) -> Iterator[type[Rule]]:
+    """All subclasses that can be chosen by name."""
+    for subclass in cls.__subclasses__():
+        if subclass.name:
+            yield subclass
+        yield from _named(subclass)

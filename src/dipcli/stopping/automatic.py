@@ -12,12 +12,12 @@ from dipcli.stopping.holdout import HoldOut
 from dipcli.stopping.rule import Rule, Verdict
 
 if TYPE_CHECKING:
-    from dipcli.engine import Step
     from dipcli.problem import Problem
+    from dipcli.stopping.step import Step
 
 
 @dataclass(frozen=True)
-class Auto:
+class Auto(Rule):
     """Look at the noise and choose a rule: `holdout` where pixels are independent, `sigma` where neighbours share it.
 
     A pixel that was left out tells nothing once its neighbours carry its noise. Leaving out squares and looking at
@@ -51,6 +51,18 @@ class Auto:
         if verdict.stop:
             verdict = replace(verdict, stop=f"{verdict.stop} ({why})")
         return verdict, (rule, why, inner)
+
+    def with_noise_level(self, level: float) -> Auto:
+        """Use this level unless the rule has its own."""
+        return self if self.level else replace(self, level=level)
+
+    def resolve(self, problem: Problem) -> Rule:
+        """The chosen rule."""
+        return chosen(problem, self.level, self.patience)[0]
+
+    def describe(self, problem: Problem) -> str:
+        """The chosen rule, and why it was chosen."""
+        return chosen(problem, self.level, self.patience)[1]
 
 
 def chosen(problem: Problem, level: float = 0.0, patience: int = HoldOut.patience) -> tuple[Rule, str]:

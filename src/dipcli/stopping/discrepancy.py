@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dipcli.errors import UsageError
 from dipcli.losses import squared_error
 from dipcli.noise import GREYS, Noise, look
-from dipcli.stopping.rule import Verdict
+from dipcli.stopping.rule import Rule, Verdict
 
 if TYPE_CHECKING:
-    from dipcli.engine import Step
     from dipcli.problem import Problem
+    from dipcli.stopping.step import Step
 
 
 @dataclass(frozen=True)
-class Sigma:
+class Sigma(Rule):
     """Stop when the picture differs from the measurement by as much as the noise does: the discrepancy principle.
 
         mean (A(x) - y)^2 <= sigma^2
@@ -62,6 +62,14 @@ class Sigma:
             aim=GREYS * state.level,
         )
         return verdict, replace(state, reached=state.reached or reached)
+
+    def with_noise_level(self, level: float) -> Sigma:
+        """Use this level unless the rule has its own."""
+        return self if self.level else replace(self, level=level)
+
+    def resolve(self, problem: Problem) -> Sigma:
+        """Estimate the noise level from the whole image where it was not given."""
+        return self if self.level else replace(self, level=GREYS * estimated(problem))
 
 
 def estimated(problem: Problem) -> float:

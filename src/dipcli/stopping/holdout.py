@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dipcli.errors import UsageError
 from dipcli.losses import squared_error
-from dipcli.stopping.rule import Verdict
+from dipcli.stopping.rule import Rule, Verdict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dipcli.engine import Step
     from dipcli.problem import Problem
+    from dipcli.stopping.step import Step
 
 FLAT = 2  # dimensions that a list, or a table, has; a picture has (C, H, W)
 FEWEST = 4  # values that count, of which some can be held back
@@ -25,7 +25,7 @@ LARGEST_BLOCK = 64
 
 
 @dataclass(frozen=True)
-class HoldOut:
+class HoldOut(Rule):
     """Stop when pixels that were left out of the loss are no longer predicted better.
 
     Noise that is independent from pixel to pixel cannot be predicted from the neighbours: the error of an average

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from dipcli.engine import Step
     from dipcli.problem import Problem
+    from dipcli.stopping.step import Step
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,41 @@ class Verdict:
     aim: float | None = None
 
 
-class Rule(Protocol):
-    """What the engine asks of a rule."""
+class Rule(ABC):
+    """A stopping rule: when to stop, and which average to keep.
 
+    A rule is a frozen dataclass. Its state belongs to the run, so that it can be saved and restored with the weights.
+    The state may hold tensors, numbers, strings, None, and lists, tuples, dicts and dataclasses of them.
+
+    Attributes:
+        name: the name for `--stop`; empty for a rule that cannot be chosen by name.
+    """
+
+    name: ClassVar[str] = ""
+
+    @abstractmethod
     def start(self, problem: Problem) -> tuple[Any, Problem]:
-        """A fresh state, and the problem to fit."""
+        """Return a fresh state and the problem to fit, perhaps with pixels held out."""
 
+    @abstractmethod
     def judge(self, step: Step, state: Any) -> tuple[Verdict, Any]:
-        """The verdict on one iteration, and the next state."""
+        """Return the verdict on one iteration and the next state."""
+
+    def with_noise_level(self, level: float) -> Rule:  # noqa: ARG002 - most rules need no noise level
+        """Use a noise level on the 0-255 scale (`--sigma`) where the rule has none of its own."""
+        return self
+
+    def resolve(self, problem: Problem) -> Rule:  # noqa: ARG002 - most rules do not depend on the image
+        """Make all decisions that depend on the whole image, so that every tile is judged by the same criterion."""
+        return self
+
+    def describe(self, problem: Problem) -> str:  # noqa: ARG002
+        """Return the rule in a few words, with the reason where it depends on the image."""
+        return f"rule {self.name or self}"
 
 
 @dataclass(frozen=True)
-class Never:
+class Never(Rule):
     """Never stop, and keep the newest average: the published method with a fixed number of iterations."""
 
     name: ClassVar[str] = "none"
@@ -58,7 +82,7 @@ class Never:
 
 
 @dataclass(frozen=True)
-class Ending:
+class Ending(Rule):
     """Leave to a rule what to keep, and to a function when to end.
 
     Attributes:
@@ -81,6 +105,18 @@ class Ending:
         if not self.heeds:
             verdict = replace(verdict, left=None, aim=None)
         return replace(verdict, stop=self.end(step, verdict.stop)), state
+
+    def with_noise_level(self, level: float) -> Ending:
+        """The same for the inner rule."""
+        return replace(self, rule=self.rule.with_noise_level(level)) if isinstance(self.rule, Rule) else self
+
+    def resolve(self, problem: Problem) -> Ending:
+        """The same for the inner rule."""
+        return replace(self, rule=self.rule.resolve(problem)) if isinstance(self.rule, Rule) else self
+
+    def describe(self, problem: Problem) -> str:
+        """The inner rule's description."""
+        return self.rule.describe(problem) if isinstance(self.rule, Rule) else f"rule {self.rule}"
 
 
 def exactly(rule: Rule, iterations: int) -> Rule:

@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dipcli.errors import UsageError
-from dipcli.stopping.rule import Verdict
+from dipcli.stopping.rule import Rule, Verdict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dipcli.engine import Step
     from dipcli.problem import Problem
+    from dipcli.stopping.step import Step
 
 STARTS = 10  # windows under way at a time in `WMV`: its variance is known every tenth of a window
 
 
 @dataclass(frozen=True)
-class EMV:
+class EMV(Rule):
     """Stop when the pictures stop settling: the minimum of their exponential moving variance.
 
     While the network learns structure its outputs change less and less; once it takes up noise they
@@ -62,7 +62,7 @@ class EMV:
 
 
 @dataclass(frozen=True)
-class WMV:
+class WMV(Rule):
     """Stop when the pictures stop settling: the minimum of their variance within a window.
 
     With the mean m of the last W pictures, the variance is
