@@ -36,9 +36,9 @@ from stopping import NAMES, middle, noisy
 from torch import Tensor
 
 from dipcli.bench import prepare, solve
+from dipcli.images.image import from_array
 from dipcli.metrics import psnr
 from dipcli.observers import pixels
-from dipcli.picture import from_array
 from dipcli.registry import tasks
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step

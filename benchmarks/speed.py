@@ -29,8 +29,8 @@ from stopping import middle
 from torch import Tensor
 
 from dipcli.bench import prepare, solve
+from dipcli.images.image import from_array
 from dipcli.metrics import psnr
-from dipcli.picture import from_array
 from dipcli.registry import tasks
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step

@@ -20,7 +20,7 @@ from dipcli.registry import task
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dipcli.picture import Picture
+    from dipcli.images.image import Picture
 
 PRESETS = {
     # Little noise to fear, so the fit may go on for long and the input needs no perturbation.

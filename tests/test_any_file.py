@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from dipcli import images
 from dipcli.cli import app
-from dipcli.picture import SMALLEST
+from dipcli.images.image import SMALLEST
 
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 DEPTHS = {"8": np.uint8, "16": np.uint16, "float": np.float32}

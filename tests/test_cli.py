@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from dipcli import images, metrics
 from dipcli.cli import app
+from dipcli.images.image import from_array
 from dipcli.observers import COLUMNS
-from dipcli.picture import from_array
 from dipcli.registry import tasks
 
 

@@ -21,7 +21,7 @@ from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 from dipcli import images, metrics, ranking
 from dipcli.case import Case
 from dipcli.contest import Contest
-from dipcli.picture import from_array
+from dipcli.images.image import from_array
 from dipcli.registry import tasks
 from dipcli.rivals import FILES, Allowance, LeftOut, Rival, denoising, enlarging, filling
 from dipcli.tasks.denoise import denoise

@@ -19,7 +19,7 @@ from conftest import Dip, wide_gamut
 
 from dipcli import images
 from dipcli.errors import DipError
-from dipcli.picture import from_array
+from dipcli.images.image import from_array
 
 ARRAY = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
 ARRAY[8:16] = 128

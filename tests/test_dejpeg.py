@@ -15,7 +15,7 @@ from test_coding import NATURAL, ODD, jpeg, turned
 from dipcli import engine, images, networks
 from dipcli.case import Case
 from dipcli.coding import Encoder
-from dipcli.picture import from_array
+from dipcli.images.image import from_array
 from dipcli.problem import identity
 from dipcli.registry import tasks
 from dipcli.settings import Settings

@@ -20,7 +20,7 @@ from dipcli import bench, metrics, stopping
 from dipcli.case import Case
 from dipcli.engine import Fit
 from dipcli.errors import DipError
-from dipcli.picture import from_array
+from dipcli.images.image import from_array
 from dipcli.problem import Problem
 from dipcli.registry import tasks
 from dipcli.restarts import Deadline, Run, Runs

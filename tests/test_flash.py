@@ -12,8 +12,8 @@ from conftest import TINY, Dip, noisy, scene
 from skimage import data
 
 from dipcli.errors import DipError, UsageError
+from dipcli.images.image import from_array
 from dipcli.networks import build
-from dipcli.picture import from_array
 from dipcli.registry import tasks
 from dipcli.tasks.flash import flash, shift
 

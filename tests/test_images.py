@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as hnp
 
 from dipcli import files, images
 from dipcli.errors import DipError
-from dipcli.picture import from_array
+from dipcli.images.image import from_array
 
 SIDES = st.integers(16, 24)
 LAYOUTS = st.sampled_from([(), (1,), (2,), (3,), (4,)])

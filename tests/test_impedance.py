@@ -21,7 +21,7 @@ from dipcli import networks, registry
 from dipcli.case import Case
 from dipcli.curves import TARGETS, Curves
 from dipcli.errors import UsageError
-from dipcli.picture import Picture, from_array
+from dipcli.images.image import Picture, from_array
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step
 from dipcli.tasks.impedance import between, impedance, reduced, side_by_side, targets

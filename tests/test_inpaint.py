@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dipcli import images
 from dipcli.cli import app
-from dipcli.picture import from_array
+from dipcli.images.image import from_array
 from dipcli.tasks.inpaint import inpaint, judged
 
 

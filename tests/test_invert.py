@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from dipcli.case import Case
 from dipcli.errors import DipError, UsageError
+from dipcli.images.image import Picture, from_array
 from dipcli.networks import build
-from dipcli.picture import Picture, from_array
 from dipcli.registry import tasks
 from dipcli.run import prepare, solve
 from dipcli.tasks.invert import square

@@ -21,10 +21,10 @@ from dipcli import device as machine
 from dipcli import groups, memory, specs
 from dipcli.bench import prepare
 from dipcli.errors import UsageError
+from dipcli.images.image import from_array
 from dipcli.memory import Cost, kept
 from dipcli.metrics import LARGE, psnr, ssim
 from dipcli.outlook import Outlook
-from dipcli.picture import from_array
 from dipcli.problem import Problem
 from dipcli.settings import Settings
 from dipcli.tasks.denoise import share_of_wild

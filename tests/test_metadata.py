@@ -18,8 +18,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import ImageCms, ImageOps
 
-from dipcli import exif, images
-from dipcli.picture import from_array
+from dipcli import images
+from dipcli.images import exif
+from dipcli.images.image import from_array
 
 ARRAY = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 DEEP = np.random.default_rng(1).integers(0, 65536, (20, 30, 3), dtype=np.uint16)

@@ -18,8 +18,8 @@ from conftest import Dip, noisy, scene, start, wait_for
 from dipcli import memory, pace
 from dipcli.bench import Bench
 from dipcli.displays import Lines
+from dipcli.images.pillow import size
 from dipcli.job import Job
-from dipcli.pillow import size
 from dipcli.registry import tasks
 from dipcli.standing import Ahead
 from dipcli.turns import Turns

@@ -14,8 +14,8 @@ from conftest import TINY, Dip, noisy, scene
 
 from dipcli import files, images, preview
 from dipcli.errors import DipError
+from dipcli.images.image import from_array
 from dipcli.mosaic import Course, Patch
-from dipcli.picture import from_array
 from dipcli.preview import Frames, Preview, factor, reduced
 from dipcli.problem import Problem
 from dipcli.stopping import Verdict

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from dipcli import files, images
 from dipcli.cli import app
 from dipcli.errors import DipError
-from dipcli.picture import Picture, from_array
+from dipcli.images.image import Picture, from_array
 from dipcli.report import charts, drawing, index, page, views, words
 from dipcli.report.story import Story, tell
 

@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from dipcli.bench import prepare
-from dipcli.picture import from_array
+from dipcli.images.image import from_array
 from dipcli.problem import Problem
 from dipcli.registry import tasks
 from dipcli.settings import Settings

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dipcli.errors import DipError, UsageError
+from dipcli.images.image import Picture, from_array
 from dipcli.metrics import psnr
 from dipcli.networks import build
-from dipcli.picture import Picture, from_array
 from dipcli.registry import tasks
 from dipcli.tasks.superres import superres
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from dipcli import bench, denoise, mosaic, operators, stopping, tiles
 from dipcli.bench import Bench, prepare, solve
 from dipcli.errors import DipError, OutOfMemoryError, UsageError
+from dipcli.images.image import from_array
 from dipcli.observers import Metrics, Row
-from dipcli.picture import from_array
 from dipcli.problem import Problem
 from dipcli.restarts import Runs
 from dipcli.settings import SMALLEST_TILE, Settings

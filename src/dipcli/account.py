@@ -23,10 +23,10 @@ from dipcli import device as machine
 from dipcli import files, images, memory, metrics
 from dipcli.bench import Bench
 from dipcli.case import Case
+from dipcli.images.image import from_array
 from dipcli.job import RECORD, Job
 from dipcli.noise import GREYS
 from dipcli.observers import Metrics, tensor
-from dipcli.picture import from_array
 from dipcli.restarts import Runs
 
 

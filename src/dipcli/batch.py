@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from dipcli import files, pillow
+from dipcli import files
 from dipcli.displays import Display
 from dipcli.earlier import KINDS, finished
 from dipcli.errors import DipError, UsageError
-from dipcli.images import FORMATS
+from dipcli.images import FORMATS, pillow
 from dipcli.job import Job
 from dipcli.resume import HalfDone
 from dipcli.run import restore

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dipcli.picture import Picture
+    from dipcli.images.image import Picture
     from dipcli.rivals import Rival
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Step

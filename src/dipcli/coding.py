@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dipcli.errors import DipError
-from dipcli.exif import ORIENTATION, TURNS
+from dipcli.images.exif import ORIENTATION, TURNS
 from dipcli.losses import squared_error
 
 if TYPE_CHECKING:
-    from dipcli.picture import Picture
+    from dipcli.images.image import Picture
 
 SIDE = 8  # samples on the side of a block
 WHITE = 255.0  # steps are in grey levels of 255

@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dipcli import files, images, png
+from dipcli import files, images
 from dipcli.errors import DipError, UsageError
+from dipcli.images import png
 from dipcli.record import Record
 from dipcli.registry import Task
 from dipcli.rivals import FILES, FOLDER
 
 if TYPE_CHECKING:
     from dipcli.case import Case
-    from dipcli.picture import Picture
+    from dipcli.images.image import Picture
 
 
 LOG = "log.csv"  # every run that keeps a record has one

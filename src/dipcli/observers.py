@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from dipcli.picture import Picture
+    from dipcli.images.image import Picture
     from dipcli.problem import Problem
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Step

@@ -16,9 +16,9 @@ from dipcli.bench import planned as fitting_preset
 from dipcli.case import Case
 from dipcli.displays import Display
 from dipcli.errors import DipError, UsageError
+from dipcli.images.image import Picture
 from dipcli.job import Job, check_output, default_output, run_folder
 from dipcli.observers import pixels
-from dipcli.picture import Picture
 from dipcli.registry import DEFAULT_PRESET
 from dipcli.restarts import Deadline
 from dipcli.resume import HalfDone, matching

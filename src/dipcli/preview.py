@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 from torch.nn import functional
 
-from dipcli import files, images, png
+from dipcli import files, images
+from dipcli.images import png
 from dipcli.observers import pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dipcli.images.image import Picture
     from dipcli.mosaic import Course
-    from dipcli.picture import Picture
     from dipcli.problem import Problem
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Place, Step

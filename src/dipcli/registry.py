@@ -14,7 +14,7 @@ from dipcli.errors import UsageError
 from dipcli.settings import Settings
 
 if TYPE_CHECKING:
-    from dipcli.picture import Picture
+    from dipcli.images.image import Picture
     from dipcli.problem import Problem
 
 Presets = Mapping[str, Mapping[str, Any]]

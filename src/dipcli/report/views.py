@@ -14,9 +14,10 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from dipcli import images, png
+from dipcli import images
 from dipcli.errors import DipError
-from dipcli.picture import Picture
+from dipcli.images import png
+from dipcli.images.image import Picture
 
 LONGEST = 16_383  # pixels on a side of a WebP
 ROOMY = 0.2  # bytes a sample, below which nothing but drawings is kept without loss

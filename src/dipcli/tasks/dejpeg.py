@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dipcli.picture import Picture
+    from dipcli.images.image import Picture
 
 # The network is shown the decoded picture under fresh noise at every step, which it can no more copy than plain noise
 # but need not invent: half the steps, and more detail in the end. Measured: docs/results.md.

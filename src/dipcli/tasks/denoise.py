@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dipcli.picture import Picture
+    from dipcli.images.image import Picture
     from dipcli.rivals import Rival
 
 LOUD = 50  # from here on more input noise was published: 1/20 in place of 1/30

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from dipcli.picture import Picture
+    from dipcli.images.image import Picture
 
 LOUDEST = 1000  # of 255 grey levels: nothing is left of the picture
 
@@ -135,7 +135,7 @@ def reduced(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     import numpy as np
     import PIL.Image
 
-    from dipcli.picture import SMALLEST
+    from dipcli.images.image import SMALLEST
 
     height, width = pixels.shape[1:]
     if size < SMALLEST:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dipcli.picture import Picture
+    from dipcli.images.image import Picture
     from dipcli.rivals import Rival
 
 Damage = Literal["auto", "text", "hole", "region", "scattered"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from dipcli.picture import Picture
+    from dipcli.images.image import Picture
 
 SMALLEST, LARGEST = 16, 2048  # pixels on a side
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dipcli.picture import Picture
+    from dipcli.images.image import Picture
     from dipcli.rivals import Rival
 
 PUBLISHED = {
@@ -168,7 +168,7 @@ def _shrunk(large: tuple[int, int], scale: float) -> tuple[int, int]:
     Raises:
         DipError: when it is too small to be one.
     """
-    from dipcli.picture import SMALLEST
+    from dipcli.images.image import SMALLEST
 
     height, width = (round(side / scale) for side in large)
     if min(height, width) < SMALLEST:

@@ -12,9 +12,9 @@ import tifffile
 from numpy.typing import NDArray
 from tifffile import COMPRESSION, PHOTOMETRIC
 
-from dipcli import exif, pillow
 from dipcli.errors import DipError
-from dipcli.raster import Raster, check_size, plausible
+from dipcli.images import exif, pillow
+from dipcli.images.raster import Raster, check_size, plausible
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ORIENTATION, ACROSS, DOWN, UNIT, PROFILE = 274, 282, 283, 296, 34675  # tags

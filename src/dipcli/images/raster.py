@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dipcli import exif
 from dipcli.errors import DipError
+from dipcli.images import exif
 
 # A limit of our own, the same for every format, so that a few bytes that declare a giant picture take no memory. Ten
 # times what a good camera has today; the fit of so large a picture is another matter.

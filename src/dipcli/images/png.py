@@ -17,9 +17,10 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 
-from dipcli import exif, files
+from dipcli import files
 from dipcli.errors import DipError
-from dipcli.raster import Raster, check_size, plausible
+from dipcli.images import exif
+from dipcli.images.raster import Raster, check_size, plausible
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SAMPLES = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # what libpng has to see; it is spared the rest

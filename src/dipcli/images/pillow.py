@@ -13,8 +13,8 @@ import numpy as np
 import PIL.Image
 
 from dipcli.errors import DipError
-from dipcli.exif import ORIENTATION
-from dipcli.raster import MOST_PIXELS, Raster, plausible
+from dipcli.images.exif import ORIENTATION
+from dipcli.images.raster import MOST_PIXELS, Raster, plausible
 
 # Of all it knows, those whose samples it gives as they are: it cuts 16 bits of PNG, PPM, SGI or JPEG 2000 to 8.
 READ = ("JPEG", "WEBP", "BMP", "GIF")

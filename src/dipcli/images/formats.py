@@ -11,10 +11,11 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from dipcli import exif, files, pillow, png, tiff
+from dipcli import files
 from dipcli.errors import DipError
-from dipcli.picture import SMALLEST, Picture, from_array
-from dipcli.raster import Raster, check_size
+from dipcli.images import exif, pillow, png, tiff
+from dipcli.images.image import SMALLEST, Picture, from_array
+from dipcli.images.raster import Raster, check_size
 
 FORMATS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 TIFF = (".tif", ".tiff")
