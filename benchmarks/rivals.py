@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image
 from skimage.restoration import denoise_tv_chambolle
 
-from dipcli import images, metrics
-from dipcli.noise import look
+from dipcli import images
+from dipcli.problem import metrics
+from dipcli.problem.noise import look
 from dipcli.rivals import Allowance, denoising
 
 SIDE = 256

@@ -148,7 +148,7 @@ def alike(pictures: Path, count: int, side: int, preset: str) -> None:
     import imageio.v3 as iio
     from stopping import middle
 
-    from dipcli.metrics import psnr
+    from dipcli.problem.metrics import psnr
 
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from dipcli.bench import prepare, solve
 from dipcli.images.image import from_array
-from dipcli.metrics import psnr
+from dipcli.problem.metrics import psnr
 from dipcli.registry import tasks
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step

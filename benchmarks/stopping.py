@@ -33,8 +33,8 @@ from dipcli import images, restarts, stopping
 from dipcli.bench import prepare, solve
 from dipcli.engine import fit
 from dipcli.images.image import from_array
-from dipcli.metrics import psnr
 from dipcli.observers import pixels
+from dipcli.problem.metrics import psnr
 from dipcli.registry import tasks
 from dipcli.settings import MEMORIES
 from dipcli.stopping import Verdict

@@ -28,7 +28,7 @@ from speed import scenery
 from dipcli.bench import Bench, prepare, solve
 from dipcli.device import peak_memory
 from dipcli.images.image import from_array
-from dipcli.metrics import psnr
+from dipcli.problem.metrics import psnr
 from dipcli.registry import tasks
 
 SIGMA = 25

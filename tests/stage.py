@@ -18,8 +18,8 @@ import typer
 from conftest import noisy, scene
 from documents import ROOT
 
-from dipcli import classifiers
 from dipcli.cli import app
+from dipcli.problem import features as classifiers
 from dipcli.registry import tasks
 
 SIDE = 64  # pixels: large enough for five levels, and for a quarter of it

@@ -12,9 +12,9 @@ import torch
 from conftest import scene
 from torch import Tensor, nn
 
-from dipcli import classifiers
-from dipcli.classifiers import BUILT_IN, DEVIATION, MEAN, Classifier, Features, built_in, load, located
 from dipcli.errors import DipError, UsageError
+from dipcli.problem import features as classifiers
+from dipcli.problem.features import BUILT_IN, DEVIATION, MEAN, Classifier, Features, built_in, load, located
 
 PICTURE = torch.from_numpy(scene(64, 64)).permute(2, 0, 1).float() / 255
 GREY = torch.full((3, 16, 16), 0.5)

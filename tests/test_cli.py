@@ -19,10 +19,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dipcli import images, metrics
+from dipcli import images
 from dipcli.cli import app
 from dipcli.images.image import from_array
 from dipcli.observers import COLUMNS
+from dipcli.problem import metrics
 from dipcli.registry import tasks
 
 

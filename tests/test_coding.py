@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import vjp
 
-from dipcli import coding, images
-from dipcli.coding import ORIENTATION, PULL, Encoder, cosine_transform
+from dipcli import images
 from dipcli.errors import DipError
+from dipcli.problem import jpeg as coding
+from dipcli.problem.jpeg import ORIENTATION, PULL, Encoder, cosine_transform
 
 NATURAL = np.asarray(skimage.data.chelsea()[60:156, 150:262])  # 96 x 112: whole blocks for every sampling
 ODD = NATURAL[:37, :53]

@@ -18,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
-from dipcli import images, metrics, ranking
+from dipcli import images, ranking
 from dipcli.case import Case
 from dipcli.contest import Contest
 from dipcli.images.image import from_array
+from dipcli.problem import metrics
 from dipcli.registry import tasks
 from dipcli.rivals import FILES, Allowance, LeftOut, Rival, denoising, enlarging, filling
 from dipcli.tasks.denoise import denoise

@@ -14,9 +14,9 @@ from test_coding import NATURAL, ODD, jpeg, turned
 
 from dipcli import engine, images, networks
 from dipcli.case import Case
-from dipcli.coding import Encoder
 from dipcli.images.image import from_array
 from dipcli.problem import identity
+from dipcli.problem.jpeg import Encoder
 from dipcli.registry import tasks
 from dipcli.settings import Settings
 

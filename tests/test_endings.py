@@ -16,12 +16,12 @@ import torch
 from conftest import TINY, Dip, noisy, scene
 
 import dipcli
-from dipcli import bench, metrics, stopping
+from dipcli import bench, stopping
 from dipcli.case import Case
 from dipcli.engine import Fit
 from dipcli.errors import DipError
 from dipcli.images.image import from_array
-from dipcli.problem import Problem
+from dipcli.problem import Problem, metrics
 from dipcli.registry import tasks
 from dipcli.restarts import Deadline, Run, Runs
 from dipcli.settings import Settings

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from dipcli.engine import Fit, Prior, fit
 from dipcli.errors import DipError
-from dipcli.losses import squared_error, total_variation
 from dipcli.networks import build
 from dipcli.problem import Problem
+from dipcli.problem.losses import squared_error, total_variation
 from dipcli.settings import Settings
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step

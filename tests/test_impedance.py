@@ -363,7 +363,7 @@ def test_what_the_case_says_is_what_its_curves_saw() -> None:
 
 def test_each_network_fits_as_if_it_were_alone() -> None:
     """The gradient of a member's weights is that of its own mean squared error."""
-    from dipcli.losses import squared_error
+    from dipcli.problem.losses import squared_error
     from dipcli.tasks.impedance import summed_squared_error
 
     prediction = torch.rand(12, 5, 6, requires_grad=True)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from dipcli import descent, ensemble, lockstep, restarts, stopping
 from dipcli.engine import Fit, Prior, fit
 from dipcli.errors import DipError
-from dipcli.losses import squared_error
 from dipcli.networks import build
 from dipcli.problem import Problem
+from dipcli.problem.losses import squared_error
 from dipcli.restarts import Runs, fit_runs
 from dipcli.settings import Settings
 

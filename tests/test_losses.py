@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from dipcli.errors import UsageError
-from dipcli.losses import EFFICIENT, Huber, absolute_error, named, poisson_deviance, squared_error
+from dipcli.problem.losses import EFFICIENT, Huber, absolute_error, named, poisson_deviance, squared_error
 
 LOSSES = [squared_error, absolute_error, Huber(0.05), poisson_deviance]
 

@@ -18,14 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dipcli import device as machine
-from dipcli import groups, memory, specs
+from dipcli import groups, memory
+from dipcli import parsing as specs
 from dipcli.bench import prepare
 from dipcli.errors import UsageError
 from dipcli.images.image import from_array
 from dipcli.memory import Cost, kept
-from dipcli.metrics import LARGE, psnr, ssim
 from dipcli.outlook import Outlook
 from dipcli.problem import Problem
+from dipcli.problem.metrics import LARGE, psnr, ssim
 from dipcli.settings import Settings
 from dipcli.tasks.denoise import share_of_wild
 
@@ -214,7 +215,7 @@ def test_measures_of_large_pictures_are_those_of_small_ones(monkeypatch: pytest.
     image = np.clip(truth + generator.normal(0, 0.05, truth.shape), 0, 1).astype(np.float32)
     whole = psnr(image, truth), ssim(image, truth), psnr(image.ravel(), truth.ravel())
     assert image.size < LARGE
-    monkeypatch.setattr("dipcli.metrics.LARGE", 5000)
+    monkeypatch.setattr("dipcli.problem.metrics.LARGE", 5000)
     assert (psnr(image, truth), ssim(image, truth), psnr(image.ravel(), truth.ravel())) == pytest.approx(
         whole, rel=1e-6
     )

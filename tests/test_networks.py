@@ -21,9 +21,9 @@ from torch.func import functional_call
 from dipcli.architectures import ResNet, Skip, UNet
 from dipcli.engine import Prior, fit
 from dipcli.errors import UsageError
-from dipcli.losses import squared_error
 from dipcli.networks import Crop, architecture, build
 from dipcli.problem import Problem
+from dipcli.problem.losses import squared_error
 from dipcli.registry import tasks
 from dipcli.settings import Settings
 

@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from dipcli.noise import look
+from dipcli.problem.noise import look
 
 
 def scenery(side: int = 160) -> np.ndarray:

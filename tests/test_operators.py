@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from dipcli.errors import UsageError
-from dipcli.operators import Resample, kernel, resample, weights
+from dipcli.problem.operators import Resample, kernel, resample, weights
 
 PILLOW = {
     "lanczos3": Image.Resampling.LANCZOS,

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from dipcli import engine, recovery
 from dipcli.adam import Adam
 from dipcli.engine import Fit, Prior, fit
-from dipcli.losses import squared_error
 from dipcli.networks import build
 from dipcli.problem import Problem
+from dipcli.problem.losses import squared_error
 from dipcli.recovery import Lifeline, Reached
 from dipcli.settings import Settings
 from dipcli.stopping import Verdict

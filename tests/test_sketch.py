@@ -12,9 +12,9 @@ from scipy.ndimage import gaussian_filter
 from dipcli.bench import prepare
 from dipcli.images.image import from_array
 from dipcli.problem import Problem
+from dipcli.problem.prefilter import Sketch
 from dipcli.registry import tasks
 from dipcli.settings import Settings
-from dipcli.sketch import Sketch
 from dipcli.stopping import HoldOut
 
 SIGMA = 25 / 255

@@ -14,8 +14,8 @@ from PIL import Image
 
 from dipcli.errors import DipError, UsageError
 from dipcli.images.image import Picture, from_array
-from dipcli.metrics import psnr
 from dipcli.networks import build
+from dipcli.problem.metrics import psnr
 from dipcli.registry import tasks
 from dipcli.tasks.superres import superres
 

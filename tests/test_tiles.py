@@ -19,15 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dipcli import bench, denoise, mosaic, operators, stopping, tiles
+from dipcli import bench, denoise, mosaic, stopping, tiles
 from dipcli.bench import Bench, prepare, solve
 from dipcli.errors import DipError, OutOfMemoryError, UsageError
 from dipcli.images.image import from_array
 from dipcli.observers import Metrics, Row
-from dipcli.problem import Problem
+from dipcli.problem import Problem, operators
+from dipcli.problem.prefilter import Sketch
 from dipcli.restarts import Runs
 from dipcli.settings import SMALLEST_TILE, Settings
-from dipcli.sketch import Sketch
 from dipcli.spread import Spread
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Place, Step

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 import dipcli
 from dipcli import device as machine
-from dipcli import files, images, memory, metrics
+from dipcli import files, images, memory
 from dipcli.bench import Bench
 from dipcli.case import Case
 from dipcli.images.image import from_array
 from dipcli.job import RECORD, Job
-from dipcli.noise import GREYS
 from dipcli.observers import Metrics, tensor
+from dipcli.problem import metrics
+from dipcli.problem.noise import GREYS
 from dipcli.restarts import Runs
 
 

@@ -21,9 +21,9 @@ from dipcli import recovery, stopping, warmup
 from dipcli.adam import Adam
 from dipcli.descent import Descend, alone
 from dipcli.errors import DipError
-from dipcli.losses import total_variation
 from dipcli.perturbation import perturbed_input
 from dipcli.problem import Problem
+from dipcli.problem.losses import total_variation
 from dipcli.recovery import Checkpoint, Kept, Lifeline, Reached
 from dipcli.settings import Settings
 from dipcli.stopping.step import Step

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dipcli import groups, networks, stopping
 from dipcli.engine import Prior, fit
-from dipcli.losses import squared_error
 from dipcli.problem import Problem
+from dipcli.problem.losses import squared_error
 from dipcli.restarts import fresh
 from dipcli.settings import Settings
 from dipcli.stopping.step import Step

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dipcli import specs, warmup
+from dipcli import parsing as specs
+from dipcli import warmup
 from dipcli.architectures import Architecture, Pixels, ResNet, Skip, UNet
 from dipcli.engine import Prior
 from dipcli.ensemble import Ensemble

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from dipcli import files, images, metrics
+from dipcli import files, images
+from dipcli.problem import metrics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dipcli import memory, networks, specs, tiles
+from dipcli import memory, networks, tiles
+from dipcli import parsing as specs
 from dipcli.errors import DipError, UsageError
 from dipcli.memory import Cost
 from dipcli.problem import Problem

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from dipcli import specs
+from dipcli import parsing as specs
 from dipcli.errors import UsageError
 from dipcli.options import Option, check
 

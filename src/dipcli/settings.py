@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from dipcli import specs, stopping
+from dipcli import parsing as specs
+from dipcli import stopping
 from dipcli.errors import UsageError
-from dipcli.noise import GREYS
 from dipcli.options import Option, check
+from dipcli.problem.noise import GREYS
 
 Precision = Literal["auto", "fp32", "bf16"]
 LARGEST_SEED = 2**63 - 1

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dipcli import images, metrics
+from dipcli import images
 from dipcli.errors import DipError
 from dipcli.images import tiff
 from dipcli.images.image import Picture
 from dipcli.job import DAMAGED, FILLED, PREVIEW
+from dipcli.problem import metrics
 from dipcli.report.story import Frame, Story
 from dipcli.report.views import View, embedded, evenly, marked, stretched, whole
 

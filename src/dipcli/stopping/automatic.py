@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dipcli.noise import GREYS
 from dipcli.problem import identity
+from dipcli.problem.noise import GREYS
 from dipcli.stopping.discrepancy import Sigma, seen
 from dipcli.stopping.holdout import HoldOut
 from dipcli.stopping.rule import Rule, Verdict

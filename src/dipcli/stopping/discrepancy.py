@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dipcli.errors import UsageError
-from dipcli.losses import squared_error
-from dipcli.noise import GREYS, Noise, look
+from dipcli.problem.losses import squared_error
+from dipcli.problem.noise import GREYS, Noise, look
 from dipcli.stopping.rule import Rule, Verdict
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dipcli.errors import UsageError
-from dipcli.losses import squared_error
+from dipcli.problem.losses import squared_error
 from dipcli.stopping.rule import Rule, Verdict
 
 if TYPE_CHECKING:

@@ -81,7 +81,7 @@ def dejpeg(
     """
     import torch  # here, not above: `dip --help` must not pay for it
 
-    from dipcli import coding
+    from dipcli.problem import jpeg as coding
 
     decoded, baselines = torch.from_numpy(image.pixels), {"decoded": image.pixels}
     refused = ""

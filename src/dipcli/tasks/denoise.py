@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dipcli import losses
 from dipcli.case import Case
 from dipcli.errors import UsageError
-from dipcli.noise import GREYS, Noise, look
-from dipcli.problem import Problem
+from dipcli.problem import Problem, losses
+from dipcli.problem.noise import GREYS, Noise, look
+from dipcli.problem.prefilter import Sketch
 from dipcli.registry import PUBLISHED, Presets, task
-from dipcli.sketch import Sketch
 from dipcli.tasks import LossOption
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ CLEAN, FAINT = 3, 20  # grey levels: noise that nobody sees; what texture can be
 MANY, FAR = 0.02, 0.3  # impulse noise: so many values are so far from their neighbours
 STRIP = 256  # rows that are looked at together
 
-# Narrow networks that see the sketches of `dipcli.sketch`, with more input noise than was published: measured on
+# Narrow networks that see the sketches of `dipcli.problem.prefilter`, with more input noise than was published: measured on
 # 256x256 pictures with noise of sigma 25, docs/performance.md.
 BALANCED: dict[str, Any] = {
     "network": "skip:channels=16,32,64,128,128:skips=4,4,4,4,4",

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipcli import losses
 from dipcli.case import Case
 from dipcli.errors import DipError
-from dipcli.problem import Problem
+from dipcli.problem import Problem, losses
 from dipcli.registry import PUBLISHED, Presets, task
 from dipcli.tasks import LossOption
 

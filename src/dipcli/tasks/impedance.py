@@ -9,8 +9,8 @@ import typer
 from dipcli import registry
 from dipcli.case import Case
 from dipcli.errors import UsageError
-from dipcli.losses import squared_error
 from dipcli.problem import Problem
+from dipcli.problem.losses import squared_error
 from dipcli.registry import Presets, task
 
 if TYPE_CHECKING:

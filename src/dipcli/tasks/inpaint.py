@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dipcli import losses, registry
+from dipcli import registry
 from dipcli.case import Case
 from dipcli.errors import DipError, UsageError
-from dipcli.problem import Problem
+from dipcli.problem import Problem, losses
 from dipcli.registry import Presets, task
 from dipcli.tasks import LossOption
 
@@ -122,7 +122,7 @@ def inpaint(
     """
     import torch  # here, not above: `dip --help` must not pay for it
 
-    from dipcli.operators import Keep
+    from dipcli.problem.operators import Keep
 
     own = isinstance(mask, str) and mask == "alpha"
     marked, remarks = _transparent(image, mask_invert) if own else _marked(image, mask, mask_invert)

@@ -110,7 +110,7 @@ def invert(
     """
     import torch  # here, not above: `dip --help` must not pay for it
 
-    from dipcli.classifiers import Features
+    from dipcli.problem.features import Features
 
     if len(image.pixels) not in (1, 3):
         raise DipError(f"The picture has {len(image.pixels)} channels, classifiers look at colours: give RGB or grey.")
@@ -168,7 +168,7 @@ def square(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 
 def _network(model: str, layer: str, weights: str | None, seed: int) -> tuple[nn.Module, str, bool]:
     """The network, the name of the layer's module, and whether it wants its pictures normalised as ImageNet's."""
-    from dipcli.classifiers import BUILT_IN, built_in
+    from dipcli.problem.features import BUILT_IN, built_in
 
     if ":" in model:
         return _own(model, weights, seed), layer, False
@@ -192,7 +192,7 @@ def _own(model: str, weights: str | None, seed: int) -> nn.Module:
     """
     import torch
 
-    from dipcli.classifiers import load, told
+    from dipcli.problem.features import load, told
 
     if weights in ("random", "download"):
         raise UsageError(

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipcli import losses, registry
+from dipcli import registry
 from dipcli.case import Case
 from dipcli.errors import DipError, UsageError
-from dipcli.problem import Problem
+from dipcli.problem import Problem, losses
 from dipcli.registry import Presets, task
 from dipcli.tasks import LossOption
 
@@ -117,8 +117,8 @@ def superres(
     """
     import torch  # here, not above: `dip --help` must not pay for it
 
-    from dipcli import operators
-    from dipcli.metrics import psnr
+    from dipcli.problem import operators
+    from dipcli.problem.metrics import psnr
     from dipcli.rivals import enlarging
 
     if not isinstance(scale, int | float) or not SMALLEST_SCALE <= scale <= LARGEST_SCALE:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from dipcli.errors import UsageError
-from dipcli.noise import GREYS
+from dipcli.problem.noise import GREYS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from dipcli.losses import Loss, squared_error
+from dipcli.problem.losses import Loss, squared_error
 
 if TYPE_CHECKING:
     import torch

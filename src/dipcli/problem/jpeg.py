@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from dipcli.errors import DipError
 from dipcli.images.exif import ORIENTATION, TURNS
-from dipcli.losses import squared_error
+from dipcli.problem.losses import squared_error
 
 if TYPE_CHECKING:
     from dipcli.images.image import Picture
