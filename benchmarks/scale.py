@@ -178,10 +178,10 @@ def client(count: int) -> None:
     """What the client and the scheduler take for pictures that take no time."""
     from dipcli.batch import lay_out
     from dipcli.cluster import dispatch, worker
-    from dipcli.cluster.scheduler import named
     from dipcli.displays import Silent
     from dipcli.job import Job
     from dipcli.registry import tasks
+    from dipcli.settings.scheduler import named
 
     def nothing(_order: dict[str, object]) -> dict[str, object]:
         return {"account": {"iterations": 1}, "notes": [], "worker": "none"}

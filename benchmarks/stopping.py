@@ -36,7 +36,7 @@ from dipcli.images.image import from_array
 from dipcli.observers import pixels
 from dipcli.problem.metrics import psnr
 from dipcli.registry import tasks
-from dipcli.settings import MEMORIES
+from dipcli.settings.settings import MEMORIES
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step
 

@@ -46,7 +46,7 @@ def test_a_fit_does_not_import_pytorchs_compiler() -> None:
         from dipcli import networks
         from dipcli.engine import fit
         from dipcli.problem.problem import Problem
-        from dipcli.settings import Settings
+        from dipcli.settings.settings import Settings
         settings = Settings(network="skip:channels=2,2:skips=1,1", input_depth=2, iterations=3)
         fit(Problem(measured=torch.rand(3, 16, 16), shape=(3, 16, 16)), networks.build(settings, (3, 16, 16)), settings)
         sys.exit("torch._dynamo" in sys.modules)

@@ -19,11 +19,11 @@ from conftest import TINY, Dip
 from test_batch import draw, written
 
 from dipcli import checkpoints, manifest
-from dipcli.cluster.scheduler import Scheduler, named
 from dipcli.errors import DipError, UsageError
 from dipcli.job import Job
-from dipcli.record import Record
 from dipcli.registry import tasks
+from dipcli.settings.outputs import Record
+from dipcli.settings.scheduler import Scheduler, named
 
 pytest.importorskip("distributed", reason="the extra dipcli[cluster] is not installed")
 
@@ -255,7 +255,7 @@ def test_what_cannot_be_is_told_in_a_sentence(
 
 @pytest.mark.parametrize("text", ["local", "slurm:3", "tcp://host:8786"])
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr("dipcli.cluster.scheduler.find_spec", lambda _: None)
+    monkeypatch.setattr("dipcli.settings.scheduler.find_spec", lambda _: None)
     with pytest.raises(DipError, match=r"needs distributed: install dip as dipcli\[cluster\]"):
         named(text)
 

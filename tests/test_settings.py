@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from dipcli.errors import UsageError
-from dipcli.options import knobs
-from dipcli.record import Record
 from dipcli.registry import DEFAULT_PRESET, Task, tasks
 from dipcli.settings import Settings
+from dipcli.settings.options import knobs
+from dipcli.settings.outputs import Record
 
 
 @pytest.mark.parametrize("cls", [Settings, Record])

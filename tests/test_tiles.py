@@ -27,7 +27,8 @@ from dipcli.observers import Metrics, Row
 from dipcli.problem import Problem, operators
 from dipcli.problem.prefilter import Sketch
 from dipcli.restarts import Runs
-from dipcli.settings import SMALLEST_TILE, Settings
+from dipcli.settings import Settings
+from dipcli.settings.settings import SMALLEST_TILE
 from dipcli.spread import Spread
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Place, Step

@@ -22,10 +22,10 @@ from dipcli.engine import Observer
 from dipcli.errors import UsageError
 from dipcli.interrupt import heeded
 from dipcli.observers import Metrics, pixels
-from dipcli.options import knobs
 from dipcli.registry import DEFAULT_PRESET, Task
 from dipcli.restarts import Deadline
 from dipcli.settings import Settings
+from dipcli.settings.options import knobs
 from dipcli.spread import Spread
 from dipcli.standing import Ahead
 

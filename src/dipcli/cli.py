@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dipcli import __version__, outcomes
-from dipcli.cluster.scheduler import Scheduler, named
 from dipcli.commands import COMMANDS
 from dipcli.errors import DipError, UsageError
-from dipcli.options import Knob, knobs
-from dipcli.record import Record
 from dipcli.registry import DEFAULT_PRESET, Task, tasks
 from dipcli.settings import Settings
+from dipcli.settings.options import Knob, knobs
+from dipcli.settings.outputs import Record
+from dipcli.settings.scheduler import Scheduler, named
 
 if TYPE_CHECKING:
     from dipcli.batch import Batch, BatchSize

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from dipcli.errors import DipError, OutOfMemoryError, UsageError
-from dipcli.settings import Precision
+from dipcli.settings.settings import Precision
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h of the GNU C library numbers its options
 # Of an allocation that failed. The last is how oneDNN says it: its convolutions, which fit any size, want room too.

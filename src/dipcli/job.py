@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from dipcli import files, images
 from dipcli.errors import DipError, UsageError
 from dipcli.images import png
-from dipcli.record import Record
 from dipcli.registry import Task
 from dipcli.rivals import FILES, FOLDER
+from dipcli.settings.outputs import Record
 
 if TYPE_CHECKING:
     from dipcli.case import Case

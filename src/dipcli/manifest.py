@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from dipcli import checkpoints
 from dipcli.job import Job
-from dipcli.record import Record
 from dipcli.registry import METHOD, tasks
+from dipcli.settings.outputs import Record
 
 # What `told` says of a job.
 HEAD = {

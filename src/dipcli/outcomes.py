@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from dipcli import displays, ranking
 from dipcli.errors import DipError
-from dipcli.options import knobs
 from dipcli.settings import Settings
+from dipcli.settings.options import knobs
 
 if TYPE_CHECKING:
     from dipcli.batch import Batch, BatchSize, Outcome
-    from dipcli.cluster.scheduler import Scheduler
     from dipcli.job import Job
     from dipcli.resume import HalfDone
+    from dipcli.settings.scheduler import Scheduler
 
 FAILED, SOME_FAILED = 1, 3
 

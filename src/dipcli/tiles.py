@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from dipcli.errors import DipError
 from dipcli.problem import Problem
-from dipcli.settings import SMALLEST_TILE
+from dipcli.settings.settings import SMALLEST_TILE
 from dipcli.stopping.step import Place
 
 MOST = 64  # tiles along a side

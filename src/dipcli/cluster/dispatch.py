@@ -13,11 +13,11 @@ from types import FrameType
 
 from dipcli.batch import Batch, BatchSize, Outcome, not_begun, settled
 from dipcli.cluster.flight import Flight, at_work
-from dipcli.cluster.scheduler import Scheduler
 from dipcli.cluster.sites import opened
 from dipcli.displays import Display
 from dipcli.errors import DipError
 from dipcli.interrupt import Interrupt, heeded
+from dipcli.settings.scheduler import Scheduler
 
 
 def restore_by(

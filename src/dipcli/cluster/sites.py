@@ -21,10 +21,10 @@ from distributed import Client, Nanny, Security, SpecCluster
 from dipcli import files
 from dipcli.batch import BatchSize
 from dipcli.cluster import ways
-from dipcli.cluster.scheduler import Scheduler
 from dipcli.cluster.ways import Way
 from dipcli.errors import DipError, UsageError
 from dipcli.job import Job
+from dipcli.settings.scheduler import Scheduler
 
 LOOPBACK = "127.0.0.1"
 ANSWER = "10s"  # that a scheduler may take to answer

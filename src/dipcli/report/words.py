@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 from dipcli import displays
 from dipcli.job import LOG, RECORD
-from dipcli.options import knobs
 from dipcli.report.story import Story
 from dipcli.settings import Settings
+from dipcli.settings.options import knobs
 
 MEASURES = {"psnr": "PSNR", "psnr_y": "PSNR, luma", "psnr_unknown": "PSNR, unknown pixels", "ssim": "SSIM"}
 FEW = 2  # runs or tiles from which on they have a table

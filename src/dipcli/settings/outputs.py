@@ -7,7 +7,7 @@ from typing import Annotated
 
 from dipcli import parsing as specs
 from dipcli.errors import UsageError
-from dipcli.options import Option, check
+from dipcli.settings.options import Option, check
 
 BETWEEN_CHECKPOINTS = "60s"  # writing one takes a fraction of a second
 

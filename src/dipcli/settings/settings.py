@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from dipcli import parsing as specs
 from dipcli import stopping
 from dipcli.errors import UsageError
-from dipcli.options import Option, check
 from dipcli.problem.noise import GREYS
+from dipcli.settings.options import Option, check
 
 Precision = Literal["auto", "fp32", "bf16"]
 LARGEST_SEED = 2**63 - 1

@@ -1,0 +1,5 @@
+"""What can be asked for: how to fit, what to write, where to run."""
+
+from dipcli.settings.settings import Settings
+
+__all__ = ["Settings"]
