@@ -52,7 +52,7 @@ def narrow(architecture: Callable[[str], Any]) -> Callable[[str], Any]:
 
 PLACES: dict[str, Callable[[ModuleType], tuple[Any, str, Callable[..., Any]]]] = {
     "dipcli.registry": lambda module: (module.Task, "settings", few),
-    "dipcli.networks": lambda module: (module, "architecture", narrow),
+    "dipcli.networks.build": lambda module: (module, "architecture", narrow),
 }
 
 

@@ -13,9 +13,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dipcli.engine import Fit, Prior, fit
+from dipcli.engine import Fit, fit
 from dipcli.errors import DipError
 from dipcli.networks import build
+from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.problem.losses import squared_error, total_variation
 from dipcli.settings import Settings

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from dipcli import banded, fused, layers, pixelwise, upsampled
 from dipcli import device as machine
 from dipcli.engine import fit
-from dipcli.networks import build
+from dipcli.networks import build, layers
+from dipcli.networks.kernels import banded, upsampled
+from dipcli.networks.kernels import channelwise as pixelwise
+from dipcli.networks.kernels import norm as fused
 from dipcli.problem import Problem
 from dipcli.settings import Settings
 

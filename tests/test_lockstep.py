@@ -13,10 +13,12 @@ import torch
 from conftest import TINY, noisy, scene
 from torch import Tensor, nn
 
-from dipcli import descent, ensemble, lockstep, restarts, stopping
-from dipcli.engine import Fit, Prior, fit
+from dipcli import descent, lockstep, restarts, stopping
+from dipcli.engine import Fit, fit
 from dipcli.errors import DipError
 from dipcli.networks import build
+from dipcli.networks import grouped as ensemble
+from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.problem.losses import squared_error
 from dipcli.restarts import Runs, fit_runs

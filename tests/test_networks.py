@@ -18,10 +18,12 @@ from published import skip_network
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dipcli.architectures import ResNet, Skip, UNet
-from dipcli.engine import Prior, fit
+from dipcli.engine import fit
 from dipcli.errors import UsageError
-from dipcli.networks import Crop, architecture, build
+from dipcli.networks import architecture, build
+from dipcli.networks.architectures import ResNet, Skip, UNet
+from dipcli.networks.build import Crop
+from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.problem.losses import squared_error
 from dipcli.registry import tasks

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from dipcli import engine, recovery
 from dipcli.adam import Adam
-from dipcli.engine import Fit, Prior, fit
+from dipcli.engine import Fit, fit
 from dipcli.networks import build
+from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.problem.losses import squared_error
 from dipcli.recovery import Lifeline, Reached

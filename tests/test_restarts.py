@@ -10,9 +10,10 @@ import torch
 from conftest import TINY, noisy, scene
 
 from dipcli import restarts
-from dipcli.engine import Fit, Prior, fit
+from dipcli.engine import Fit, fit
 from dipcli.errors import DipError, UsageError
 from dipcli.networks import build
+from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.restarts import Deadline, Run, Runs, fit_runs
 from dipcli.settings import Settings

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import AvgPool2d
 
 from dipcli import warmup
-from dipcli.engine import Prior, fit
-from dipcli.networks import build
+from dipcli.engine import fit
+from dipcli.networks.build import WINDOW_SIDE, build
+from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.settings import Settings
 from dipcli.warmup import Part, warm_up
@@ -123,10 +124,10 @@ def test_iterations_and_averages_begin_after_it() -> None:
 
 def test_a_network_says_how_much_it_wants_to_see() -> None:
     """A multiple of what its levels divide by; all of it where the picture itself is the variable."""
-    assert build(Settings(network=NETWORK), (3, 20, 20)).window == warmup.SIDE
+    assert build(Settings(network=NETWORK), (3, 20, 20)).window == WINDOW_SIDE
     six = "skip:channels=8x6:skips=0x6"
     window = build(Settings(network=six), (3, 200, 200)).window
     assert window is not None
-    assert window >= warmup.SIDE
+    assert window >= WINDOW_SIDE
     assert window % 64 == 0
     assert build(Settings(network="pixels"), (3, 20, 20)).window is None

@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 _PARTS = {
     "DipError": "errors",
     "Fit": "engine",
-    "Prior": "engine",
+    "Prior": "networks",
     "Problem": "problem",
     "Settings": "settings",
     "Step": "engine",

@@ -14,9 +14,10 @@ from dipcli import device as machine
 from dipcli import memory, networks, restarts, stopping, tiles
 from dipcli.case import Case
 from dipcli.descent import Descend, alone
-from dipcli.engine import Observer, Prior, let_go
+from dipcli.engine import Observer, let_go
 from dipcli.errors import DipError, OutOfMemoryError
 from dipcli.mosaic import Course, Note, fit_tiles
+from dipcli.networks.prior import Prior
 from dipcli.outlook import Outlook, foretell, halves
 from dipcli.problem import Problem
 from dipcli.registry import Task

@@ -21,6 +21,7 @@ from dipcli import recovery, stopping, warmup
 from dipcli.adam import Adam
 from dipcli.descent import Descend, alone
 from dipcli.errors import DipError
+from dipcli.networks.prior import Prior
 from dipcli.perturbation import perturbed_input
 from dipcli.problem import Problem
 from dipcli.problem.losses import total_variation
@@ -31,26 +32,6 @@ from dipcli.warmup import Part
 
 ADAM_BEFORE_LBFGS = 100  # the published warm-up: so many steps of Adam,
 ADAM_RATE_BEFORE_LBFGS = 0.001  # at this rate
-
-
-@dataclass(frozen=True)
-class Prior:
-    """f and z: a network that has seen nothing, and its fixed input.
-
-    Attributes:
-        network: maps z, shape (1, D, H', W'), to a picture, shape (1, C, H, W).
-        code: z. The convolutional networks want H' and W' padded; they crop what they return.
-        window: side of the smallest part of z that the network makes something of, a picture of that size; None when
-            it wants all of it.
-    """
-
-    network: nn.Module
-    code: Tensor
-    window: int | None = None
-
-    def to(self, device: torch.device) -> Prior:
-        """The same prior on another device. The network is moved, not copied."""
-        return replace(self, network=self.network.to(device), code=self.code.to(device))
 
 
 @dataclass(frozen=True)

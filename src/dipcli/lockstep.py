@@ -1,7 +1,7 @@
 """Several fits at once, each a loop of its own, whose networks are computed in one pass.
 
 A network for a small picture is hundreds of small steps: what starts each of them, on a CPU or a GPU, takes longer than
-the step. Several networks of one shape take hardly more when they are computed as one (`dipcli.ensemble`).
+the step. Several networks of one shape take hardly more when they are computed as one (`dipcli.networks.grouped`).
 
 Each fit runs in a greenlet, a function that can pause in the middle: where it wants its network computed it pauses
 until all the others want theirs. So a fit knows nothing of the others. It has its own rule, its own kept picture, its
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from dipcli import device as machine
 from dipcli.descent import alone, pictured
-from dipcli.ensemble import widened, widens
+from dipcli.networks.grouped import widened, widens
 
 T = TypeVar("T")
 # What gives the next thing to do, if there is one now; it is told whether nothing else is at work, so that it may wait.

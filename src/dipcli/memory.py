@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from dipcli import groups, networks, stopping
-from dipcli.engine import Prior, fit
+from dipcli.engine import fit
+from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.problem.losses import squared_error
 from dipcli.restarts import fresh

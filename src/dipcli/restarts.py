@@ -13,8 +13,9 @@ from torch import Tensor
 from dipcli import device as machine
 from dipcli import networks, stopping
 from dipcli.descent import Descend, alone
-from dipcli.engine import Fit, Observer, Prior, fit, let_go
+from dipcli.engine import Fit, Observer, fit, let_go
 from dipcli.errors import DipError
+from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.recovery import Checkpoint
 from dipcli.settings import Settings

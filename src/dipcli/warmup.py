@@ -17,7 +17,6 @@ from torch import Tensor
 from dipcli.problem import Problem, identity
 from dipcli.settings import Settings
 
-SIDE = 64  # of a window, in pixels, where the network does not want a larger one
 WORTH = 2  # windows side by side, from which on a picture is large
 
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from dipcli import parsing as specs
-from dipcli import warmup
-from dipcli.architectures import Architecture, Pixels, ResNet, Skip, UNet
-from dipcli.engine import Prior
-from dipcli.ensemble import Ensemble
 from dipcli.errors import UsageError
-from dipcli.layers import SCALE
+from dipcli.networks.architectures import Architecture, Pixels, ResNet, Skip, UNet
+from dipcli.networks.grouped import Ensemble
+from dipcli.networks.layers import SCALE
+from dipcli.networks.prior import Prior
 from dipcli.settings import Settings
 
+WINDOW_SIDE = 64  # pixels: the smallest window of an image that a network is shown alone
 DEPTH = 32  # channels of z, published for most pictures with noise as the input
 
 
@@ -77,7 +77,7 @@ def build(settings: Settings, shape: tuple[int, int, int], guide: Tensor | None 
         network = chosen.network(code.shape[1], (channels // members, height, width), settings.pad)
     if members > 1:
         network = Ensemble(network, members)
-    window = None if chosen.free else sides(settings, warmup.SIDE, warmup.SIDE)[0]
+    window = None if chosen.free else sides(settings, WINDOW_SIDE, WINDOW_SIDE)[0]
     return Prior(nn.Sequential(network, Crop(height, width)), code, window)
 
 

@@ -8,7 +8,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from dipcli.layers import FreePicture
+from dipcli.networks.layers import FreePicture
 
 WIDENED = ("in_channels", "out_channels", "groups", "num_features", "members")  # what a layer counts, where it does
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from dipcli import upsampled
+from dipcli.networks.kernels import upsampled
 
 EVEN = 16  # channels of which PyTorch's norm likes to have a multiple: of others it is three times as slow,
 SMALL = 2**16  # which is noticed from so many numbers on

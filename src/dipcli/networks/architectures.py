@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol, TypeVar
 from torch import nn
 
 from dipcli.errors import UsageError
-from dipcli.layers import Branches, FreePicture, Level, Residual, activation, convolution, leaky, norm
+from dipcli.networks.layers import Branches, FreePicture, Level, Residual, activation, convolution, leaky, norm
 
 WIDEST, DEEPEST, LARGEST, LONGEST = 4096, 12, 31, 256  # channels, levels, kernel, blocks: more would be a slip
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dipcli import fused, upsampled
+from dipcli.networks.kernels import norm as fused
+from dipcli.networks.kernels import upsampled
 
 WIDE = 32  # channels from which on it is faster to convolve before upsampling,
 ROOMY = 128**2  # and pixels of the enlarged picture: below, many small steps take longer than what they spare
@@ -48,7 +49,7 @@ class Level(nn.Sequential):
     a sequence that ends with the upsampling.
 
     On the CPU, where the convolution is wide, norm and convolution of the upsampled channels are taken before they
-    are upsampled, and those of the shortcut beside them: see `dipcli.upsampled`. The numbers are the same.
+    are upsampled, and those of the shortcut beside them: see `dipcli.networks.kernels.upsampled`. The numbers are the same.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ def convolution(inputs: int, outputs: int, kernel: int, pad: str, *, stride: int
 
 
 class Norm(nn.BatchNorm2d):
-    """Batch norm that always goes by the picture in hand, and may do so in a faster way: see `dipcli.fused`."""
+    """Batch norm that always goes by the picture in hand, and may do so in a faster way: see `dipcli.networks.kernels.norm`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """From (1, C, H, W) to the same shape."""

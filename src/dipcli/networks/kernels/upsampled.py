@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from dipcli import banded, pixelwise
+from dipcli.networks.kernels import banded
+from dipcli.networks.kernels import channelwise as pixelwise
 
 
 class _Convolution(torch.autograd.Function):
