@@ -35,7 +35,7 @@ from peers import PEERS
 from stopping import NAMES, middle, noisy
 from torch import Tensor
 
-from dipcli.bench import prepare, solve
+from dipcli.fitting.solve import prepare, solve
 from dipcli.images.image import from_array
 from dipcli.observers import pixels
 from dipcli.problem.metrics import psnr

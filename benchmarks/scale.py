@@ -122,7 +122,7 @@ def measure(count: int, side: int, options: list[str], ways: list[str]) -> None:
 
 def together(most: int, side: int, preset: str, device: str, seconds: float) -> None:
     """Iterations a second of one fit, and of two, four, eight and so on in one pass."""
-    from dipcli import device as machine
+    from dipcli.fitting import device as machine
     from dipcli.job import Job
     from dipcli.pace import laid_out, measured
     from dipcli.registry import tasks

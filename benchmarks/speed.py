@@ -28,7 +28,7 @@ from peers import published
 from stopping import middle
 from torch import Tensor
 
-from dipcli.bench import prepare, solve
+from dipcli.fitting.solve import prepare, solve
 from dipcli.images.image import from_array
 from dipcli.problem.metrics import psnr
 from dipcli.registry import tasks

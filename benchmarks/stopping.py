@@ -29,9 +29,10 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from dipcli import images, restarts, stopping
-from dipcli.bench import prepare, solve
-from dipcli.engine import fit
+from dipcli import images, stopping
+from dipcli.fitting import restarts
+from dipcli.fitting.engine import fit
+from dipcli.fitting.solve import prepare, solve
 from dipcli.images.image import from_array
 from dipcli.observers import pixels
 from dipcli.problem.metrics import psnr

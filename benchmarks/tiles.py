@@ -25,8 +25,8 @@ import torch
 from numpy.typing import NDArray
 from speed import scenery
 
-from dipcli.bench import Bench, prepare, solve
-from dipcli.device import peak_memory
+from dipcli.fitting.device import peak_memory
+from dipcli.fitting.solve import Bench, prepare, solve
 from dipcli.images.image import from_array
 from dipcli.problem.metrics import psnr
 from dipcli.registry import tasks

@@ -19,8 +19,8 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from dipcli import lockstep
 from dipcli.cli import app
+from dipcli.fitting import lockstep
 
 # How long to look for what breaks; HYPOTHESIS_PROFILE=nightly or pytest --hypothesis-profile=nightly looks longer.
 hypothesis.settings.register_profile("quick", max_examples=60, deadline=None)

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from dipcli.adam import Adam
+from dipcli.fitting.adam import Adam
 
 
 def fitted(make: object, *, steps: int = 30) -> list[torch.Tensor]:
@@ -44,7 +44,7 @@ def test_a_fit_does_not_import_pytorchs_compiler() -> None:
     code = """if True:
         import sys, torch
         from dipcli import networks
-        from dipcli.engine import fit
+        from dipcli.fitting.engine import fit
         from dipcli.problem.problem import Problem
         from dipcli.settings.settings import Settings
         settings = Settings(network="skip:channels=2,2:skips=1,1", input_depth=2, iterations=3)

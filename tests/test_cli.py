@@ -675,8 +675,8 @@ def test_more_channels_than_colours_go_through_tiff(dip: Dip, tmp_path: Path, dt
 
 
 def test_the_log_and_the_record_tell_of_a_collapse(dip: Dip, noisy_png: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dipcli import engine
-    from dipcli.adam import Adam
+    from dipcli.fitting import engine
+    from dipcli.fitting.adam import Adam
 
     class Spiking(Adam):
         calls = 0

@@ -12,8 +12,9 @@ import torch
 from conftest import TINY, Dip, scene
 from test_coding import NATURAL, ODD, jpeg, turned
 
-from dipcli import engine, images, networks
+from dipcli import images, networks
 from dipcli.case import Case
+from dipcli.fitting import engine
 from dipcli.images.image import from_array
 from dipcli.problem import identity
 from dipcli.problem.jpeg import Encoder

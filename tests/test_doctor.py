@@ -21,11 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dipcli
-from dipcli import device as machine
-from dipcli import groups
 from dipcli.doctor import advice, examination, host, sheet, trials, wheels
 from dipcli.doctor.advice import Finding, advise
 from dipcli.doctor.facts import Card, Device, Facts, Home, Memory, Nvidia, Package, Processor, Room, Torch, Trial
+from dipcli.fitting import cgroups as groups
+from dipcli.fitting import device as machine
 
 GIBI = 2**30
 PIP = "/v/bin/python -m pip"

@@ -16,14 +16,14 @@ import torch
 from conftest import TINY, Dip, noisy, scene
 
 import dipcli
-from dipcli import bench, stopping
+from dipcli import stopping
 from dipcli.case import Case
-from dipcli.engine import Fit
 from dipcli.errors import DipError
+from dipcli.fitting.engine import Fit
+from dipcli.fitting.restarts import Deadline, Run, Runs
 from dipcli.images.image import from_array
 from dipcli.problem import Problem, metrics
 from dipcli.registry import tasks
-from dipcli.restarts import Deadline, Run, Runs
 from dipcli.settings import Settings
 from dipcli.spread import Spread
 from dipcli.stopping.step import Step
@@ -328,13 +328,13 @@ def test_planning_goes_by_what_there_is() -> None:
         settings = replace(task.settings(preset), network=TINY, input="noise", input_depth=4, threads=1)
         return Case(problem=Problem(measured=measured, shape=(3, 32, 32)), picture=picture), settings
 
-    assert bench.planned(task, pose, Deadline(1e6)) == "balanced"
+    assert time_budget.planned(task, pose, Deadline(1e6)) == "balanced"
     assert tried == ["fast", "balanced", "best"]
     tried.clear()
-    assert bench.planned(task, pose, Deadline(0)) == "fast"
+    assert time_budget.planned(task, pose, Deadline(0)) == "fast"
     assert tried == ["fast"]
     alone = replace(task, presets={"balanced": task.presets["balanced"]})
-    assert bench.planned(alone, pose, Deadline(1e6)) == "balanced"
+    assert time_budget.planned(alone, pose, Deadline(1e6)) == "balanced"
 
 
 @pytest.mark.parametrize("loss", ["l1", "huber", "poisson"])

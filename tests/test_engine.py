@@ -13,8 +13,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dipcli.engine import Fit, fit
 from dipcli.errors import DipError
+from dipcli.fitting.engine import Fit, fit
 from dipcli.networks import build
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem

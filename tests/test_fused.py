@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from dipcli import device as machine
-from dipcli.engine import fit
+from dipcli.fitting import device as machine
+from dipcli.fitting.engine import fit
 from dipcli.networks import build, layers
 from dipcli.networks.kernels import banded, upsampled
 from dipcli.networks.kernels import channelwise as pixelwise

@@ -13,15 +13,17 @@ import torch
 from conftest import TINY, noisy, scene
 from torch import Tensor, nn
 
-from dipcli import descent, lockstep, restarts, stopping
-from dipcli.engine import Fit, fit
+from dipcli import stopping
 from dipcli.errors import DipError
+from dipcli.fitting import evaluate as descent
+from dipcli.fitting import lockstep, restarts
+from dipcli.fitting.engine import Fit, fit
+from dipcli.fitting.restarts import Runs, fit_runs
 from dipcli.networks import build
 from dipcli.networks import grouped as ensemble
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.problem.losses import squared_error
-from dipcli.restarts import Runs, fit_runs
 from dipcli.settings import Settings
 
 SMALL = Settings(network=TINY, input_depth=4, iterations=12, stop="none")

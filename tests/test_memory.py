@@ -17,14 +17,15 @@ from conftest import Dip, noisy, scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dipcli import device as machine
-from dipcli import groups, memory
 from dipcli import parsing as specs
-from dipcli.bench import prepare
 from dipcli.errors import UsageError
+from dipcli.fitting import cgroups as groups
+from dipcli.fitting import device as machine
+from dipcli.fitting import memory
+from dipcli.fitting.estimate import Outlook
+from dipcli.fitting.memory import Cost, kept
+from dipcli.fitting.solve import prepare
 from dipcli.images.image import from_array
-from dipcli.memory import Cost, kept
-from dipcli.outlook import Outlook
 from dipcli.problem import Problem
 from dipcli.problem.metrics import LARGE, psnr, ssim
 from dipcli.settings import Settings
@@ -116,7 +117,7 @@ def test_the_estimate_is_not_below_the_peak(tmp_path: Path, size: int, preset: s
 @pytest.mark.skipif(not os.access(machine.FORGET, os.W_OK), reason="the system cannot forget a peak")
 def test_the_peak_is_that_of_this_picture() -> None:
     code = (
-        "import numpy as np, torch; from dipcli import device; cpu = torch.device('cpu')\n"
+        "import numpy as np, torch; from dipcli.fitting import device; cpu = torch.device('cpu')\n"
         "earlier = np.ones(2**28, np.uint8); print(device.peak_memory(cpu)); del earlier\n"
         "device.forget_peak_memory(cpu); print(device.peak_memory(cpu))"
     )

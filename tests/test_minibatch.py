@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from conftest import Dip, noisy, scene, start, wait_for
 
-from dipcli import memory, pace
-from dipcli.bench import Bench
+from dipcli import pace
 from dipcli.displays import Lines
+from dipcli.fitting import memory
+from dipcli.fitting.solve import Bench
 from dipcli.images.pillow import size
 from dipcli.job import Job
 from dipcli.registry import tasks

@@ -18,8 +18,8 @@ from published import skip_network
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dipcli.engine import fit
 from dipcli.errors import UsageError
+from dipcli.fitting.engine import fit
 from dipcli.networks import architecture, build
 from dipcli.networks.architectures import ResNet, Skip, UNet
 from dipcli.networks.build import Crop

@@ -14,13 +14,13 @@ from conftest import TINY, Dip, noisy, scene
 
 from dipcli import files, images, preview
 from dipcli.errors import DipError
+from dipcli.fitting.tiled import Course, Patch
+from dipcli.fitting.tiling import layout
 from dipcli.images.image import from_array
-from dipcli.mosaic import Course, Patch
 from dipcli.preview import Frames, Preview, factor, reduced
 from dipcli.problem import Problem
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step, Tile
-from dipcli.tiles import layout
 
 QUICK = ("--network", TINY, "--input", "noise", "--input-depth", 4, "--warmup", 0)
 

@@ -10,14 +10,15 @@ import torch
 from conftest import TINY, noisy, scene
 from torch import Tensor, nn
 
-from dipcli import engine, recovery
-from dipcli.adam import Adam
-from dipcli.engine import Fit, fit
+from dipcli.fitting import engine
+from dipcli.fitting import rollback as recovery
+from dipcli.fitting.adam import Adam
+from dipcli.fitting.engine import Fit, fit
+from dipcli.fitting.rollback import Lifeline, Reached
 from dipcli.networks import build
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.problem.losses import squared_error
-from dipcli.recovery import Lifeline, Reached
 from dipcli.settings import Settings
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step

@@ -9,13 +9,13 @@ import pytest
 import torch
 from conftest import TINY, noisy, scene
 
-from dipcli import restarts
-from dipcli.engine import Fit, fit
 from dipcli.errors import DipError, UsageError
+from dipcli.fitting import restarts
+from dipcli.fitting.engine import Fit, fit
+from dipcli.fitting.restarts import Deadline, Run, Runs, fit_runs
 from dipcli.networks import build
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
-from dipcli.restarts import Deadline, Run, Runs, fit_runs
 from dipcli.settings import Settings
 from dipcli.stopping import HoldOut, Never, Rule, Verdict
 from dipcli.stopping.step import Step

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from dipcli.bench import prepare
+from dipcli.fitting.solve import prepare
 from dipcli.images.image import from_array
 from dipcli.problem import Problem
 from dipcli.problem.prefilter import Sketch

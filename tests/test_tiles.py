@@ -19,21 +19,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dipcli import bench, denoise, mosaic, stopping, tiles
-from dipcli.bench import Bench, prepare, solve
+from dipcli import denoise, stopping
 from dipcli.errors import DipError, OutOfMemoryError, UsageError
+from dipcli.fitting import solve as bench
+from dipcli.fitting import tiled as mosaic
+from dipcli.fitting import tiling as tiles
+from dipcli.fitting.restarts import Runs
+from dipcli.fitting.solve import Bench, prepare, solve
+from dipcli.fitting.tiling import blend, layout
 from dipcli.images.image import from_array
 from dipcli.observers import Metrics, Row
 from dipcli.problem import Problem, operators
 from dipcli.problem.prefilter import Sketch
-from dipcli.restarts import Runs
 from dipcli.settings import Settings
 from dipcli.settings.settings import SMALLEST_TILE
 from dipcli.spread import Spread
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Place, Step
 from dipcli.tasks.inpaint import inpaint
-from dipcli.tiles import blend, layout
 
 NETWORK = "skip:channels=8,8:skips=4,4"
 TINY: dict[str, Any] = {"network": NETWORK, "input_depth": 4, "iterations": 4, "stop": "none", "tile": "128"}

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import AvgPool2d
 
-from dipcli import warmup
-from dipcli.engine import fit
+from dipcli.fitting.engine import fit
+from dipcli.fitting.warmup import Part, warm_up
 from dipcli.networks.build import WINDOW_SIDE, build
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.settings import Settings
-from dipcli.warmup import Part, warm_up
 
 WINDOW = 32
 NETWORK = "skip:channels=8,16:skips=2,2"

@@ -19,16 +19,17 @@ import torch
 from numpy.typing import NDArray
 
 import dipcli
-from dipcli import device as machine
-from dipcli import files, images, memory
-from dipcli.bench import Bench
+from dipcli import files, images
 from dipcli.case import Case
+from dipcli.fitting import device as machine
+from dipcli.fitting import memory
+from dipcli.fitting.restarts import Runs
+from dipcli.fitting.solve import Bench
 from dipcli.images.image import from_array
 from dipcli.job import RECORD, Job
 from dipcli.observers import Metrics, tensor
 from dipcli.problem import metrics
 from dipcli.problem.noise import GREYS
-from dipcli.restarts import Runs
 
 
 def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, result: Runs) -> dict[str, Any]:

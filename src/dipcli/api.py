@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 
 from dipcli import images, stopping
 from dipcli.account import measured
-from dipcli.bench import planned, prepare, solve
 from dipcli.case import Case
 from dipcli.displays import Bar, Silent
-from dipcli.engine import Observer
 from dipcli.errors import UsageError
+from dipcli.fitting.engine import Observer
+from dipcli.fitting.restarts import Deadline
+from dipcli.fitting.solve import prepare, solve
 from dipcli.interrupt import heeded
 from dipcli.observers import Metrics, pixels
 from dipcli.registry import DEFAULT_PRESET, Task
-from dipcli.restarts import Deadline
+from dipcli.runs.time_budget import planned
 from dipcli.settings import Settings
 from dipcli.settings.options import knobs
 from dipcli.spread import Spread

@@ -16,12 +16,12 @@ from torch import Tensor
 
 import dipcli
 from dipcli import files
-from dipcli.engine import Fit
 from dipcli.errors import DipError
-from dipcli.mosaic import Course, Patch
+from dipcli.fitting.engine import Fit
+from dipcli.fitting.restarts import Progress, Run
+from dipcli.fitting.rollback import Checkpoint, Held, Kept, Reached, Watched
+from dipcli.fitting.tiled import Course, Patch
 from dipcli.problem import Problem
-from dipcli.recovery import Checkpoint, Held, Kept, Reached, Watched
-from dipcli.restarts import Progress, Run
 from dipcli.stopping.step import Place
 
 LAYOUT = 1  # of the file: one of another layout is not read

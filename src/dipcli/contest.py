@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipcli import account as accounts
-from dipcli import files, images, memory, ranking
+from dipcli import files, images, ranking
 from dipcli.case import Case
+from dipcli.fitting import memory
 from dipcli.interrupt import heeded
 from dipcli.rivals import FOLDER, Allowance, LeftOut, Rival
 

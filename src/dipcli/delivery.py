@@ -13,16 +13,17 @@ import torch
 from numpy.typing import NDArray
 
 from dipcli import account as accounts
-from dipcli import device as machine
-from dipcli import images, memory
+from dipcli import images
 from dipcli.contest import Contest
 from dipcli.displays import Display
 from dipcli.errors import DipError
+from dipcli.fitting import device as machine
+from dipcli.fitting import memory
+from dipcli.fitting.restarts import Runs
 from dipcli.job import RECORD, REPORT, Job
 from dipcli.observers import Metrics, pixels
 from dipcli.plan import Plan, suffix_of
 from dipcli.report import page
-from dipcli.restarts import Runs
 
 
 def write_picture(plan: Plan, result: Runs, meter: Metrics) -> tuple[dict[str, Any], bytes]:

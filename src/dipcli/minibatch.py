@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
-from dipcli import lockstep, memory, pace
+from dipcli import pace
 from dipcli.batch import Batch, Outcome, failed, not_begun, settled
-from dipcli.bench import threads
 from dipcli.displays import Display
 from dipcli.errors import DipError
+from dipcli.fitting import lockstep, memory
+from dipcli.fitting.solve import threads
 from dipcli.interrupt import Interrupt, NotBegunError, heeded
 from dipcli.job import Job
 from dipcli.run import restore

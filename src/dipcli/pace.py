@@ -9,10 +9,11 @@ from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
-from dipcli import device as machine
-from dipcli import images, lockstep, memory, stopping
-from dipcli.bench import Bench, prepare, solve
+from dipcli import images, stopping
 from dipcli.errors import DipError
+from dipcli.fitting import device as machine
+from dipcli.fitting import lockstep, memory
+from dipcli.fitting.solve import Bench, prepare, solve
 from dipcli.job import Job
 from dipcli.registry import DEFAULT_PRESET
 from dipcli.stopping.step import Step

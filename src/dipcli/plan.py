@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dipcli import device as machine
 from dipcli import images
-from dipcli.bench import planned as fitting_preset
 from dipcli.case import Case
 from dipcli.displays import Display
 from dipcli.errors import DipError, UsageError
+from dipcli.fitting import device as machine
+from dipcli.fitting.restarts import Deadline
 from dipcli.images.image import Picture
 from dipcli.job import Job, check_output, default_output, run_folder
 from dipcli.observers import pixels
 from dipcli.registry import DEFAULT_PRESET
-from dipcli.restarts import Deadline
 from dipcli.resume import HalfDone, matching
+from dipcli.runs.time_budget import planned as fitting_preset
 from dipcli.settings import Settings
 
 

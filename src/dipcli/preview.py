@@ -18,8 +18,8 @@ from dipcli.observers import pixels
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dipcli.fitting.tiled import Course
     from dipcli.images.image import Picture
-    from dipcli.mosaic import Course
     from dipcli.problem import Problem
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Place, Step

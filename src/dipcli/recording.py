@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from dipcli import files, images
-from dipcli.bench import Bench, Hold
 from dipcli.case import Case
 from dipcli.checkpoints import Checkpoints
 from dipcli.displays import Display
-from dipcli.engine import Observer, let_go
 from dipcli.errors import DipError
+from dipcli.fitting.engine import Observer, let_go
+from dipcli.fitting.restarts import Progress
+from dipcli.fitting.solve import Bench, Hold
+from dipcli.fitting.tiled import Course
 from dipcli.images import png
 from dipcli.images.image import Picture, from_array
 from dipcli.job import CHECKPOINT, FILLED, FRAMES, LOG, PREVIEW, RECORD, Job, clear
-from dipcli.mosaic import Course
 from dipcli.observers import Log, Row, Snapshots
 from dipcli.plan import Plan
 from dipcli.preview import Frames, Preview
-from dipcli.restarts import Progress
 from dipcli.resume import HalfDone, described
 
 

@@ -12,11 +12,11 @@ import torch
 
 from dipcli import account as accounts
 from dipcli import checkpoints, manifest
-from dipcli.bench import Bench
 from dipcli.errors import DipError
+from dipcli.fitting.restarts import Progress
+from dipcli.fitting.solve import Bench
+from dipcli.fitting.tiled import Course
 from dipcli.job import CHECKPOINT, WHERE, Job
-from dipcli.mosaic import Course
-from dipcli.restarts import Progress
 from dipcli.stopping.step import Place
 
 # What `described` says of a run: no more of where its output goes than `output` does.

@@ -11,22 +11,22 @@ from typing import Any
 
 from dipcli import account as accounts
 from dipcli import delivery, files, images, recording, stopping
-from dipcli import device as machine
-from dipcli.bench import Bench, prepare, solve
-from dipcli.descent import Descend, alone
 from dipcli.displays import Display, Silent
-from dipcli.engine import Observer
+from dipcli.fitting import device as machine
+from dipcli.fitting.engine import Observer
+from dipcli.fitting.evaluate import Descend, alone
+from dipcli.fitting.restarts import Deadline, Progress
+from dipcli.fitting.solve import Bench, prepare, solve
+from dipcli.fitting.tiled import Course
+from dipcli.fitting.warmup import due
 from dipcli.interrupt import Interrupt, NotBegunError, heeded
 from dipcli.job import Job
-from dipcli.mosaic import Course
 from dipcli.observers import Metrics
 from dipcli.plan import planned, worries
-from dipcli.restarts import Deadline, Progress
 from dipcli.resume import HalfDone
 from dipcli.settings import Settings
 from dipcli.spread import Spread
 from dipcli.standing import Ahead
-from dipcli.warmup import due
 
 
 def restore(

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dipcli import tiles
+from dipcli.fitting import tiling as tiles
+from dipcli.fitting.rollback import LOOKED_AT
 from dipcli.observers import WHOLE
-from dipcli.recovery import LOOKED_AT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from dipcli.restarts import Runs
+    from dipcli.fitting.restarts import Runs
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Place, Step
 

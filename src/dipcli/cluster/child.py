@@ -24,10 +24,11 @@ from typing import IO, Any
 import torch
 
 import dipcli
-from dipcli import checkpoints, lockstep, manifest, memory
+from dipcli import checkpoints, manifest
 from dipcli.displays import Silent
 from dipcli.earlier import finished
 from dipcli.errors import DipError, OutOfMemoryError
+from dipcli.fitting import lockstep, memory
 from dipcli.interrupt import Interrupt, NotBegunError
 from dipcli.job import Job
 from dipcli.pace import laid_out, measured

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from dipcli import memory
 from dipcli.cluster.orders import order
 from dipcli.cluster.processes import Child
+from dipcli.fitting import memory
 from dipcli.job import Job
 from dipcli.pace import MORE, MOST, Pace
 

@@ -14,9 +14,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from dipcli import files, groups
+from dipcli import files
 from dipcli.doctor.facts import Card, Home, Memory, Nvidia, Package, Processor, Room
 from dipcli.errors import DipError
+from dipcli.fitting import cgroups as groups
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # PyTorch heeds these, the first one first
 # As the metadata have it: torch>=2.4, or dask>=2025; extra == 'cluster'. One with any other condition is passed over.

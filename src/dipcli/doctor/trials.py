@@ -49,7 +49,7 @@ def examined() -> dict[str, Any]:
     """PyTorch's build, the CPU's abilities, whether memory is kept, and the devices."""
     import torch
 
-    from dipcli import device as machine
+    from dipcli.fitting import device as machine
 
     build, names = _build()
     able = machine.capabilities()
@@ -77,7 +77,7 @@ def tried(name: str) -> Device:
 def _described(name: str) -> Device:
     import torch
 
-    from dipcli import device as machine
+    from dipcli.fitting import device as machine
 
     place = torch.device(name)
     precision, reason = machine.choice(place)
@@ -187,7 +187,7 @@ def _fitted(name: str) -> Tensor:
     """A few iterations on a picture of noise, (3, 32, 32)."""
     import torch
 
-    from dipcli.bench import prepare, solve
+    from dipcli.fitting.solve import prepare, solve
 
     measured = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
     settings = Settings(iterations=4, network=NETWORK, input_depth=4, stop="none", device=name)

@@ -13,12 +13,13 @@ import psutil
 import torch
 from torch import Tensor
 
-from dipcli import groups, networks, stopping
-from dipcli.engine import fit
+from dipcli import networks, stopping
+from dipcli.fitting import cgroups as groups
+from dipcli.fitting.engine import fit
+from dipcli.fitting.restarts import fresh
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.problem.losses import squared_error
-from dipcli.restarts import fresh
 from dipcli.settings import Settings
 from dipcli.stopping.step import Step
 

@@ -1,4 +1,4 @@
-"""Laying out a fit: device, precision, prior, whole or in tiles, and which preset fits into a time budget."""
+"""Laying out a fit: device, precision, prior, whole or in tiles."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from typing import Any, TypeAlias
 
 import torch
 
-from dipcli import device as machine
-from dipcli import memory, networks, restarts, stopping, tiles
-from dipcli.case import Case
-from dipcli.descent import Descend, alone
-from dipcli.engine import Observer, let_go
-from dipcli.errors import DipError, OutOfMemoryError
-from dipcli.mosaic import Course, Note, fit_tiles
+from dipcli import networks, stopping
+from dipcli.errors import OutOfMemoryError
+from dipcli.fitting import device as machine
+from dipcli.fitting import memory, restarts
+from dipcli.fitting import tiling as tiles
+from dipcli.fitting.engine import Observer, let_go
+from dipcli.fitting.estimate import Outlook, foretell, halves
+from dipcli.fitting.evaluate import Descend, alone
+from dipcli.fitting.restarts import Deadline, Progress, Runs, fit_runs
+from dipcli.fitting.tiled import Course, Note, fit_tiles
 from dipcli.networks.prior import Prior
-from dipcli.outlook import Outlook, foretell, halves
 from dipcli.problem import Problem
-from dipcli.registry import Task
-from dipcli.restarts import Deadline, Progress, Runs, fit_runs
 from dipcli.settings import Settings
 from dipcli.stopping.step import Place
 
-BY_SPEED = ("fast", "balanced", "best")
 TRIALS = 3  # iterations that tell the pace
 LARGE = 2**20  # pixels from which on a fit is slow enough to be told what it will take
 WINDOW, SMALL_WINDOW = 512, 128  # side of the window that this is measured on, and of that of smaller pictures
@@ -78,7 +77,7 @@ def prepare(
     Raises:
         DipError: when the device is not there, there is not enough memory, or the settings do not go together.
     """
-    settings = _resolved(settings)
+    settings = resolved(settings)
     device = torch.device(settings.device)
     machine.forget_peak_memory(device)
     machine.keep_memory(device)
@@ -150,48 +149,7 @@ def solve(
         return fit_tiles(problem, places, settings, rule, say=say, smaller=smaller, begin=course, **how)
 
 
-def planned(task: Task, pose: Callable[[str], tuple[Case, Settings]], deadline: Deadline) -> str:
-    """The best preset whose usual number of iterations fits into the time there is, by the pace of a few of them.
-
-    A slower preset is tried only where the faster one fits.
-
-    Args:
-        task: knows how long its presets usually run.
-        pose: from a preset's name to what the task makes of the picture with it.
-        deadline: of all that is to be done; the trials take their share.
-
-    Raises:
-        DipError: when not even the fastest preset can be tried.
-    """
-    chosen = ""
-    for preset in (each for each in BY_SPEED if each in task.presets):
-        try:
-            case, settings = pose(preset)
-            seconds = _pace(case, settings) * task.usual(preset, settings) * (settings.runs or 1)
-        except DipError:
-            if chosen:
-                break  # too large for this machine: the faster one will do
-            raise
-        if chosen and not deadline.room(seconds):
-            break
-        chosen = preset
-        if not deadline.room(seconds):
-            break
-    return chosen
-
-
-def _pace(case: Case, settings: Settings) -> float:
-    """Seconds an iteration; of a large picture by that of a window."""
-    problem, settings = case.problem, _resolved(settings)
-    size = problem.shape[1:]
-    side = WINDOW if size[0] * size[1] >= LARGE else max(size)
-    machine.keep_memory(torch.device(settings.device))
-    with threads(settings.threads), machine.enough_memory(problem.shape):
-        cost, _ = memory.measure(problem, settings, side=side, trials=TRIALS)
-        return foretell(problem, settings, cost, case.size).pace or 0.0
-
-
-def _resolved(settings: Settings) -> Settings:
+def resolved(settings: Settings) -> Settings:
     """With the device and the precision that auto comes to.
 
     Raises:

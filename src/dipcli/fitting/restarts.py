@@ -10,14 +10,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from dipcli import device as machine
 from dipcli import networks, stopping
-from dipcli.descent import Descend, alone
-from dipcli.engine import Fit, Observer, fit, let_go
 from dipcli.errors import DipError
+from dipcli.fitting import device as machine
+from dipcli.fitting.engine import Fit, Observer, fit, let_go
+from dipcli.fitting.evaluate import Descend, alone
+from dipcli.fitting.rollback import Checkpoint
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
-from dipcli.recovery import Checkpoint
 from dipcli.settings import Settings
 
 SURE = 2.0  # standard errors by which a run must make the mean worse before it is left out,

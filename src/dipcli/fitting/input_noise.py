@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from dipcli.fitting.warmup import Part
 from dipcli.settings import Settings
-from dipcli.warmup import Part
 
 
 def perturbed_input(code: Tensor, settings: Settings, draws: int) -> Callable[[Part], Tensor]:

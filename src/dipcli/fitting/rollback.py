@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dipcli.adam import Adam
 from dipcli.errors import DipError
+from dipcli.fitting.adam import Adam
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dipcli import device as machine
-from dipcli.descent import Descend, alone
-from dipcli.engine import Fit, Observer, let_go
 from dipcli.errors import OutOfMemoryError
+from dipcli.fitting import device as machine
+from dipcli.fitting.engine import Fit, Observer, let_go
+from dipcli.fitting.evaluate import Descend, alone
+from dipcli.fitting.restarts import Deadline, Progress, Run, Runs, fit_runs, fresh
+from dipcli.fitting.tiling import Cut, blend, divided, unsettled
 from dipcli.problem import Problem
-from dipcli.restarts import Deadline, Progress, Run, Runs, fit_runs, fresh
 from dipcli.settings import Settings
 from dipcli.stopping import Rule, Verdict
 from dipcli.stopping.step import Place, Step, Tile
-from dipcli.tiles import Cut, blend, divided, unsettled
 
 Note: TypeAlias = Callable[[str], None]
 

@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dipcli import memory, networks, tiles
+from dipcli import networks
 from dipcli import parsing as specs
 from dipcli.errors import DipError, UsageError
-from dipcli.memory import Cost
+from dipcli.fitting import memory
+from dipcli.fitting import tiling as tiles
+from dipcli.fitting.memory import Cost
 from dipcli.problem import Problem
 from dipcli.settings import Settings
 from dipcli.stopping.step import Place

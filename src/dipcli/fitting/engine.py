@@ -17,18 +17,20 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from dipcli import recovery, stopping, warmup
-from dipcli.adam import Adam
-from dipcli.descent import Descend, alone
+from dipcli import stopping
 from dipcli.errors import DipError
+from dipcli.fitting import rollback as recovery
+from dipcli.fitting import warmup
+from dipcli.fitting.adam import Adam
+from dipcli.fitting.evaluate import Descend, alone
+from dipcli.fitting.input_noise import perturbed_input
+from dipcli.fitting.rollback import Checkpoint, Kept, Lifeline, Reached
+from dipcli.fitting.warmup import Part
 from dipcli.networks.prior import Prior
-from dipcli.perturbation import perturbed_input
 from dipcli.problem import Problem
 from dipcli.problem.losses import total_variation
-from dipcli.recovery import Checkpoint, Kept, Lifeline, Reached
 from dipcli.settings import Settings
 from dipcli.stopping.step import Step
-from dipcli.warmup import Part
 
 ADAM_BEFORE_LBFGS = 100  # the published warm-up: so many steps of Adam,
 ADAM_RATE_BEFORE_LBFGS = 0.001  # at this rate

@@ -20,8 +20,8 @@ import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor, nn
 
-from dipcli import device as machine
-from dipcli.descent import alone, pictured
+from dipcli.fitting import device as machine
+from dipcli.fitting.evaluate import alone, pictured
 from dipcli.networks.grouped import widened, widens
 
 T = TypeVar("T")

@@ -1,0 +1,1 @@
+"""One run from job to files, and batches of runs."""

@@ -1,0 +1,60 @@
+"""Which preset fits into a time budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from dipcli.case import Case
+from dipcli.errors import DipError
+from dipcli.fitting import device as machine
+from dipcli.fitting import memory
+from dipcli.fitting.estimate import foretell
+from dipcli.fitting.restarts import Deadline
+from dipcli.fitting.solve import LARGE, TRIALS, WINDOW, resolved, threads
+from dipcli.registry import Task
+from dipcli.settings import Settings
+
+BY_SPEED = ("fast", "balanced", "best")
+
+
+def planned(task: Task, pose: Callable[[str], tuple[Case, Settings]], deadline: Deadline) -> str:
+    """The best preset whose usual number of iterations fits into the time there is, by the pace of a few of them.
+
+    A slower preset is tried only where the faster one fits.
+
+    Args:
+        task: knows how long its presets usually run.
+        pose: from a preset's name to what the task makes of the picture with it.
+        deadline: of all that is to be done; the trials take their share.
+
+    Raises:
+        DipError: when not even the fastest preset can be tried.
+    """
+    chosen = ""
+    for preset in (each for each in BY_SPEED if each in task.presets):
+        try:
+            case, settings = pose(preset)
+            seconds = _pace(case, settings) * task.usual(preset, settings) * (settings.runs or 1)
+        except DipError:
+            if chosen:
+                break  # too large for this machine: the faster one will do
+            raise
+        if chosen and not deadline.room(seconds):
+            break
+        chosen = preset
+        if not deadline.room(seconds):
+            break
+    return chosen
+
+
+def _pace(case: Case, settings: Settings) -> float:
+    """Seconds an iteration; of a large picture by that of a window."""
+    problem, settings = case.problem, resolved(settings)
+    size = problem.shape[1:]
+    side = WINDOW if size[0] * size[1] >= LARGE else max(size)
+    machine.keep_memory(torch.device(settings.device))
+    with threads(settings.threads), machine.enough_memory(problem.shape):
+        cost, _ = memory.measure(problem, settings, side=side, trials=TRIALS)
+        return foretell(problem, settings, cost, case.size).pace or 0.0
