@@ -39,9 +39,9 @@ from dipcli.fitting.solve import prepare, solve
 from dipcli.images.image import from_array
 from dipcli.observers import pixels
 from dipcli.problem.metrics import psnr
-from dipcli.registry import tasks
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step
+from dipcli.tasks.registry import tasks
 
 EVERY = 20  # iterations between looks at the quality
 SIGMA = 25

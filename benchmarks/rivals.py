@@ -23,7 +23,8 @@ from skimage.restoration import denoise_tv_chambolle
 from dipcli import images
 from dipcli.problem import metrics
 from dipcli.problem.noise import look
-from dipcli.rivals import Allowance, denoising
+from dipcli.tasks.baselines import denoising
+from dipcli.tasks.baselines.baseline import Allowance
 
 SIDE = 256
 RUNS: dict[str, tuple[str, ...]] = {

@@ -125,7 +125,7 @@ def together(most: int, side: int, preset: str, device: str, seconds: float) -> 
     from dipcli.fitting import device as machine
     from dipcli.job import Job
     from dipcli.pace import laid_out, measured
-    from dipcli.registry import tasks
+    from dipcli.tasks.registry import tasks
 
     with tempfile.TemporaryDirectory() as scratch:
         draw(Path(scratch, "in"), 1, side)
@@ -180,8 +180,8 @@ def client(count: int) -> None:
     from dipcli.cluster import dispatch, worker
     from dipcli.displays import Silent
     from dipcli.job import Job
-    from dipcli.registry import tasks
     from dipcli.settings.scheduler import named
+    from dipcli.tasks.registry import tasks
 
     def nothing(_order: dict[str, object]) -> dict[str, object]:
         return {"account": {"iterations": 1}, "notes": [], "worker": "none"}

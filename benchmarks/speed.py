@@ -31,9 +31,9 @@ from torch import Tensor
 from dipcli.fitting.solve import prepare, solve
 from dipcli.images.image import from_array
 from dipcli.problem.metrics import psnr
-from dipcli.registry import tasks
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step
+from dipcli.tasks.registry import tasks
 
 SIGMA = 25
 WARMING = 2  # iterations that are not counted

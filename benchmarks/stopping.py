@@ -36,10 +36,10 @@ from dipcli.fitting.solve import prepare, solve
 from dipcli.images.image import from_array
 from dipcli.observers import pixels
 from dipcli.problem.metrics import psnr
-from dipcli.registry import tasks
 from dipcli.settings.settings import MEMORIES
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step
+from dipcli.tasks.registry import tasks
 
 SIDE = 256
 EVERY = 5

@@ -29,7 +29,7 @@ from dipcli.fitting.device import peak_memory
 from dipcli.fitting.solve import Bench, prepare, solve
 from dipcli.images.image import from_array
 from dipcli.problem.metrics import psnr
-from dipcli.registry import tasks
+from dipcli.tasks.registry import tasks
 
 SIGMA = 25
 NEAR = 8  # pixels from a tile's border

@@ -8,9 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dipcli.registry import tasks
 from dipcli.settings import Settings
 from dipcli.settings.options import knobs
+from dipcli.tasks.registry import tasks
 
 TARGET = Path(__file__).with_name("cli.md")
 APP = "import dipcli.cli\napp = dipcli.cli.app()\n"

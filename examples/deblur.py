@@ -15,7 +15,7 @@ import typer
 from dipcli.cli import main
 from dipcli.errors import UsageError
 from dipcli.problem import Problem
-from dipcli.registry import task
+from dipcli.tasks.registry import task
 
 if TYPE_CHECKING:
     from torch import Tensor

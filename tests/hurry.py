@@ -51,7 +51,7 @@ def narrow(architecture: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 PLACES: dict[str, Callable[[ModuleType], tuple[Any, str, Callable[..., Any]]]] = {
-    "dipcli.registry": lambda module: (module.Task, "settings", few),
+    "dipcli.tasks.registry": lambda module: (module.Task, "settings", few),
     "dipcli.networks.build": lambda module: (module, "architecture", narrow),
 }
 
@@ -59,7 +59,8 @@ PLACES: dict[str, Callable[[ModuleType], tuple[Any, str, Callable[..., Any]]]] =
 @contextmanager
 def hurried() -> Iterator[None]:
     """Inside, in this process."""
-    from dipcli import networks, registry
+    from dipcli import networks
+    from dipcli.tasks import registry
 
     before = []
     for module in (registry, networks):

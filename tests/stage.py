@@ -20,7 +20,7 @@ from documents import ROOT
 
 from dipcli.cli import app
 from dipcli.problem import features as classifiers
-from dipcli.registry import tasks
+from dipcli.tasks.registry import tasks
 
 SIDE = 64  # pixels: large enough for five levels, and for a quarter of it
 PICTURES = "PICTURES"  # how the documents call a folder with the test pictures of the paper

@@ -24,7 +24,7 @@ from dipcli.cli import app
 from dipcli.images.image import from_array
 from dipcli.observers import COLUMNS
 from dipcli.problem import metrics
-from dipcli.registry import tasks
+from dipcli.tasks.registry import tasks
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -21,9 +21,9 @@ from test_batch import draw, written
 from dipcli import checkpoints, manifest
 from dipcli.errors import DipError, UsageError
 from dipcli.job import Job
-from dipcli.registry import tasks
 from dipcli.settings.outputs import Record
 from dipcli.settings.scheduler import Scheduler, named
+from dipcli.tasks.registry import tasks
 
 pytest.importorskip("distributed", reason="the extra dipcli[cluster] is not installed")
 

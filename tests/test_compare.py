@@ -19,13 +19,15 @@ from hypothesis import strategies as st
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
 from dipcli import images, ranking
-from dipcli.case import Case
 from dipcli.contest import Contest
 from dipcli.images.image import from_array
 from dipcli.problem import metrics
-from dipcli.registry import tasks
-from dipcli.rivals import FILES, Allowance, LeftOut, Rival, denoising, enlarging, filling
+from dipcli.tasks.baselines import denoising, enlarging
+from dipcli.tasks.baselines import inpainting as filling
+from dipcli.tasks.baselines.baseline import FILES, Allowance, LeftOut, Rival
+from dipcli.tasks.case import Case
 from dipcli.tasks.denoise import denoise
+from dipcli.tasks.registry import tasks
 
 NAMES = {
     "denoise": {"nlmeans", "tv", "wavelets"},

@@ -13,13 +13,13 @@ from conftest import TINY, Dip, scene
 from test_coding import NATURAL, ODD, jpeg, turned
 
 from dipcli import images, networks
-from dipcli.case import Case
 from dipcli.fitting import engine
 from dipcli.images.image import from_array
 from dipcli.problem import identity
 from dipcli.problem.jpeg import Encoder
-from dipcli.registry import tasks
 from dipcli.settings import Settings
+from dipcli.tasks.case import Case
+from dipcli.tasks.registry import tasks
 
 DEJPEG = tasks()["dejpeg"]
 

@@ -30,8 +30,8 @@ import stage
 from documents import DOCUMENTS, ROOT, Piece, anchors, links, options, pieces
 from hurry import hurried
 
-from dipcli import registry
 from dipcli.interrupt import Interrupt
+from dipcli.tasks import registry
 
 # No command, though it is set like one.
 FORMULA = "minimise over theta"

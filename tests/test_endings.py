@@ -17,16 +17,16 @@ from conftest import TINY, Dip, noisy, scene
 
 import dipcli
 from dipcli import stopping
-from dipcli.case import Case
 from dipcli.errors import DipError
 from dipcli.fitting.engine import Fit
 from dipcli.fitting.restarts import Deadline, Run, Runs
 from dipcli.images.image import from_array
 from dipcli.problem import Problem, metrics
-from dipcli.registry import tasks
 from dipcli.settings import Settings
 from dipcli.spread import Spread
 from dipcli.stopping.step import Step
+from dipcli.tasks.case import Case
+from dipcli.tasks.registry import tasks
 
 RULES = [
     "auto",

@@ -66,7 +66,7 @@ def test_the_blur_of_the_example_keeps_the_mean_and_is_linear() -> None:
         from deblur import blur
     finally:
         sys.path.remove(str(EXAMPLES))
-        from dipcli import registry
+        from dipcli.tasks import registry
 
         registry._tasks.pop("deblur")
     x, y = torch.rand(2, 3, 20, 24)

@@ -14,8 +14,8 @@ from skimage import data
 from dipcli.errors import DipError, UsageError
 from dipcli.images.image import from_array
 from dipcli.networks import build
-from dipcli.registry import tasks
 from dipcli.tasks.flash import flash, shift
+from dipcli.tasks.registry import tasks
 
 
 def pair(height: int = 32, width: int = 40) -> tuple[np.ndarray, np.ndarray]:

@@ -17,13 +17,14 @@ from conftest import scene
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dipcli import networks, registry
-from dipcli.case import Case
-from dipcli.curves import TARGETS, Curves
+from dipcli import networks
 from dipcli.errors import UsageError
 from dipcli.images.image import Picture, from_array
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step
+from dipcli.tasks import registry
+from dipcli.tasks.case import Case
+from dipcli.tasks.figures.learning_curves import TARGETS, Curves
 from dipcli.tasks.impedance import between, impedance, reduced, side_by_side, targets
 
 SIZE = (2, 3)
@@ -295,7 +296,7 @@ def test_the_strong_line_is_the_median_of_neighbouring_iterations() -> None:
 
 def test_same_numbers_same_bytes_whatever_the_style_and_the_process() -> None:
     script = (
-        "import hashlib, sys, torch; from dipcli.curves import Curves\n"
+        "import hashlib, sys, torch; from dipcli.tasks.figures.learning_curves import Curves\n"
         "made = Curves(torch.zeros(12, 2, 2), 0.01)\n"
         "made.iterations = [1, 2]\n"
         "made.seen = [torch.tensor([0.08, 0.09, 0.07, 0.09]), torch.tensor([0.01, 0.02, 0.03, 0.09])]\n"

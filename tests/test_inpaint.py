@@ -124,7 +124,7 @@ def test_the_kind_of_damage_is_judged_by_its_shape() -> None:
 
 
 def test_each_kind_has_its_published_settings() -> None:
-    from dipcli.registry import tasks
+    from dipcli.tasks.registry import tasks
 
     task = tasks()["inpaint"]
 

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dipcli.case import Case
 from dipcli.errors import DipError, UsageError
 from dipcli.images.image import Picture, from_array
 from dipcli.networks import build
-from dipcli.registry import tasks
 from dipcli.run import prepare, solve
+from dipcli.tasks.case import Case
 from dipcli.tasks.invert import square
+from dipcli.tasks.registry import tasks
 
 INVERT = tasks()["invert"]
 PICTURE = from_array(scene(40, 60))

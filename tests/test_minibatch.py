@@ -21,8 +21,8 @@ from dipcli.fitting import memory
 from dipcli.fitting.solve import Bench
 from dipcli.images.pillow import size
 from dipcli.job import Job
-from dipcli.registry import tasks
 from dipcli.standing import Ahead
+from dipcli.tasks.registry import tasks
 from dipcli.turns import Turns
 
 NEAR = 2  # grey levels: what rounding makes of a few steps in single precision

@@ -26,8 +26,8 @@ from dipcli.networks.build import Crop
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.problem.losses import squared_error
-from dipcli.registry import tasks
 from dipcli.settings import Settings
+from dipcli.tasks.registry import tasks
 
 DEJPEG = "skip:channels=8,16,32,64,128:skips=0,0,0,4,4"
 TEXT = "skip:channels=128x5:skips=128x5:up=nearest"

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from dipcli.errors import UsageError
-from dipcli.registry import DEFAULT_PRESET, Task, tasks
 from dipcli.settings import Settings
 from dipcli.settings.options import knobs
 from dipcli.settings.outputs import Record
+from dipcli.tasks.registry import DEFAULT_PRESET, Task, tasks
 
 
 @pytest.mark.parametrize("cls", [Settings, Record])

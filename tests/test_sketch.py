@@ -13,9 +13,9 @@ from dipcli.fitting.solve import prepare
 from dipcli.images.image import from_array
 from dipcli.problem import Problem
 from dipcli.problem.prefilter import Sketch
-from dipcli.registry import tasks
 from dipcli.settings import Settings
 from dipcli.stopping import HoldOut
+from dipcli.tasks.registry import tasks
 
 SIGMA = 25 / 255
 

@@ -16,7 +16,7 @@ from dipcli.errors import DipError, UsageError
 from dipcli.images.image import Picture, from_array
 from dipcli.networks import build
 from dipcli.problem.metrics import psnr
-from dipcli.registry import tasks
+from dipcli.tasks.registry import tasks
 from dipcli.tasks.superres import superres
 
 TASK = tasks()["superres"]

@@ -24,7 +24,7 @@ _PARTS = {
     "Verdict": "stopping",
     "build": "networks",
     "fit": "engine",
-    "task": "registry",
+    "task": "tasks.registry",
 }
 
 
@@ -32,7 +32,7 @@ def __getattr__(name: str) -> Any:
     if name in _PARTS:
         return getattr(import_module(f"dipcli.{_PARTS[name]}"), name)
     if not name.startswith("_") and find_spec(f"dipcli.tasks.{name}"):
-        tasks = import_module("dipcli.registry").tasks()
+        tasks = import_module("dipcli.tasks.registry").tasks()
         if name in tasks:
             globals()[name] = import_module("dipcli.api").restorer(tasks[name])
             return globals()[name]
@@ -40,4 +40,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*_PARTS, *import_module("dipcli.registry").tasks(), "__version__"])
+    return sorted([*_PARTS, *import_module("dipcli.tasks.registry").tasks(), "__version__"])

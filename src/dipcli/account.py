@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 import dipcli
 from dipcli import files, images
-from dipcli.case import Case
 from dipcli.fitting import device as machine
 from dipcli.fitting import memory
 from dipcli.fitting.restarts import Runs
@@ -30,6 +29,7 @@ from dipcli.job import RECORD, Job
 from dipcli.observers import Metrics, tensor
 from dipcli.problem import metrics
 from dipcli.problem.noise import GREYS
+from dipcli.tasks.case import Case
 
 
 def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, result: Runs) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from dipcli import images, stopping
 from dipcli.account import measured
-from dipcli.case import Case
 from dipcli.displays import Bar, Silent
 from dipcli.errors import UsageError
 from dipcli.fitting.engine import Observer
@@ -23,12 +22,13 @@ from dipcli.fitting.restarts import Deadline
 from dipcli.fitting.solve import prepare, solve
 from dipcli.interrupt import heeded
 from dipcli.observers import Metrics, pixels
-from dipcli.registry import DEFAULT_PRESET, Task
 from dipcli.runs.time_budget import planned
 from dipcli.settings import Settings
 from dipcli.settings.options import knobs
 from dipcli.spread import Spread
 from dipcli.standing import Ahead
+from dipcli.tasks.case import Case
+from dipcli.tasks.registry import DEFAULT_PRESET, Task
 
 ARGUMENTS = """
 

@@ -20,11 +20,11 @@ import typer
 from dipcli import __version__, outcomes
 from dipcli.commands import COMMANDS
 from dipcli.errors import DipError, UsageError
-from dipcli.registry import DEFAULT_PRESET, Task, tasks
 from dipcli.settings import Settings
 from dipcli.settings.options import Knob, knobs
 from dipcli.settings.outputs import Record
 from dipcli.settings.scheduler import Scheduler, named
+from dipcli.tasks.registry import DEFAULT_PRESET, Task, tasks
 
 if TYPE_CHECKING:
     from dipcli.batch import Batch, BatchSize

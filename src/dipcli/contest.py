@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from dipcli import account as accounts
 from dipcli import files, images, ranking
-from dipcli.case import Case
 from dipcli.fitting import memory
 from dipcli.interrupt import heeded
-from dipcli.rivals import FOLDER, Allowance, LeftOut, Rival
+from dipcli.tasks.baselines.baseline import FOLDER, Allowance, LeftOut, Rival
+from dipcli.tasks.case import Case
 
 PATIENT = 60.0  # seconds that each rival may take, or as long as the fit did
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from dipcli import files, images
 from dipcli.errors import DipError, UsageError
 from dipcli.images import png
-from dipcli.registry import Task
-from dipcli.rivals import FILES, FOLDER
 from dipcli.settings.outputs import Record
+from dipcli.tasks.baselines.baseline import FILES, FOLDER
+from dipcli.tasks.registry import Task
 
 if TYPE_CHECKING:
-    from dipcli.case import Case
     from dipcli.images.image import Picture
+    from dipcli.tasks.case import Case
 
 
 LOG = "log.csv"  # every run that keeps a record has one

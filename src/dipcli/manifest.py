@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from dipcli import checkpoints
 from dipcli.job import Job
-from dipcli.registry import METHOD, tasks
 from dipcli.settings.outputs import Record
+from dipcli.tasks.registry import METHOD, tasks
 
 # What `told` says of a job.
 HEAD = {

@@ -15,8 +15,8 @@ from dipcli.fitting import device as machine
 from dipcli.fitting import lockstep, memory
 from dipcli.fitting.solve import Bench, prepare, solve
 from dipcli.job import Job
-from dipcli.registry import DEFAULT_PRESET
 from dipcli.stopping.step import Step
+from dipcli.tasks.registry import DEFAULT_PRESET
 
 SECONDS = 1.0  # that each number of pictures is tried for
 MORE = 1.05  # times as fast as fewer, or it is not worth the memory

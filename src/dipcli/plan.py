@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from dipcli import images
-from dipcli.case import Case
 from dipcli.displays import Display
 from dipcli.errors import DipError, UsageError
 from dipcli.fitting import device as machine
@@ -19,10 +18,11 @@ from dipcli.fitting.restarts import Deadline
 from dipcli.images.image import Picture
 from dipcli.job import Job, check_output, default_output, run_folder
 from dipcli.observers import pixels
-from dipcli.registry import DEFAULT_PRESET
 from dipcli.resume import HalfDone, matching
 from dipcli.runs.time_budget import planned as fitting_preset
 from dipcli.settings import Settings
+from dipcli.tasks.case import Case
+from dipcli.tasks.registry import DEFAULT_PRESET
 
 
 class Plan(NamedTuple):

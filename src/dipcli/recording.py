@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dipcli import files, images
-from dipcli.case import Case
 from dipcli.checkpoints import Checkpoints
 from dipcli.displays import Display
 from dipcli.errors import DipError
@@ -23,6 +22,7 @@ from dipcli.observers import Log, Row, Snapshots
 from dipcli.plan import Plan
 from dipcli.preview import Frames, Preview
 from dipcli.resume import HalfDone, described
+from dipcli.tasks.case import Case
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import torch
 
-from dipcli.case import Case
 from dipcli.errors import DipError
 from dipcli.fitting import device as machine
 from dipcli.fitting import memory
 from dipcli.fitting.estimate import foretell
 from dipcli.fitting.restarts import Deadline
 from dipcli.fitting.solve import LARGE, TRIALS, WINDOW, resolved, threads
-from dipcli.registry import Task
 from dipcli.settings import Settings
+from dipcli.tasks.case import Case
+from dipcli.tasks.registry import Task
 
 BY_SPEED = ("fast", "balanced", "best")
 

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dipcli.case import Case
 from dipcli.errors import UsageError
 from dipcli.problem import Problem, losses
 from dipcli.problem.noise import GREYS, Noise, look
 from dipcli.problem.prefilter import Sketch
-from dipcli.registry import PUBLISHED, Presets, task
 from dipcli.tasks import LossOption
+from dipcli.tasks.case import Case
+from dipcli.tasks.registry import PUBLISHED, Presets, task
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from dipcli.images.image import Picture
-    from dipcli.rivals import Rival
+    from dipcli.tasks.baselines.baseline import Rival
 
 LOUD = 50  # from here on more input noise was published: 1/20 in place of 1/30
 LOUDEST = 1000  # of 255 grey levels: nothing is left of the picture
@@ -147,7 +147,7 @@ def denoise(
     remarks = worries(pixels, seen, loss)
 
     def rivals() -> list[Rival]:
-        from dipcli.rivals.denoising import classical
+        from dipcli.tasks.baselines.denoising import classical
 
         stated = None if level == "auto" else float(level) / GREYS
         return classical(pixels, stated, impulses=loss == "l1")

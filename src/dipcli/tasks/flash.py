@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipcli.case import Case
 from dipcli.errors import DipError
 from dipcli.problem import Problem, losses
-from dipcli.registry import PUBLISHED, Presets, task
 from dipcli.tasks import LossOption
+from dipcli.tasks.case import Case
+from dipcli.tasks.registry import PUBLISHED, Presets, task
 
 if TYPE_CHECKING:
     import numpy as np

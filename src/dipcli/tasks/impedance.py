@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipcli import registry
-from dipcli.case import Case
 from dipcli.errors import UsageError
 from dipcli.problem import Problem
 from dipcli.problem.losses import squared_error
-from dipcli.registry import Presets, task
+from dipcli.tasks import registry
+from dipcli.tasks.case import Case
+from dipcli.tasks.registry import Presets, task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +83,7 @@ def impedance(
     """
     import torch  # here, not above: `dip --help` must not pay for it
 
-    from dipcli.curves import TARGETS, Curves
+    from dipcli.tasks.figures.learning_curves import TARGETS, Curves
 
     if optimize != "net" or tv or runs != 1:
         raise UsageError(

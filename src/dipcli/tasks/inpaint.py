@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dipcli import registry
-from dipcli.case import Case
 from dipcli.errors import DipError, UsageError
 from dipcli.problem import Problem, losses
-from dipcli.registry import Presets, task
-from dipcli.tasks import LossOption
+from dipcli.tasks import LossOption, registry
+from dipcli.tasks.case import Case
+from dipcli.tasks.registry import Presets, task
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from dipcli.images.image import Picture
-    from dipcli.rivals import Rival
+    from dipcli.tasks.baselines.baseline import Rival
 
 Damage = Literal["auto", "text", "hole", "region", "scattered"]
 
@@ -143,7 +142,7 @@ def inpaint(
     known = torch.from_numpy(~marked)[None]
 
     def rivals() -> list[Rival]:
-        from dipcli.rivals.filling import classical
+        from dipcli.tasks.baselines.inpainting import classical
 
         return classical(image.pixels, marked)
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dipcli.case import Case
 from dipcli.errors import DipError, UsageError
 from dipcli.problem import Problem
-from dipcli.registry import PUBLISHED, Presets, task
+from dipcli.tasks.case import Case
+from dipcli.tasks.registry import PUBLISHED, Presets, task
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipcli import registry
-from dipcli.case import Case
 from dipcli.errors import DipError, UsageError
 from dipcli.problem import Problem, losses
-from dipcli.registry import Presets, task
-from dipcli.tasks import LossOption
+from dipcli.tasks import LossOption, registry
+from dipcli.tasks.case import Case
+from dipcli.tasks.registry import Presets, task
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from dipcli.images.image import Picture
-    from dipcli.rivals import Rival
+    from dipcli.tasks.baselines.baseline import Rival
 
 PUBLISHED = {
     **registry.PUBLISHED,
@@ -119,7 +118,7 @@ def superres(
 
     from dipcli.problem import operators
     from dipcli.problem.metrics import psnr
-    from dipcli.rivals import enlarging
+    from dipcli.tasks.baselines import enlarging
 
     if not isinstance(scale, int | float) or not SMALLEST_SCALE <= scale <= LARGEST_SCALE:
         raise UsageError(f"--scale {scale} is out of range: use {SMALLEST_SCALE:g} to {LARGEST_SCALE:g}.")

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dipcli.images.image import Picture
-    from dipcli.rivals import Rival
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Step
+    from dipcli.tasks.baselines.baseline import Rival
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
 
-from dipcli.case import Case
 from dipcli.errors import UsageError
 from dipcli.settings import Settings
+from dipcli.tasks.case import Case
 
 if TYPE_CHECKING:
     from dipcli.images.image import Picture

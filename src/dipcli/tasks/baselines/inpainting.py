@@ -10,7 +10,7 @@ from scipy.interpolate import griddata
 from scipy.ndimage import distance_transform_edt
 from skimage.restoration import inpaint_biharmonic
 
-from dipcli.rivals import Allowance, Rival
+from dipcli.tasks.baselines.baseline import Allowance, Rival
 
 WHOLE = 2**16  # known pixels: with more of them only those around the holes are gone by,
 AROUND = 8  # so many pixels wide: kate (512x512, text) in 1.2 s for 9.7, and 0.1 dB less

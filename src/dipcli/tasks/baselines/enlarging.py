@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dipcli.rivals import Allowance, Rival
+from dipcli.tasks.baselines.baseline import Allowance, Rival
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,

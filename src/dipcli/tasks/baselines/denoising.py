@@ -23,7 +23,7 @@ from skimage.restoration import (
     estimate_sigma,
 )
 
-from dipcli.rivals import Allowance, LeftOut, Rival
+from dipcli.tasks.baselines.baseline import Allowance, LeftOut, Rival
 
 Method: TypeAlias = Callable[[NDArray[np.float32], float, Allowance], NDArray[np.float32]]
 

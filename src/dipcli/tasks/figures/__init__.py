@@ -1,0 +1,1 @@
+"""Figures that a task writes in place of a restored image."""
