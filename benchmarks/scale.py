@@ -123,8 +123,8 @@ def measure(count: int, side: int, options: list[str], ways: list[str]) -> None:
 def together(most: int, side: int, preset: str, device: str, seconds: float) -> None:
     """Iterations a second of one fit, and of two, four, eight and so on in one pass."""
     from dipcli.fitting import device as machine
-    from dipcli.job import Job
     from dipcli.pace import laid_out, measured
+    from dipcli.records.job import Job
     from dipcli.tasks.registry import tasks
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -179,7 +179,7 @@ def client(count: int) -> None:
     from dipcli.batch import lay_out
     from dipcli.cluster import dispatch, worker
     from dipcli.displays import Silent
-    from dipcli.job import Job
+    from dipcli.records.job import Job
     from dipcli.settings.scheduler import named
     from dipcli.tasks.registry import tasks
 

@@ -25,14 +25,15 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dipcli import checkpoints, files
-from dipcli.checkpoints import Checkpoints
+from dipcli import files
 from dipcli.errors import DipError
 from dipcli.fitting import estimate as outlook
 from dipcli.fitting.engine import Fit, fit
 from dipcli.fitting.rollback import Checkpoint
 from dipcli.networks import build
 from dipcli.problem import Problem
+from dipcli.records import checkpoints
+from dipcli.records.checkpoints import Checkpoints
 from dipcli.settings import Settings
 from dipcli.stopping.step import Step
 

@@ -18,9 +18,10 @@ import pytest
 from conftest import TINY, Dip
 from test_batch import draw, written
 
-from dipcli import checkpoints, manifest
 from dipcli.errors import DipError, UsageError
-from dipcli.job import Job
+from dipcli.records import checkpoints
+from dipcli.records import job_json as manifest
+from dipcli.records.job import Job
 from dipcli.settings.outputs import Record
 from dipcli.settings.scheduler import Scheduler, named
 from dipcli.tasks.registry import tasks

@@ -20,7 +20,7 @@ from dipcli.displays import Lines
 from dipcli.fitting import memory
 from dipcli.fitting.solve import Bench
 from dipcli.images.pillow import size
-from dipcli.job import Job
+from dipcli.records.job import Job
 from dipcli.standing import Ahead
 from dipcli.tasks.registry import tasks
 from dipcli.turns import Turns

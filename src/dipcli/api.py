@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipcli import images, stopping
-from dipcli.account import measured
 from dipcli.displays import Bar, Silent
 from dipcli.errors import UsageError
 from dipcli.fitting.engine import Observer
@@ -22,6 +21,7 @@ from dipcli.fitting.restarts import Deadline
 from dipcli.fitting.solve import prepare, solve
 from dipcli.interrupt import heeded
 from dipcli.observers import Metrics, pixels
+from dipcli.records.run_record import measured
 from dipcli.runs.time_budget import planned
 from dipcli.settings import Settings
 from dipcli.settings.options import knobs

@@ -15,8 +15,8 @@ from dipcli.displays import Display
 from dipcli.earlier import KINDS, finished
 from dipcli.errors import DipError, UsageError
 from dipcli.images import FORMATS, pillow
-from dipcli.job import Job
-from dipcli.resume import HalfDone
+from dipcli.records.job import Job
+from dipcli.records.resume import HalfDone
 from dipcli.run import restore
 from dipcli.settings import Settings
 from dipcli.sources import Source, gather, stems

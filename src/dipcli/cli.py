@@ -193,8 +193,8 @@ def _batch(task: Task, given: dict[str, Any], typed: set[str]) -> Batch:
 
     # torch comes with these, and most mistakes have been found by now
     from dipcli.batch import lay_out
-    from dipcli.job import Job
     from dipcli.networks import architecture
+    from dipcli.records.job import Job
 
     architecture(settings.network)
     like = Job(

@@ -79,7 +79,7 @@ def resume(
         dip resume noisy.denoised.dip
     """
     from dipcli.batch import Batch, Entry
-    from dipcli.resume import find, finished
+    from dipcli.records.resume import find, finished
 
     if account := finished(run):
         displays.choose(quiet=quiet).note(f"{run} is done already: {account['output']}")

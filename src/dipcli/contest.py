@@ -16,10 +16,11 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from dipcli import account as accounts
-from dipcli import files, images, ranking
+from dipcli import files, images
 from dipcli.fitting import memory
 from dipcli.interrupt import heeded
+from dipcli.records import ranking
+from dipcli.records import run_record as accounts
 from dipcli.tasks.baselines.baseline import FOLDER, Allowance, LeftOut, Rival
 from dipcli.tasks.case import Case
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dipcli import account as accounts
 from dipcli import images
 from dipcli.contest import Contest
 from dipcli.displays import Display
@@ -20,9 +19,10 @@ from dipcli.errors import DipError
 from dipcli.fitting import device as machine
 from dipcli.fitting import memory
 from dipcli.fitting.restarts import Runs
-from dipcli.job import RECORD, REPORT, Job
 from dipcli.observers import Metrics, pixels
 from dipcli.plan import Plan, suffix_of
+from dipcli.records import run_record as accounts
+from dipcli.records.job import RECORD, REPORT, Job
 from dipcli.report import page
 
 

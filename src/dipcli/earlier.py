@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dipcli import account as accounts
 from dipcli.errors import DipError
-from dipcli.job import LOG, RECORD, Job
+from dipcli.records import run_record as accounts
+from dipcli.records.job import LOG, RECORD, Job
 from dipcli.sources import RUN
 
 KINDS = (".png", ".tif")  # what results are called where no name was given

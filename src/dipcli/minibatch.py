@@ -16,7 +16,7 @@ from dipcli.errors import DipError
 from dipcli.fitting import lockstep, memory
 from dipcli.fitting.solve import threads
 from dipcli.interrupt import Interrupt, NotBegunError, heeded
-from dipcli.job import Job
+from dipcli.records.job import Job
 from dipcli.run import restore
 from dipcli.settings import Settings
 from dipcli.turns import Turns

@@ -11,15 +11,16 @@ from functools import partial
 from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Any
 
-from dipcli import displays, ranking
+from dipcli import displays
 from dipcli.errors import DipError
+from dipcli.records import ranking
 from dipcli.settings import Settings
 from dipcli.settings.options import knobs
 
 if TYPE_CHECKING:
     from dipcli.batch import Batch, BatchSize, Outcome
-    from dipcli.job import Job
-    from dipcli.resume import HalfDone
+    from dipcli.records.job import Job
+    from dipcli.records.resume import HalfDone
     from dipcli.settings.scheduler import Scheduler
 
 FAILED, SOME_FAILED = 1, 3

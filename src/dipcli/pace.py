@@ -14,7 +14,7 @@ from dipcli.errors import DipError
 from dipcli.fitting import device as machine
 from dipcli.fitting import lockstep, memory
 from dipcli.fitting.solve import Bench, prepare, solve
-from dipcli.job import Job
+from dipcli.records.job import Job
 from dipcli.stopping.step import Step
 from dipcli.tasks.registry import DEFAULT_PRESET
 

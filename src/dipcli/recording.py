@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dipcli import files, images
-from dipcli.checkpoints import Checkpoints
 from dipcli.displays import Display
 from dipcli.errors import DipError
 from dipcli.fitting.engine import Observer, let_go
@@ -17,11 +16,12 @@ from dipcli.fitting.solve import Bench, Hold
 from dipcli.fitting.tiled import Course
 from dipcli.images import png
 from dipcli.images.image import Picture, from_array
-from dipcli.job import CHECKPOINT, FILLED, FRAMES, LOG, PREVIEW, RECORD, Job, clear
 from dipcli.observers import Log, Row, Snapshots
 from dipcli.plan import Plan
 from dipcli.preview import Frames, Preview
-from dipcli.resume import HalfDone, described
+from dipcli.records.checkpoints import Checkpoints
+from dipcli.records.job import CHECKPOINT, FILLED, FRAMES, LOG, PREVIEW, RECORD, Job, clear
+from dipcli.records.resume import HalfDone, described
 from dipcli.tasks.case import Case
 
 

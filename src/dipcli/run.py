@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from dipcli import account as accounts
 from dipcli import delivery, files, images, recording, stopping
 from dipcli.displays import Display, Silent
 from dipcli.fitting import device as machine
@@ -20,10 +19,11 @@ from dipcli.fitting.solve import Bench, prepare, solve
 from dipcli.fitting.tiled import Course
 from dipcli.fitting.warmup import due
 from dipcli.interrupt import Interrupt, NotBegunError, heeded
-from dipcli.job import Job
 from dipcli.observers import Metrics
 from dipcli.plan import planned, worries
-from dipcli.resume import HalfDone
+from dipcli.records import run_record as accounts
+from dipcli.records.job import Job
+from dipcli.records.resume import HalfDone
 from dipcli.settings import Settings
 from dipcli.spread import Spread
 from dipcli.standing import Ahead

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dipcli import account as accounts
 from dipcli.errors import DipError, UsageError
 from dipcli.images import FORMATS
-from dipcli.job import LOG, RECORD
+from dipcli.records import run_record as accounts
+from dipcli.records.job import LOG, RECORD
 
 STDIN = Path("-")
 RUN = ".dip"  # what a run's folder is called

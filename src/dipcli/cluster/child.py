@@ -24,14 +24,15 @@ from typing import IO, Any
 import torch
 
 import dipcli
-from dipcli import checkpoints, manifest
 from dipcli.displays import Silent
 from dipcli.earlier import finished
 from dipcli.errors import DipError, OutOfMemoryError
 from dipcli.fitting import lockstep, memory
 from dipcli.interrupt import Interrupt, NotBegunError
-from dipcli.job import Job
 from dipcli.pace import laid_out, measured
+from dipcli.records import checkpoints
+from dipcli.records import job_json as manifest
+from dipcli.records.job import Job
 from dipcli.run import restore
 
 IDLE = 60.0  # seconds without an order after which it ends: it holds memory, of a GPU too

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import dipcli
-from dipcli import checkpoints, manifest
-from dipcli.job import Job
+from dipcli.records import checkpoints
+from dipcli.records import job_json as manifest
+from dipcli.records.job import Job
 
 
 def order(job: Job, wanted: str, **more: Any) -> dict[str, Any]:

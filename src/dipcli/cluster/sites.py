@@ -23,7 +23,7 @@ from dipcli.batch import BatchSize
 from dipcli.cluster import ways
 from dipcli.cluster.ways import Way
 from dipcli.errors import DipError, UsageError
-from dipcli.job import Job
+from dipcli.records.job import Job
 from dipcli.settings.scheduler import Scheduler
 
 LOOPBACK = "127.0.0.1"

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dipcli import account as accounts
 from dipcli import displays, files, images
 from dipcli.errors import DipError
-from dipcli.job import LOG, RECORD, REPORT, ours
+from dipcli.records import run_record as accounts
+from dipcli.records.job import LOG, RECORD, REPORT, ours
 from dipcli.report import page, words
 from dipcli.report.story import is_run
 from dipcli.report.views import View, thumbnail

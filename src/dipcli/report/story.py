@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from dipcli import account as accounts
 from dipcli import files
 from dipcli.errors import DipError
-from dipcli.job import CHECKPOINT, DAMAGED, FILLED, LOG, PREVIEW, RECORD
-from dipcli.resume import find
+from dipcli.records import run_record as accounts
+from dipcli.records.job import CHECKPOINT, DAMAGED, FILLED, LOG, PREVIEW, RECORD
+from dipcli.records.resume import find
 
 State: TypeAlias = Literal["done", "interrupted", "at work", "cut short"]
 Fate: TypeAlias = Literal["there", "changed", "gone", "streamed"]

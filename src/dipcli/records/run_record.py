@@ -25,10 +25,10 @@ from dipcli.fitting import memory
 from dipcli.fitting.restarts import Runs
 from dipcli.fitting.solve import Bench
 from dipcli.images.image import from_array
-from dipcli.job import RECORD, Job
 from dipcli.observers import Metrics, tensor
 from dipcli.problem import metrics
 from dipcli.problem.noise import GREYS
+from dipcli.records.job import RECORD, Job
 from dipcli.tasks.case import Case
 
 

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from dipcli import checkpoints
-from dipcli.job import Job
+from dipcli.records import checkpoints
+from dipcli.records.job import Job
 from dipcli.settings.outputs import Record
 from dipcli.tasks.registry import METHOD, tasks
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from dipcli import account as accounts
-from dipcli import checkpoints, manifest
 from dipcli.errors import DipError
 from dipcli.fitting.restarts import Progress
 from dipcli.fitting.solve import Bench
 from dipcli.fitting.tiled import Course
-from dipcli.job import CHECKPOINT, WHERE, Job
+from dipcli.records import checkpoints
+from dipcli.records import job_json as manifest
+from dipcli.records import run_record as accounts
+from dipcli.records.job import CHECKPOINT, WHERE, Job
 from dipcli.stopping.step import Place
 
 # What `described` says of a run: no more of where its output goes than `output` does.

@@ -1,0 +1,1 @@
+"""One run on disk: the job, the run record, checkpoints, and resuming from them."""
