@@ -37,8 +37,8 @@ from torch import Tensor
 
 from dipcli.fitting.solve import prepare, solve
 from dipcli.images.image import from_array
-from dipcli.observers import pixels
 from dipcli.problem.metrics import psnr
+from dipcli.runs.observers import pixels
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step
 from dipcli.tasks.registry import tasks

@@ -123,8 +123,8 @@ def measure(count: int, side: int, options: list[str], ways: list[str]) -> None:
 def together(most: int, side: int, preset: str, device: str, seconds: float) -> None:
     """Iterations a second of one fit, and of two, four, eight and so on in one pass."""
     from dipcli.fitting import device as machine
-    from dipcli.pace import laid_out, measured
     from dipcli.records.job import Job
+    from dipcli.runs.batches.throughput import laid_out, measured
     from dipcli.tasks.registry import tasks
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -176,10 +176,10 @@ def alike(pictures: Path, count: int, side: int, preset: str) -> None:
 
 def client(count: int) -> None:
     """What the client and the scheduler take for pictures that take no time."""
-    from dipcli.batch import lay_out
     from dipcli.cluster import dispatch, worker
     from dipcli.displays import Silent
     from dipcli.records.job import Job
+    from dipcli.runs.batches.batch import lay_out
     from dipcli.settings.scheduler import named
     from dipcli.tasks.registry import tasks
 

@@ -34,8 +34,8 @@ from dipcli.fitting import restarts
 from dipcli.fitting.engine import fit
 from dipcli.fitting.solve import prepare, solve
 from dipcli.images.image import from_array
-from dipcli.observers import pixels
 from dipcli.problem.metrics import psnr
+from dipcli.runs.observers import pixels
 from dipcli.settings.settings import MEMORIES
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from dipcli import displays, files
 from dipcli.errors import DipError, UsageError
-from dipcli.sources import gather, stems
+from dipcli.runs.batches.sources import gather, stems
 from dipcli.standing import Ahead
 from dipcli.terminal import Terminal
 
@@ -78,7 +78,7 @@ def test_a_folder_of_twenty_with_four_that_are_no_pictures(
     assert not [each for each in output.rglob("*") if each.name.startswith(".")], "no lock, no temporary file is left"
 
     before = written(output)
-    monkeypatch.setattr("dipcli.run.solve", None)  # a fit would be a bug
+    monkeypatch.setattr("dipcli.runs.run.solve", None)  # a fit would be a bug
     again = dip.quick("denoise", source, "-o", output, "--json")
     assert again.exit_code == 3
     assert written(output) == before, "nothing is done again"

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from dipcli import images
 from dipcli.cli import app
 from dipcli.images.image import from_array
-from dipcli.observers import COLUMNS
 from dipcli.problem import metrics
+from dipcli.runs.observers import COLUMNS
 from dipcli.tasks.registry import tasks
 
 
@@ -400,7 +400,7 @@ def test_nothing_of_an_earlier_run_is_lost_to_a_mistake(dip: Dip, noisy_png: Pat
 def test_a_log_that_cannot_be_written_does_not_cost_the_picture(
     dip: Dip, noisy_png: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dipcli.observers import Log
+    from dipcli.runs.observers import Log
 
     plain, written = Log.write, []
 
@@ -581,7 +581,7 @@ def test_the_second_signal_ends_at_once(noisy_png: Path, number: signal.Signals,
 
 
 IGNORING = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-STUCK = "import dipcli.run as r, time; r.solve = lambda *a, **k: [time.sleep(0.05) for _ in range(2000)]"
+STUCK = "import dipcli.runs.run as r, time; r.solve = lambda *a, **k: [time.sleep(0.05) for _ in range(2000)]"
 
 
 HEAVY = (

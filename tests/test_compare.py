@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
 from dipcli import images
-from dipcli.contest import Contest
 from dipcli.images.image import from_array
 from dipcli.problem import metrics
 from dipcli.records import ranking
+from dipcli.runs.comparison import Contest
 from dipcli.tasks.baselines import denoising, enlarging
 from dipcli.tasks.baselines import inpainting as filling
 from dipcli.tasks.baselines.baseline import FILES, Allowance, LeftOut, Rival

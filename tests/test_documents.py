@@ -30,7 +30,7 @@ import stage
 from documents import DOCUMENTS, ROOT, Piece, anchors, links, options, pieces
 from hurry import hurried
 
-from dipcli.interrupt import Interrupt
+from dipcli.runs.interrupt import Interrupt
 from dipcli.tasks import registry
 
 # No command, though it is set like one.

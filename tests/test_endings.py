@@ -22,8 +22,8 @@ from dipcli.fitting.engine import Fit
 from dipcli.fitting.restarts import Deadline, Run, Runs
 from dipcli.images.image import from_array
 from dipcli.problem import Problem, metrics
+from dipcli.runs.uncertainty import Spread
 from dipcli.settings import Settings
-from dipcli.spread import Spread
 from dipcli.stopping.step import Step
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import tasks

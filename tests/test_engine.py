@@ -200,7 +200,7 @@ def test_bf16_keeps_its_weights_in_fp32_and_stays_near() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_gpu_computes_nearly_what_the_cpu_does(precision: str) -> None:
-    from dipcli.run import solve
+    from dipcli.runs.run import solve
 
     # Without input noise: the two devices draw different numbers.
     settings = replace(SMALL, reg_noise=0, iterations=20, precision=precision)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from dipcli.errors import DipError, UsageError
 from dipcli.images.image import Picture, from_array
 from dipcli.networks import build
-from dipcli.run import prepare, solve
+from dipcli.runs.run import prepare, solve
 from dipcli.tasks.case import Case
 from dipcli.tasks.invert import square
 from dipcli.tasks.registry import tasks

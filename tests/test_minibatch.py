@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from conftest import Dip, noisy, scene, start, wait_for
 
-from dipcli import pace
 from dipcli.displays import Lines
 from dipcli.fitting import memory
 from dipcli.fitting.solve import Bench
 from dipcli.images.pillow import size
 from dipcli.records.job import Job
+from dipcli.runs.batches import throughput as pace
+from dipcli.runs.batches.shared_display import Turns
 from dipcli.standing import Ahead
 from dipcli.tasks.registry import tasks
-from dipcli.turns import Turns
 
 NEAR = 2  # grey levels: what rounding makes of a few steps in single precision
 
@@ -211,7 +211,7 @@ def test_a_half_done_picture_is_gone_on_with_in_company(folder: Path, tmp_path: 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 def test_a_second_signal_ends_at_once(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    slow = "import dipcli.run; dipcli.run.delivery.write_picture = lambda *_: __import__('time').sleep(60)"
+    slow = "import dipcli.runs.run; dipcli.runs.run.delivery.write_picture = lambda *_: __import__('time').sleep(60)"
     process = start("denoise", folder, "-o", out, "--iters", 10**6, "--batch-size", 5, "--log-every", 1, patch=slow)
     log = out / "4.dip/log.csv"
     wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 3, process)

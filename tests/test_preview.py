@@ -12,13 +12,14 @@ import pytest
 import torch
 from conftest import TINY, Dip, noisy, scene
 
-from dipcli import files, images, preview
+from dipcli import files, images
 from dipcli.errors import DipError
 from dipcli.fitting.tiled import Course, Patch
 from dipcli.fitting.tiling import layout
 from dipcli.images.image import from_array
-from dipcli.preview import Frames, Preview, factor, reduced
 from dipcli.problem import Problem
+from dipcli.runs import preview
+from dipcli.runs.preview import Frames, Preview, factor, reduced
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step, Tile
 

@@ -28,12 +28,12 @@ from dipcli.fitting.restarts import Runs
 from dipcli.fitting.solve import Bench, prepare, solve
 from dipcli.fitting.tiling import blend, layout
 from dipcli.images.image import from_array
-from dipcli.observers import Metrics, Row
 from dipcli.problem import Problem, operators
 from dipcli.problem.prefilter import Sketch
+from dipcli.runs.observers import Metrics, Row
+from dipcli.runs.uncertainty import Spread
 from dipcli.settings import Settings
 from dipcli.settings.settings import SMALLEST_TILE
-from dipcli.spread import Spread
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Place, Step
 from dipcli.tasks.inpaint import inpaint

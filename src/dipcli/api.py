@@ -19,13 +19,13 @@ from dipcli.errors import UsageError
 from dipcli.fitting.engine import Observer
 from dipcli.fitting.restarts import Deadline
 from dipcli.fitting.solve import prepare, solve
-from dipcli.interrupt import heeded
-from dipcli.observers import Metrics, pixels
-from dipcli.records.run_record import measured
+from dipcli.runs.interrupt import heeded
+from dipcli.runs.measures import measured
+from dipcli.runs.observers import Metrics, pixels
 from dipcli.runs.time_budget import planned
+from dipcli.runs.uncertainty import Spread
 from dipcli.settings import Settings
 from dipcli.settings.options import knobs
-from dipcli.spread import Spread
 from dipcli.standing import Ahead
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import DEFAULT_PRESET, Task

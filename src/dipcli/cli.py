@@ -27,7 +27,7 @@ from dipcli.settings.scheduler import Scheduler, named
 from dipcli.tasks.registry import DEFAULT_PRESET, Task, tasks
 
 if TYPE_CHECKING:
-    from dipcli.batch import Batch, BatchSize
+    from dipcli.runs.batches.batch import Batch, BatchSize
 
 INTERRUPTED = 130
 LARGEST_BATCH = 1024
@@ -192,9 +192,9 @@ def _batch(task: Task, given: dict[str, Any], typed: set[str]) -> Batch:
         raise UsageError("Snapshots of a picture on standard output have no place yet: name one with --run-dir.")
 
     # torch comes with these, and most mistakes have been found by now
-    from dipcli.batch import lay_out
     from dipcli.networks import architecture
     from dipcli.records.job import Job
+    from dipcli.runs.batches.batch import lay_out
 
     architecture(settings.network)
     like = Job(

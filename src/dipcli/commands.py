@@ -78,8 +78,8 @@ def resume(
 
         dip resume noisy.denoised.dip
     """
-    from dipcli.batch import Batch, Entry
     from dipcli.records.resume import find, finished
+    from dipcli.runs.batches.batch import Batch, Entry
 
     if account := finished(run):
         displays.choose(quiet=quiet).note(f"{run} is done already: {account['output']}")

@@ -17,7 +17,7 @@ from dipcli.standing import Ahead, Standing, clock, numbers
 from dipcli.typeset import GAP, legible
 
 if TYPE_CHECKING:
-    from dipcli.observers import Row
+    from dipcli.runs.observers import Row
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Step
 

@@ -18,9 +18,9 @@ from dipcli.settings import Settings
 from dipcli.settings.options import knobs
 
 if TYPE_CHECKING:
-    from dipcli.batch import Batch, BatchSize, Outcome
     from dipcli.records.job import Job
     from dipcli.records.resume import HalfDone
+    from dipcli.runs.batches.batch import Batch, BatchSize, Outcome
     from dipcli.settings.scheduler import Scheduler
 
 FAILED, SOME_FAILED = 1, 3
@@ -50,7 +50,7 @@ def restore(
     Returns:
         The exit code.
     """
-    from dipcli.batch import restore_all
+    from dipcli.runs.batches.batch import restore_all
 
     display = displays.choose(quiet=quiet)
     tell = display.note if verbose else lambda _: None
@@ -90,8 +90,8 @@ def _together(batch: Batch, batch_size: BatchSize, how: dict[str, Any]) -> Itera
     """The outcomes of pictures that are fitted together; None where they are not to be."""
     if not batch.several or batch_size == 1:
         return None
-    from dipcli import pace
-    from dipcli.minibatch import restore_together
+    from dipcli.runs.batches import throughput as pace
+    from dipcli.runs.batches.joint import restore_together
 
     if batch_size is None and not pace.usual(batch.entries[0].job):
         return None

@@ -12,7 +12,7 @@ from dipcli.sparkline import Curve
 from dipcli.typeset import GAP, legible
 
 if TYPE_CHECKING:
-    from dipcli.observers import Row
+    from dipcli.runs.observers import Row
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Step
 

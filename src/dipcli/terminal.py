@@ -15,7 +15,7 @@ from dipcli.standing import Ahead, Standing, numbers
 from dipcli.typeset import DOTS, ELLIPSIS, Form, Part, cells, fitted, legible, part, shortened, wrapped
 
 if TYPE_CHECKING:
-    from dipcli.observers import Row
+    from dipcli.runs.observers import Row
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Step
 

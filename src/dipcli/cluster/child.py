@@ -25,15 +25,15 @@ import torch
 
 import dipcli
 from dipcli.displays import Silent
-from dipcli.earlier import finished
 from dipcli.errors import DipError, OutOfMemoryError
 from dipcli.fitting import lockstep, memory
-from dipcli.interrupt import Interrupt, NotBegunError
-from dipcli.pace import laid_out, measured
 from dipcli.records import checkpoints
 from dipcli.records import job_json as manifest
 from dipcli.records.job import Job
-from dipcli.run import restore
+from dipcli.runs.batches.finished import finished
+from dipcli.runs.batches.throughput import laid_out, measured
+from dipcli.runs.interrupt import Interrupt, NotBegunError
+from dipcli.runs.run import restore
 
 IDLE = 60.0  # seconds without an order after which it ends: it holds memory, of a GPU too
 MOST = 10**6  # orders at a time: how many there are is for others to say

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from dipcli.batch import Batch, BatchSize, Outcome, not_begun, settled
 from dipcli.cluster.flight import Flight, at_work
 from dipcli.cluster.sites import opened
 from dipcli.displays import Display
 from dipcli.errors import DipError
-from dipcli.interrupt import Interrupt, heeded
+from dipcli.runs.batches.batch import Batch, BatchSize, Outcome, not_begun, settled
+from dipcli.runs.interrupt import Interrupt, heeded
 from dipcli.settings.scheduler import Scheduler
 
 

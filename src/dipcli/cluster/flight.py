@@ -13,13 +13,13 @@ from uuid import uuid4
 
 from distributed import CancelledError, Future, KilledWorker
 
-from dipcli.batch import Batch, Outcome, failed, not_begun
 from dipcli.cluster import worker
 from dipcli.cluster.orders import order
 from dipcli.cluster.sites import Site
 from dipcli.displays import Display
 from dipcli.errors import DipError
-from dipcli.interrupt import Interrupt
+from dipcli.runs.batches.batch import Batch, Outcome, failed, not_begun
+from dipcli.runs.interrupt import Interrupt
 
 TICK = 0.5  # seconds between two looks at workers and signals
 PATIENCE = 10.0  # seconds without a worker after which that is said

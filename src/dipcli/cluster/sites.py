@@ -19,11 +19,11 @@ import torch
 from distributed import Client, Nanny, Security, SpecCluster
 
 from dipcli import files
-from dipcli.batch import BatchSize
 from dipcli.cluster import ways
 from dipcli.cluster.ways import Way
 from dipcli.errors import DipError, UsageError
 from dipcli.records.job import Job
+from dipcli.runs.batches.batch import BatchSize
 from dipcli.settings.scheduler import Scheduler
 
 LOOPBACK = "127.0.0.1"

@@ -13,8 +13,8 @@ import torch
 from dipcli.cluster.orders import order
 from dipcli.cluster.processes import Child
 from dipcli.fitting import memory
-from dipcli.pace import MORE, MOST, Pace
 from dipcli.records.job import Job
+from dipcli.runs.batches.throughput import MORE, MOST, Pace
 
 SECONDS = 2.0  # that each way is tried for
 WORSE = 0.9  # of the best pace: beyond that nothing more is to be hoped for

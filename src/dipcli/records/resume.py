@@ -17,7 +17,8 @@ from dipcli.fitting.tiled import Course
 from dipcli.records import checkpoints
 from dipcli.records import job_json as manifest
 from dipcli.records import run_record as accounts
-from dipcli.records.job import CHECKPOINT, WHERE, Job
+from dipcli.records.job import WHERE, Job
+from dipcli.records.run_files import CHECKPOINT
 from dipcli.stopping.step import Place
 
 # What `described` says of a run: no more of where its output goes than `output` does.

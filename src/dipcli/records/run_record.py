@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import dipcli
-from dipcli import files, images
+from dipcli import files
 from dipcli.fitting import device as machine
 from dipcli.fitting import memory
 from dipcli.fitting.restarts import Runs
 from dipcli.fitting.solve import Bench
-from dipcli.images.image import from_array
-from dipcli.observers import Metrics, tensor
-from dipcli.problem import metrics
-from dipcli.problem.noise import GREYS
-from dipcli.records.job import RECORD, Job
-from dipcli.tasks.case import Case
+from dipcli.records.job import Job
+from dipcli.records.run_files import RECORD
 
 
 def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, result: Runs) -> dict[str, Any]:
@@ -135,44 +127,3 @@ def read(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return told if isinstance(told, dict) else None
-
-
-def written_spread(values: NDArray[np.float32], path: Path) -> dict[str, Any]:
-    """Write the map of the spread; where it is and what white means in it, in grey levels of 255."""
-    most = float(values.max())
-    samples: NDArray[Any] = values
-    if path.suffix.lower() == ".png":
-        full = np.iinfo(np.uint16).max
-        samples = np.rint(values * (full / most if most else 0)).astype(np.uint16)
-    images.write(images.encode(from_array(samples), path.suffix), path)
-    return {"uncertainty": str(path), "uncertainty_most": GREYS * most}
-
-
-def measured(
-    case: Case, meter: Metrics, restored: NDArray[np.float32], truth: NDArray[np.float32] | None
-) -> dict[str, Any]:
-    """How near a restored picture, (C, H, W), is to the measurement, and to the truth where that is known.
-
-    Returns:
-        psnr_noisy; psnr_ref, psnr_ref_y, psnr_ref_unknown, ssim_ref and the baselines' own, where there is a truth;
-        None for infinite; the task's conclusion.
-    """
-    measures = {"psnr_noisy": meter.agreement(tensor(restored, meter.problem.measured.device))}
-    told: dict[str, Any] = {}
-    if truth is not None:
-        compare = partial(metrics.likeness, reference=truth, border=case.border, known=case.known)
-        told |= to_truth(case, restored, truth)
-        told["baselines"] = {name: _finite(compare(baseline)) for name, baseline in case.baselines.items()}
-    conclusion = case.conclude(restored) if case.conclude else None
-    return _finite(measures) | told | {"conclusion": conclusion}
-
-
-def to_truth(case: Case, restored: NDArray[np.float32], truth: NDArray[np.float32]) -> dict[str, float | None]:
-    """How near a picture, (C, H, W), is to the truth: psnr_ref, psnr_ref_y, psnr_ref_unknown, ssim_ref."""
-    measures = metrics.likeness(restored, truth, border=case.border, known=case.known)
-    return _finite({f"{name[:4]}_ref{name[4:]}": value for name, value in measures.items()})
-
-
-def _finite(measures: Mapping[str, float]) -> dict[str, float | None]:
-    """The same with None for infinite, which JSON cannot say."""
-    return {name: value if math.isfinite(value) else None for name, value in measures.items()}

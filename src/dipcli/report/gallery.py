@@ -15,7 +15,7 @@ from dipcli.errors import DipError
 from dipcli.images import tiff
 from dipcli.images.image import Picture
 from dipcli.problem import metrics
-from dipcli.records.job import DAMAGED, FILLED, PREVIEW
+from dipcli.records.run_files import DAMAGED, FILLED, PREVIEW
 from dipcli.report.story import Frame, Story
 from dipcli.report.views import View, embedded, evenly, marked, stretched, whole
 

@@ -13,7 +13,7 @@ from typing import Any
 from dipcli import displays, files, images
 from dipcli.errors import DipError
 from dipcli.records import run_record as accounts
-from dipcli.records.job import LOG, RECORD, REPORT, ours
+from dipcli.records.run_files import LOG, RECORD, REPORT, ours
 from dipcli.report import page, words
 from dipcli.report.story import is_run
 from dipcli.report.views import View, thumbnail

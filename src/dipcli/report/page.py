@@ -12,7 +12,7 @@ from typing import Any
 import dipcli
 from dipcli import files
 from dipcli.errors import UsageError
-from dipcli.records.job import REPORT, ours
+from dipcli.records.run_files import REPORT, ours
 from dipcli.report import charts, drawing, words
 from dipcli.report.gallery import Gallery, gallery
 from dipcli.report.story import Story, doubted, tell

@@ -16,8 +16,8 @@ from typing import Any, Literal, TypeAlias
 from dipcli import files
 from dipcli.errors import DipError
 from dipcli.records import run_record as accounts
-from dipcli.records.job import CHECKPOINT, DAMAGED, FILLED, LOG, PREVIEW, RECORD
 from dipcli.records.resume import find
+from dipcli.records.run_files import CHECKPOINT, DAMAGED, FILLED, LOG, PREVIEW, RECORD
 
 State: TypeAlias = Literal["done", "interrupted", "at work", "cut short"]
 Fate: TypeAlias = Literal["there", "changed", "gone", "streamed"]

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from dipcli import displays
-from dipcli.records.job import LOG, RECORD
+from dipcli.records.run_files import LOG, RECORD
 from dipcli.report.story import Story
 from dipcli.settings import Settings
 from dipcli.settings.options import knobs

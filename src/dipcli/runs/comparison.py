@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from dipcli import files, images
 from dipcli.fitting import memory
-from dipcli.interrupt import heeded
 from dipcli.records import ranking
-from dipcli.records import run_record as accounts
+from dipcli.runs.interrupt import heeded
+from dipcli.runs.measures import to_truth
 from dipcli.tasks.baselines.baseline import FOLDER, Allowance, LeftOut, Rival
 from dipcli.tasks.case import Case
 
@@ -102,7 +102,7 @@ class Contest:
             told["file"] = name
         if self.truth is not None:
             written = images.decode(images.encode(picture, self.suffix), span=picture.span).pixels[: len(restored)]
-            told |= accounts.to_truth(self.case, written, self.truth)
+            told |= to_truth(self.case, written, self.truth)
         return told
 
     def _left(self) -> int | None:

@@ -13,17 +13,19 @@ import torch
 from numpy.typing import NDArray
 
 from dipcli import images
-from dipcli.contest import Contest
 from dipcli.displays import Display
 from dipcli.errors import DipError
 from dipcli.fitting import device as machine
 from dipcli.fitting import memory
 from dipcli.fitting.restarts import Runs
-from dipcli.observers import Metrics, pixels
-from dipcli.plan import Plan, suffix_of
 from dipcli.records import run_record as accounts
-from dipcli.records.job import RECORD, REPORT, Job
+from dipcli.records.job import Job
+from dipcli.records.run_files import RECORD, REPORT
 from dipcli.report import page
+from dipcli.runs.comparison import Contest
+from dipcli.runs.measures import measured, written_spread
+from dipcli.runs.observers import Metrics, pixels
+from dipcli.runs.plan import Plan, suffix_of
 
 
 def write_picture(plan: Plan, result: Runs, meter: Metrics) -> tuple[dict[str, Any], bytes]:
@@ -47,7 +49,7 @@ def write_picture(plan: Plan, result: Runs, meter: Metrics) -> tuple[dict[str, A
     images.write(file, output)
     # What is measured is what is in the file, rounded as it is there; some formats make three channels of one.
     written = images.decode(file, span=case.picture.span).pixels[: len(restored)]
-    return accounts.measured(case, meter, written, plan.truth), file
+    return measured(case, meter, written, plan.truth), file
 
 
 def write_account(
@@ -64,7 +66,7 @@ def write_account(
     """
     _write(plan, account)
     if job.record.uncertainty:
-        account |= accounts.written_spread(spread(), Path(job.record.uncertainty))
+        account |= written_spread(spread(), Path(job.record.uncertainty))
     if plan.folder:
         account["files"] = accounts.whereabouts(job, plan.folder, plan.output, given)
     _write(plan, account)

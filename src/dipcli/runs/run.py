@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from dipcli import delivery, files, images, recording, stopping
+from dipcli import files, images, stopping
 from dipcli.displays import Display, Silent
 from dipcli.fitting import device as machine
 from dipcli.fitting.engine import Observer
@@ -18,14 +18,16 @@ from dipcli.fitting.restarts import Deadline, Progress
 from dipcli.fitting.solve import Bench, prepare, solve
 from dipcli.fitting.tiled import Course
 from dipcli.fitting.warmup import due
-from dipcli.interrupt import Interrupt, NotBegunError, heeded
-from dipcli.observers import Metrics
-from dipcli.plan import planned, worries
 from dipcli.records import run_record as accounts
 from dipcli.records.job import Job
 from dipcli.records.resume import HalfDone
+from dipcli.runs import recording
+from dipcli.runs import results as delivery
+from dipcli.runs.interrupt import Interrupt, NotBegunError, heeded
+from dipcli.runs.observers import Metrics
+from dipcli.runs.plan import planned, worries
+from dipcli.runs.uncertainty import Spread
 from dipcli.settings import Settings
-from dipcli.spread import Spread
 from dipcli.standing import Ahead
 
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
-from dipcli import pace
-from dipcli.batch import Batch, Outcome, failed, not_begun, settled
 from dipcli.displays import Display
 from dipcli.errors import DipError
 from dipcli.fitting import lockstep, memory
 from dipcli.fitting.solve import threads
-from dipcli.interrupt import Interrupt, NotBegunError, heeded
 from dipcli.records.job import Job
-from dipcli.run import restore
+from dipcli.runs.batches import throughput as pace
+from dipcli.runs.batches.batch import Batch, Outcome, failed, not_begun, settled
+from dipcli.runs.batches.shared_display import Turns
+from dipcli.runs.interrupt import Interrupt, NotBegunError, heeded
+from dipcli.runs.run import restore
 from dipcli.settings import Settings
-from dipcli.turns import Turns
 
 
 def restore_together(

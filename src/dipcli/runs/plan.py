@@ -16,9 +16,10 @@ from dipcli.errors import DipError, UsageError
 from dipcli.fitting import device as machine
 from dipcli.fitting.restarts import Deadline
 from dipcli.images.image import Picture
-from dipcli.observers import pixels
-from dipcli.records.job import Job, check_output, default_output, run_folder
+from dipcli.records.job import Job
 from dipcli.records.resume import HalfDone, matching
+from dipcli.records.run_files import check_output, default_output, run_folder
+from dipcli.runs.observers import pixels
 from dipcli.runs.time_budget import planned as fitting_preset
 from dipcli.settings import Settings
 from dipcli.tasks.case import Case

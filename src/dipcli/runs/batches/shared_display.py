@@ -12,7 +12,7 @@ from dipcli.standing import Ahead
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from dipcli.observers import Row
+    from dipcli.runs.observers import Row
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Step
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from dipcli.errors import DipError
 from dipcli.records import run_record as accounts
-from dipcli.records.job import LOG, RECORD, Job
-from dipcli.sources import RUN
+from dipcli.records.job import Job
+from dipcli.records.run_files import LOG, RECORD
+from dipcli.runs.batches.sources import RUN
 
 KINDS = (".png", ".tif")  # what results are called where no name was given
 ALREADY = "already restored"

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from dipcli import files, images
 from dipcli.images import png
-from dipcli.observers import pixels
+from dipcli.runs.observers import pixels
 
 if TYPE_CHECKING:
     from torch import Tensor

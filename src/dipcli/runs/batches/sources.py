@@ -12,7 +12,7 @@ from pathlib import Path
 from dipcli.errors import DipError, UsageError
 from dipcli.images import FORMATS
 from dipcli.records import run_record as accounts
-from dipcli.records.job import LOG, RECORD
+from dipcli.records.run_files import LOG, RECORD
 
 STDIN = Path("-")
 RUN = ".dip"  # what a run's folder is called

@@ -9,7 +9,7 @@ import torch
 
 from dipcli.fitting import tiling as tiles
 from dipcli.fitting.rollback import LOOKED_AT
-from dipcli.observers import WHOLE
+from dipcli.runs.observers import WHOLE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

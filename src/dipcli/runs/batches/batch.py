@@ -12,14 +12,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from dipcli import files
 from dipcli.displays import Display
-from dipcli.earlier import KINDS, finished
 from dipcli.errors import DipError, UsageError
 from dipcli.images import FORMATS, pillow
 from dipcli.records.job import Job
 from dipcli.records.resume import HalfDone
-from dipcli.run import restore
+from dipcli.runs.batches.finished import KINDS, finished
+from dipcli.runs.batches.sources import Source, gather, stems
+from dipcli.runs.run import restore
 from dipcli.settings import Settings
-from dipcli.sources import Source, gather, stems
 
 NAMED = 5  # of many files in a sentence
 # Pictures of one size that are fitted together: so many, as many as are found to be best, or, None, that on a GPU and

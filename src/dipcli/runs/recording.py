@@ -16,12 +16,13 @@ from dipcli.fitting.solve import Bench, Hold
 from dipcli.fitting.tiled import Course
 from dipcli.images import png
 from dipcli.images.image import Picture, from_array
-from dipcli.observers import Log, Row, Snapshots
-from dipcli.plan import Plan
-from dipcli.preview import Frames, Preview
 from dipcli.records.checkpoints import Checkpoints
-from dipcli.records.job import CHECKPOINT, FILLED, FRAMES, LOG, PREVIEW, RECORD, Job, clear
+from dipcli.records.job import Job
 from dipcli.records.resume import HalfDone, described
+from dipcli.records.run_files import CHECKPOINT, FILLED, FRAMES, LOG, PREVIEW, RECORD, clear
+from dipcli.runs.observers import Log, Row, Snapshots
+from dipcli.runs.plan import Plan
+from dipcli.runs.preview import Frames, Preview
 from dipcli.tasks.case import Case
 
 
