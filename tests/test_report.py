@@ -27,8 +27,11 @@ from dipcli import files, images
 from dipcli.cli import app
 from dipcli.errors import DipError
 from dipcli.images.image import Picture, from_array
-from dipcli.report import charts, drawing, index, page, views, words
-from dipcli.report.story import Story, tell
+from dipcli.report import charts, index, page
+from dipcli.report import embedding as views
+from dipcli.report import figures as drawing
+from dipcli.report import text as words
+from dipcli.report.run_folder import Story, tell
 
 GENERATOR = '<meta name="generator" content="dipcli">'
 

@@ -129,7 +129,7 @@ def report(
         dip report noisy.denoised.dip --curves curves.pdf --sheet snapshots.png
         dip report restored/
     """
-    from dipcli.report.desk import requests
+    from dipcli.report.requests import requests
 
     display = displays.choose(quiet=quiet)
     done = failed = 0

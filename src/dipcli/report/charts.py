@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dipcli.report.story import Numbers, Story
-from dipcli.report.views import evenly
+from dipcli.report.embedding import evenly
+from dipcli.report.run_folder import Numbers, Story
 
 POINTS = 1500  # of a curve: more cannot be seen
 TOLD_APART = 5  # curves, by colour and dashes; more are drawn alike

@@ -16,8 +16,8 @@ from dipcli.images import tiff
 from dipcli.images.image import Picture
 from dipcli.problem import metrics
 from dipcli.records.run_files import DAMAGED, FILLED, PREVIEW
-from dipcli.report.story import Frame, Story
-from dipcli.report.views import View, embedded, evenly, marked, stretched, whole
+from dipcli.report.embedding import View, embedded, evenly, marked, stretched, whole
+from dipcli.report.run_folder import Frame, Story
 
 # Bytes for the large pictures, a third of them for each of the first two, and for the film strip. In a page, where they
 # grow by a third, that is 8 MB: a browser opens it without a wait.

@@ -14,9 +14,10 @@ from dipcli import displays, files, images
 from dipcli.errors import DipError
 from dipcli.records import run_record as accounts
 from dipcli.records.run_files import LOG, RECORD, REPORT, ours
-from dipcli.report import page, words
-from dipcli.report.story import is_run
-from dipcli.report.views import View, thumbnail
+from dipcli.report import page
+from dipcli.report import text as words
+from dipcli.report.embedding import View, thumbnail
+from dipcli.report.run_folder import is_run
 
 INDEX = "index.html"
 SIDE = 192  # pixels of a thumbnail

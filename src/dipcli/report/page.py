@@ -13,9 +13,11 @@ import dipcli
 from dipcli import files
 from dipcli.errors import UsageError
 from dipcli.records.run_files import REPORT, ours
-from dipcli.report import charts, drawing, words
+from dipcli.report import charts
+from dipcli.report import figures as drawing
+from dipcli.report import text as words
 from dipcli.report.gallery import Gallery, gallery
-from dipcli.report.story import Story, doubted, tell
+from dipcli.report.run_folder import Story, doubted, tell
 
 HERE = Path(__file__).parent
 

@@ -13,7 +13,7 @@ import numpy as np
 from dipcli import files
 from dipcli.errors import DipError, UsageError
 from dipcli.report.charts import Chart, charts
-from dipcli.report.story import Story
+from dipcli.report.run_folder import Story
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from dipcli.errors import DipError, UsageError
-from dipcli.report import drawing, index, page, sheet
-from dipcli.report.story import doubted, is_run, tell
+from dipcli.report import contact_sheet as sheet
+from dipcli.report import figures as drawing
+from dipcli.report import index, page
+from dipcli.report.run_folder import doubted, is_run, tell
 
 Make: TypeAlias = Callable[[], Path]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from dipcli import images
 from dipcli.errors import DipError
-from dipcli.report.drawing import PAPER, save, styled
+from dipcli.report.embedding import samples
+from dipcli.report.figures import PAPER, save, styled
 from dipcli.report.gallery import chosen, psnr_of, truth_of
-from dipcli.report.story import Frame, Story
-from dipcli.report.views import samples
+from dipcli.report.run_folder import Frame, Story
 
 ACROSS = 6  # pictures in a row, at most
 INCHES = 2.0  # width of one

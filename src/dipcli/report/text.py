@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from dipcli import displays
 from dipcli.records.run_files import LOG, RECORD
-from dipcli.report.story import Story
+from dipcli.report.run_folder import Story
 from dipcli.settings import Settings
 from dipcli.settings.options import knobs
 
