@@ -28,9 +28,11 @@ from dipcli.tasks.registry import tasks
 
 pytest.importorskip("distributed", reason="the extra dipcli[cluster] is not installed")
 
-from dipcli.cluster import orders, sites, ways
-from dipcli.cluster.processes import Child
-from dipcli.cluster.ways import Way
+from dipcli.cluster import clusters as sites
+from dipcli.cluster import messages as orders
+from dipcli.cluster import sharing as ways
+from dipcli.cluster.child_handle import Child
+from dipcli.cluster.sharing import Way
 
 PICTURES = int(os.environ.get("DIP_CLUSTER", "6"))  # 40 in docs/scale.md
 WORKERS = 4 if PICTURES > 10 else 2
@@ -241,8 +243,8 @@ def test_a_signal_ends_all_and_leaves_nobody_behind(
 def test_what_cannot_be_is_told_in_a_sentence(
     dip: Dip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str, code: int
 ) -> None:
-    monkeypatch.setattr("dipcli.cluster.sites.ANSWER", "1s")
-    monkeypatch.setattr("dipcli.cluster.sites.shutil.which", lambda _: None)
+    monkeypatch.setattr("dipcli.cluster.clusters.ANSWER", "1s")
+    monkeypatch.setattr("dipcli.cluster.clusters.shutil.which", lambda _: None)
     picture = draw(tmp_path / "a.png").read_bytes()
     monkeypatch.chdir(tmp_path)
     chosen = [] if "--scheduler" in arguments else ["--scheduler", "local"]

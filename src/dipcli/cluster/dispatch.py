@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from dipcli.cluster.flight import Flight, at_work
-from dipcli.cluster.sites import opened
+from dipcli.cluster.clusters import opened
+from dipcli.cluster.in_flight import Flight, at_work
 from dipcli.displays import Display
 from dipcli.errors import DipError
 from dipcli.runs.batches.batch import Batch, BatchSize, Outcome, not_begun, settled

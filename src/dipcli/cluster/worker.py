@@ -15,7 +15,7 @@ from typing import Any
 
 from distributed import Status, get_worker
 
-from dipcli.cluster.processes import Child
+from dipcli.cluster.child_handle import Child
 
 TICK = 0.5  # seconds between two looks whether the picture is still wanted
 GRACE = 30.0  # seconds for a fit that is not wanted any more to leave its checkpoint

@@ -14,8 +14,8 @@ from uuid import uuid4
 from distributed import CancelledError, Future, KilledWorker
 
 from dipcli.cluster import worker
-from dipcli.cluster.orders import order
-from dipcli.cluster.sites import Site
+from dipcli.cluster.clusters import Site
+from dipcli.cluster.messages import order
 from dipcli.displays import Display
 from dipcli.errors import DipError
 from dipcli.runs.batches.batch import Batch, Outcome, failed, not_begun

@@ -19,8 +19,8 @@ import torch
 from distributed import Client, Nanny, Security, SpecCluster
 
 from dipcli import files
-from dipcli.cluster import ways
-from dipcli.cluster.ways import Way
+from dipcli.cluster import sharing as ways
+from dipcli.cluster.sharing import Way
 from dipcli.errors import DipError, UsageError
 from dipcli.records.job import Job
 from dipcli.runs.batches.batch import BatchSize

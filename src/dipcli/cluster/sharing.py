@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from dipcli.cluster.orders import order
-from dipcli.cluster.processes import Child
+from dipcli.cluster.child_handle import Child
+from dipcli.cluster.messages import order
 from dipcli.fitting import memory
 from dipcli.records.job import Job
 from dipcli.runs.batches.throughput import MORE, MOST, Pace
