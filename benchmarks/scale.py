@@ -177,9 +177,9 @@ def alike(pictures: Path, count: int, side: int, preset: str) -> None:
 def client(count: int) -> None:
     """What the client and the scheduler take for pictures that take no time."""
     from dipcli.cluster import dispatch, worker
-    from dipcli.displays import Silent
     from dipcli.records.job import Job
     from dipcli.runs.batches.batch import lay_out
+    from dipcli.runs.display import Silent
     from dipcli.settings.scheduler import named
     from dipcli.tasks.registry import tasks
 

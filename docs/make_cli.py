@@ -13,7 +13,7 @@ from dipcli.settings.options import knobs
 from dipcli.tasks.registry import tasks
 
 TARGET = Path(__file__).with_name("cli.md")
-APP = "import dipcli.cli\napp = dipcli.cli.app()\n"
+APP = "import dipcli.cli.app\napp = dipcli.cli.app.app()\n"
 HEAD = """\
 <!-- Made by docs/make_cli.py: change the help texts, not this file. -->
 

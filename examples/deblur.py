@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipcli.cli import main
+from dipcli.cli.app import main
 from dipcli.errors import UsageError
 from dipcli.problem import Problem
 from dipcli.tasks.registry import task

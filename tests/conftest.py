@@ -19,7 +19,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from dipcli.cli import app
+from dipcli.cli.app import app
 from dipcli.fitting import lockstep
 
 # How long to look for what breaks; HYPOTHESIS_PROFILE=nightly or pytest --hypothesis-profile=nightly looks longer.
@@ -128,7 +128,7 @@ def clean_png(tmp_path: Path) -> Path:
 
 
 def start(*arguments: object, patch: str = "") -> subprocess.Popen[str]:
-    code = f"import torch; torch.set_num_threads(1); {patch}\nfrom dipcli.cli import main; main()"
+    code = f"import torch; torch.set_num_threads(1); {patch}\nfrom dipcli.cli.app import main; main()"
     tiny = ["--network", TINY, "--input", "noise", "--input-depth", "4"]
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments), *tiny],

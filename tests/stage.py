@@ -18,7 +18,7 @@ import typer
 from conftest import noisy, scene
 from documents import ROOT
 
-from dipcli.cli import app
+from dipcli.cli.app import app
 from dipcli.problem import features as classifiers
 from dipcli.tasks.registry import tasks
 

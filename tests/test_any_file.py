@@ -21,7 +21,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from dipcli import images
-from dipcli.cli import app
+from dipcli.cli.app import app
 from dipcli.images.image import SMALLEST
 
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}

@@ -22,11 +22,13 @@ from conftest import TINY, Dip, noisy, scene, start, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dipcli import displays, files
+from dipcli import files
+from dipcli.cli.progress import displays
+from dipcli.cli.progress.terminal import Terminal
 from dipcli.errors import DipError, UsageError
 from dipcli.runs.batches.sources import gather, stems
-from dipcli.standing import Ahead
-from dipcli.terminal import Terminal
+from dipcli.runs.display import Ahead
+from dipcli.text import legible
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux alone")
 QUICK = ("--iters", 2, "--network", TINY, "--input", "noise", "--input-depth", 4)
@@ -296,7 +298,7 @@ def test_no_name_does_harm_anywhere(dip: Dip, tmp_path: Path, monkeypatch: pytes
     assert account["psnr_ref_unknown"] > 0
     assert Path("out", name).stat().st_mtime >= Path("mask", name).stat().st_mtime
     assert sorted(each.name for each in Path("out").iterdir()) == [name], "nothing but the picture"
-    shown = displays.legible(name)
+    shown = legible(name)
     assert f"in/{shown}: filling 4.2 % of the picture" in result.stderr
     here = dip("denoise", "--no-run-dir", *QUICK, "--", name)
     assert here.exit_code == 1
@@ -312,8 +314,8 @@ def test_the_live_display_shows_names_as_they_are(name: str) -> None:
     terminal.console.width = 200
     with terminal.watching(f"3/16 {name}", Ahead(10)):
         terminal.note(f"{name}: a remark")
-    assert f"{displays.legible(name)}: a remark\n" in shown.getvalue()
-    assert f"3/16 {displays.legible(name)}" in shown.getvalue()
+    assert f"{legible(name)}: a remark\n" in shown.getvalue()
+    assert f"3/16 {legible(name)}" in shown.getvalue()
 
 
 def test_what_is_no_file_is_passed_over(dip: Dip, tmp_path: Path) -> None:
@@ -543,7 +545,7 @@ def test_a_folder_that_takes_nothing_is_said_once(
 CALLS = """
 import json, shlex, subprocess, sys
 from conftest import Dip
-from dipcli.cli import app
+from dipcli.cli.app import app
 for call in sys.argv[1:]:
     if call.startswith("!"):
         done = subprocess.run(call[1:], shell=True, capture_output=True, text=True)

@@ -13,7 +13,7 @@ import imageio.v3 as iio
 import pytest
 from conftest import Dip, noisy, scene
 
-from dipcli.cli import app
+from dipcli.cli.app import app
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

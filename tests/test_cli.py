@@ -20,7 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from dipcli import images
-from dipcli.cli import app
+from dipcli.cli.app import app
 from dipcli.images.image import from_array
 from dipcli.problem import metrics
 from dipcli.runs.observers import COLUMNS
@@ -616,7 +616,7 @@ def test_help_and_completion_import_nothing_heavy(arguments: list[str], environm
     code = (
         "import sys, atexit\n"
         f"atexit.register(lambda: print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr))\n"
-        "sys.argv[0] = 'dip'\nfrom dipcli.cli import main; main()"
+        "sys.argv[0] = 'dip'\nfrom dipcli.cli.app import main; main()"
     )
     result = subprocess.run(
         [sys.executable, "-c", code, *arguments],

@@ -22,14 +22,19 @@ from conftest import TINY, Dip, noisy, scene
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dipcli import displays, pane, standing, stopping
+from dipcli import stopping
+from dipcli.cli.progress import displays
+from dipcli.cli.progress import live as pane
+from dipcli.cli.progress import progress as standing
+from dipcli.cli.progress.layout import cells, fitted, part, shortened, wrapped
+from dipcli.cli.progress.progress import Standing
+from dipcli.cli.progress.sparkline import BLOCKS, MOST, Curve, sparkline
+from dipcli.cli.progress.terminal import Terminal
 from dipcli.problem import Problem
-from dipcli.sparkline import BLOCKS, MOST, Curve, sparkline
-from dipcli.standing import Ahead, Standing
+from dipcli.runs.display import Ahead, Silent
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step
-from dipcli.terminal import Terminal
-from dipcli.typeset import cells, fitted, legible, part, shortened, wrapped
+from dipcli.text import legible
 
 PTY = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 NAMES = (
@@ -330,7 +335,7 @@ class Recorder:
         self.master, slave = pty.openpty()
         self.pending, self.stale = b"", 0
         self.size(columns, lines)
-        often = "from dipcli import pane, cli; pane.BETWEEN = 0.05; cli.main()"
+        often = "from dipcli.cli.progress import live as pane, cli; pane.BETWEEN = 0.05; cli.main()"
         tiny = ("--network", TINY, "--input", "noise", "--input-depth", "4", "--no-report")
         self.process = subprocess.Popen(
             [sys.executable, "-c", often, *map(str, arguments), *tiny],
@@ -470,7 +475,7 @@ def test_which_display_there_is(wishes: dict[str, str], kind: type, monkeypatch:
     monkeypatch.setattr(sys, "stderr", Screen())
     display = displays.choose(quiet=False)
     assert isinstance(display, kind)
-    assert isinstance(displays.choose(quiet=True), displays.Silent)
+    assert isinstance(displays.choose(quiet=True), Silent)
     if isinstance(display, Terminal):
         with display.watching("cat.png", Ahead(10)):
             display(step(1), Verdict(signal=("holdout", 0.1)))

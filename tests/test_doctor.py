@@ -21,9 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dipcli
-from dipcli.doctor import advice, examination, host, sheet, trials, wheels
-from dipcli.doctor.advice import Finding, advise
-from dipcli.doctor.facts import Card, Device, Facts, Home, Memory, Nvidia, Package, Processor, Room, Torch, Trial
+from dipcli.cli.doctor import advice, examination, host
+from dipcli.cli.doctor import probes as trials
+from dipcli.cli.doctor import text as sheet
+from dipcli.cli.doctor import torch_builds as wheels
+from dipcli.cli.doctor.advice import Finding, advise
+from dipcli.cli.doctor.facts import Card, Device, Facts, Home, Memory, Nvidia, Package, Processor, Room, Torch, Trial
 from dipcli.fitting import cgroups as groups
 from dipcli.fitting import device as machine
 
@@ -745,9 +748,9 @@ def test_there_are_colours_on_a_terminal_alone() -> None:
     import pty
 
     code = (
-        "import dipcli.doctor.examination as e; from dipcli.doctor.facts import *\n"
+        "import dipcli.cli.doctor.examination as e; from dipcli.cli.doctor.facts import *\n"
         "e.examine = lambda: Facts('0', Home('3', '/python'), 'Darwin', 'macOS', 'arm64', Processor('M4'),"
-        " translated=True, torch=Torch('2.13'))\nfrom dipcli.cli import main; main()"
+        " translated=True, torch=Torch('2.13'))\nfrom dipcli.cli.app import main; main()"
     )
     environment = {**os.environ, "PYTHONPATH": PACKAGE, "TERM": "xterm"}
     environment.pop("NO_COLOR", None)
@@ -797,7 +800,7 @@ def test_bash_completes(tmp_path: Path, words: list[str], expected: list[str]) -
     """By the script that `dip --install-completion` installs."""
     dip = put(tmp_path, {"dip": f'#!/bin/sh\nexec {sys.executable} {tmp_path}/dip.py "$@"\n'}) / "dip"
     dip.chmod(0o755)
-    put(tmp_path, {"dip.py": "import sys; sys.argv[0] = 'dip'; from dipcli.cli import main; main()"})
+    put(tmp_path, {"dip.py": "import sys; sys.argv[0] = 'dip'; from dipcli.cli.app import main; main()"})
     line = " ".join(map(shlex.quote, words))
     script = (
         f"source <(_DIP_COMPLETE=source_bash dip); COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}\n"

@@ -22,6 +22,7 @@ from dipcli.fitting.engine import Fit
 from dipcli.fitting.restarts import Deadline, Run, Runs
 from dipcli.images.image import from_array
 from dipcli.problem import Problem, metrics
+from dipcli.runs import time_budget
 from dipcli.runs.uncertainty import Spread
 from dipcli.settings import Settings
 from dipcli.stopping.step import Step

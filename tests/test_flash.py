@@ -94,6 +94,6 @@ def test_a_shift_is_found_and_said(down: int, right: int) -> None:
 
 
 def dip() -> Dip:
-    from dipcli.cli import app
+    from dipcli.cli.app import app
 
     return Dip(app)

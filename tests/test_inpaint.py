@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from dipcli import images
-from dipcli.cli import app
+from dipcli.cli.app import app
 from dipcli.images.image import from_array
 from dipcli.tasks.inpaint import inpaint, judged
 

@@ -17,7 +17,7 @@ from conftest import Dip, noisy, scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dipcli import parsing as specs
+from dipcli import text as specs
 from dipcli.errors import UsageError
 from dipcli.fitting import cgroups as groups
 from dipcli.fitting import device as machine

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from conftest import Dip, noisy, scene, start, wait_for
 
-from dipcli.displays import Lines
+from dipcli.cli.progress.displays import Lines
 from dipcli.fitting import memory
 from dipcli.fitting.solve import Bench
 from dipcli.images.pillow import size
 from dipcli.records.job import Job
 from dipcli.runs.batches import throughput as pace
 from dipcli.runs.batches.shared_display import Turns
-from dipcli.standing import Ahead
+from dipcli.runs.display import Ahead
 from dipcli.tasks.registry import tasks
 
 NEAR = 2  # grey levels: what rounding makes of a few steps in single precision

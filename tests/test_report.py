@@ -24,7 +24,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dipcli import files, images
-from dipcli.cli import app
+from dipcli.cli.app import app
 from dipcli.errors import DipError
 from dipcli.images.image import Picture, from_array
 from dipcli.report import charts, index, page

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dipcli.errors import UsageError
-from dipcli.parsing import parse, write
+from dipcli.text import parse, write
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """`python -m dipcli` is `dip`."""
 
-from dipcli.cli import main
+from dipcli.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipcli import images, stopping
-from dipcli.displays import Bar, Silent
 from dipcli.errors import UsageError
 from dipcli.fitting.engine import Observer
 from dipcli.fitting.restarts import Deadline
 from dipcli.fitting.solve import prepare, solve
+from dipcli.runs.display import Ahead, Bar, Silent
 from dipcli.runs.interrupt import heeded
 from dipcli.runs.measures import measured
 from dipcli.runs.observers import Metrics, pixels
@@ -26,7 +26,6 @@ from dipcli.runs.time_budget import planned
 from dipcli.runs.uncertainty import Spread
 from dipcli.settings import Settings
 from dipcli.settings.options import knobs
-from dipcli.standing import Ahead
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import DEFAULT_PRESET, Task
 

@@ -24,7 +24,6 @@ from typing import IO, Any
 import torch
 
 import dipcli
-from dipcli.displays import Silent
 from dipcli.errors import DipError, OutOfMemoryError
 from dipcli.fitting import lockstep, memory
 from dipcli.records import checkpoints
@@ -32,6 +31,7 @@ from dipcli.records import job_json as manifest
 from dipcli.records.job import Job
 from dipcli.runs.batches.finished import finished
 from dipcli.runs.batches.throughput import laid_out, measured
+from dipcli.runs.display import Silent
 from dipcli.runs.interrupt import Interrupt, NotBegunError
 from dipcli.runs.run import restore
 

@@ -13,9 +13,9 @@ from types import FrameType
 
 from dipcli.cluster.clusters import opened
 from dipcli.cluster.in_flight import Flight, at_work
-from dipcli.displays import Display
 from dipcli.errors import DipError
 from dipcli.runs.batches.batch import Batch, BatchSize, Outcome, not_begun, settled
+from dipcli.runs.display import Display
 from dipcli.runs.interrupt import Interrupt, heeded
 from dipcli.settings.scheduler import Scheduler
 

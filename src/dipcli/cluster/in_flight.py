@@ -16,9 +16,9 @@ from distributed import CancelledError, Future, KilledWorker
 from dipcli.cluster import worker
 from dipcli.cluster.clusters import Site
 from dipcli.cluster.messages import order
-from dipcli.displays import Display
 from dipcli.errors import DipError
 from dipcli.runs.batches.batch import Batch, Outcome, failed, not_begun
+from dipcli.runs.display import Display
 from dipcli.runs.interrupt import Interrupt
 
 TICK = 0.5  # seconds between two looks at workers and signals

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dipcli import networks
-from dipcli import parsing as specs
+from dipcli import text as specs
 from dipcli.errors import DipError, UsageError
 from dipcli.fitting import memory
 from dipcli.fitting import tiling as tiles

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dipcli import parsing as specs
+from dipcli import text as specs
 from dipcli.errors import UsageError
 from dipcli.networks.architectures import Architecture, Pixels, ResNet, Skip, UNet
 from dipcli.networks.grouped import Ensemble

@@ -49,7 +49,7 @@ class Level(nn.Sequential):
     a sequence that ends with the upsampling.
 
     On the CPU, where the convolution is wide, norm and convolution of the upsampled channels are taken before they
-    are upsampled, and those of the shortcut beside them: see `dipcli.networks.kernels.upsampled`. The numbers are the same.
+    are upsampled, and those of the shortcut beside them: see `kernels/upsampled.py`. The numbers are the same.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def convolution(inputs: int, outputs: int, kernel: int, pad: str, *, stride: int
 
 
 class Norm(nn.BatchNorm2d):
-    """Batch norm that always goes by the picture in hand, and may do so in a faster way: see `dipcli.networks.kernels.norm`."""
+    """Batch norm that always goes by the picture in hand, and may do so in a faster way: see `kernels/norm.py`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """From (1, C, H, W) to the same shape."""

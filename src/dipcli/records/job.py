@@ -7,15 +7,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dipcli import images
 from dipcli.settings.outputs import Record
 from dipcli.tasks.registry import Task
-
-if TYPE_CHECKING:
-    pass
-
 
 WHERE = ("device", "threads")  # settings that say where it runs
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from dipcli import displays
+from dipcli.records import summaries
 from dipcli.records.run_files import LOG, RECORD
 from dipcli.report.run_folder import Story
 from dipcli.settings import Settings
 from dipcli.settings.options import knobs
+from dipcli.text import clock, legible
 
 MEASURES = {"psnr": "PSNR", "psnr_y": "PSNR, luma", "psnr_unknown": "PSNR, unknown pixels", "ssim": "SSIM"}
 FEW = 2  # runs or tiles from which on they have a table
@@ -54,8 +55,8 @@ def title(story: Story) -> str:
     """The name of the picture."""
     given = str(story.account.get("input", ""))
     if not given:
-        return displays.legible(story.folder.name)
-    return "standard input" if given == "-" else displays.legible(Path(given).name)
+        return legible(story.folder.name)
+    return "standard input" if given == "-" else legible(Path(given).name)
 
 
 def notices(story: Story) -> list[str]:
@@ -68,12 +69,12 @@ def notices(story: Story) -> list[str]:
         "interrupted": f"This run was interrupted: the picture is the best up to then.{resume}",
         "done": "",
     }[story.state]
-    return [displays.legible(told)] if told else []
+    return [legible(told)] if told else []
 
 
 def missed(sentences: Sequence[str]) -> list[str]:
     """What is not shown, whatever the files are called."""
-    return [displays.legible(each) for each in sentences]
+    return [legible(each) for each in sentences]
 
 
 def facts(story: Story) -> list[tuple[str, str]]:
@@ -84,7 +85,7 @@ def facts(story: Story) -> list[tuple[str, str]]:
     found = [("Iterations", f"{told['iterations']:,}")]
     if not told.get("tiles"):
         found.append(("Kept", f"{told['kept']:,}"))
-    found.append(("Time", displays.clock(told["seconds"])))
+    found.append(("Time", clock(told["seconds"])))
     if "psnr_ref" not in told:
         return found + (
             [("PSNR to the input", _measured("psnr", told["psnr_noisy"]))] if told.get("psnr_noisy") else []
@@ -100,12 +101,12 @@ def sentences(story: Story) -> list[str]:
     told = story.account
     if "iterations" not in told:
         return []
-    ended = [each.removeprefix(f"{told['input']}: ") for each in displays.ending(told)]
+    ended = [each.removeprefix(f"{told['input']}: ") for each in summaries.ending(told)]
     ended = [each for each in ended if not each.startswith("PSNR")]  # which stands among the numbers
     rule = str(told.get("rule", ""))
     again = [] if rule in ("", "rule none") or rule in str(told.get("reason")) else [f"kept by the {rule}"]
     events = [f"On the way: {each}." for each in told.get("events") or []]
-    return [displays.legible(_sentence(each)) for each in [*ended, *again, *events]]
+    return [legible(_sentence(each)) for each in [*ended, *again, *events]]
 
 
 def measures(story: Story) -> Table | None:
@@ -151,7 +152,7 @@ def runs(story: Story) -> Table | None:
             str(each["seed"]),
             str(each["iterations"]),
             str(each["kept"]),
-            displays.clock(each["seconds"]),
+            clock(each["seconds"]),
             ("went astray, left out; " if each["astray"] else "") + str(each["reason"]),
         )
         for number, each in enumerate(every, start=1)
@@ -165,7 +166,7 @@ def settings(story: Story) -> list[tuple[str, str]]:
     flags = {knob.name: knob.flag for knob in knobs(Settings)}
     own = [(f"--{name.replace('_', '-')}", value) for name, value in (told.get("arguments") or {}).items()]
     rest = [(flags.get(name, name), value) for name, value in (told.get("settings") or {}).items()]
-    return [(name[2:], displays.legible(_said(value))) for name, value in (*own, *rest) if value is not None]
+    return [(name[2:], legible(_said(value))) for name, value in (*own, *rest) if value is not None]
 
 
 def machine(story: Story) -> str:
@@ -174,7 +175,7 @@ def machine(story: Story) -> str:
     if "parameters" not in told:
         return ""
     versions = f"dipcli {told['version']}, PyTorch {told['torch']}, Python {told['python']}"
-    return displays.legible(f"{displays.machinery(told)}; {versions}.")
+    return legible(f"{summaries.machinery(told)}; {versions}.")
 
 
 def links(story: Story, place: Path) -> list[tuple[str, str]]:
@@ -187,7 +188,7 @@ def links(story: Story, place: Path) -> list[tuple[str, str]]:
     paths = [each.path for name, each in story.files.items() if name == "output" and each.fate in ("there", "changed")]
     paths += [paths[0].with_suffix(each) for each in story.account.get("figures") or [] if each != ".png" and paths]
     paths += [story.folder / name for name in (LOG, RECORD)]
-    return [(displays.legible(path.name), url(path, place)) for path in paths if path.is_file()]
+    return [(legible(path.name), url(path, place)) for path in paths if path.is_file()]
 
 
 def url(path: Path, place: Path) -> str:
@@ -197,9 +198,7 @@ def url(path: Path, place: Path) -> str:
 
 def quoted(arguments: Sequence[str]) -> str:
     """A command line as a shell takes it, on one line: what cannot be shown is written as its bytes."""
-    return " ".join(
-        shlex.quote(each) if displays.legible(each) == each else f"$'{_escaped(each)}'" for each in arguments
-    )
+    return " ".join(shlex.quote(each) if legible(each) == each else f"$'{_escaped(each)}'" for each in arguments)
 
 
 def command(account: Mapping[str, Any]) -> list[str]:
@@ -214,7 +213,7 @@ def _escaped(argument: str) -> str:
     for each in argument:
         if each in "\\'":
             parts.append(f"\\{each}")
-        elif displays.legible(each) == each:
+        elif legible(each) == each:
             parts.append(each)
         else:
             parts += [f"\\x{byte:02x}" for byte in os.fsencode(each)]
@@ -239,7 +238,7 @@ def _measured(name: str, value: float | None) -> str:
 def _seconds(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.2g} s" if value < 10 else displays.clock(value)  # noqa: PLR2004 - seconds
+    return f"{value:.2g} s" if value < 10 else clock(value)  # noqa: PLR2004 - seconds
 
 
 def _said(value: Any) -> str:

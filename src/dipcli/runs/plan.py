@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from dipcli import images
-from dipcli.displays import Display
 from dipcli.errors import DipError, UsageError
 from dipcli.fitting import device as machine
 from dipcli.fitting.restarts import Deadline
@@ -19,6 +18,7 @@ from dipcli.images.image import Picture
 from dipcli.records.job import Job
 from dipcli.records.resume import HalfDone, matching
 from dipcli.records.run_files import check_output, default_output, run_folder
+from dipcli.runs.display import Display
 from dipcli.runs.observers import pixels
 from dipcli.runs.time_budget import planned as fitting_preset
 from dipcli.settings import Settings

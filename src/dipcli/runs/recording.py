@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dipcli import files, images
-from dipcli.displays import Display
 from dipcli.errors import DipError
 from dipcli.fitting.engine import Observer, let_go
 from dipcli.fitting.restarts import Progress
@@ -20,6 +19,7 @@ from dipcli.records.checkpoints import Checkpoints
 from dipcli.records.job import Job
 from dipcli.records.resume import HalfDone, described
 from dipcli.records.run_files import CHECKPOINT, FILLED, FRAMES, LOG, PREVIEW, RECORD, clear
+from dipcli.runs.display import Display
 from dipcli.runs.observers import Log, Row, Snapshots
 from dipcli.runs.plan import Plan
 from dipcli.runs.preview import Frames, Preview

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from dipcli import images
-from dipcli.displays import Display
 from dipcli.errors import DipError
 from dipcli.fitting import device as machine
 from dipcli.fitting import memory
@@ -23,6 +22,7 @@ from dipcli.records.job import Job
 from dipcli.records.run_files import RECORD, REPORT
 from dipcli.report import page
 from dipcli.runs.comparison import Contest
+from dipcli.runs.display import Display
 from dipcli.runs.measures import measured, written_spread
 from dipcli.runs.observers import Metrics, pixels
 from dipcli.runs.plan import Plan, suffix_of

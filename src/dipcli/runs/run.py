@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from dipcli import files, images, stopping
-from dipcli.displays import Display, Silent
 from dipcli.fitting import device as machine
 from dipcli.fitting.engine import Observer
 from dipcli.fitting.evaluate import Descend, alone
@@ -23,12 +22,12 @@ from dipcli.records.job import Job
 from dipcli.records.resume import HalfDone
 from dipcli.runs import recording
 from dipcli.runs import results as delivery
+from dipcli.runs.display import Ahead, Display, Silent
 from dipcli.runs.interrupt import Interrupt, NotBegunError, heeded
 from dipcli.runs.observers import Metrics
 from dipcli.runs.plan import planned, worries
 from dipcli.runs.uncertainty import Spread
 from dipcli.settings import Settings
-from dipcli.standing import Ahead
 
 
 def restore(

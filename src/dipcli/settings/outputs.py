@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from dipcli import parsing as specs
+from dipcli import text as specs
 from dipcli.errors import UsageError
 from dipcli.settings.options import Option, check
 

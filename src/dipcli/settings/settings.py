@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from dipcli import parsing as specs
 from dipcli import stopping
+from dipcli import text as specs
 from dipcli.errors import UsageError
 from dipcli.problem.noise import GREYS
 from dipcli.settings.options import Option, check

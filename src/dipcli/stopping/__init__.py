@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pkgutil import iter_modules
 
-from dipcli import parsing as specs
+from dipcli import text as specs
 from dipcli.stopping.automatic import Auto
 from dipcli.stopping.discrepancy import Sigma
 from dipcli.stopping.holdout import HoldOut

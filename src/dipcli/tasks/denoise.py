@@ -27,7 +27,7 @@ CLEAN, FAINT = 3, 20  # grey levels: noise that nobody sees; what texture can be
 MANY, FAR = 0.02, 0.3  # impulse noise: so many values are so far from their neighbours
 STRIP = 256  # rows that are looked at together
 
-# Narrow networks that see the sketches of `dipcli.problem.prefilter`, with more input noise than was published: measured on
+# Narrow networks that see the sketches of `problem/prefilter.py`, with more input noise than was published: measured on
 # 256x256 pictures with noise of sigma 25, docs/performance.md.
 BALANCED: dict[str, Any] = {
     "network": "skip:channels=16,32,64,128,128:skips=4,4,4,4,4",

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from dipcli import files
-from dipcli.displays import Display
 from dipcli.errors import DipError, UsageError
 from dipcli.images import FORMATS, pillow
 from dipcli.records.job import Job
 from dipcli.records.resume import HalfDone
 from dipcli.runs.batches.finished import KINDS, finished
 from dipcli.runs.batches.sources import Source, gather, stems
+from dipcli.runs.display import Display
 from dipcli.runs.run import restore
 from dipcli.settings import Settings
 

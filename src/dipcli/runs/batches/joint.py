@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from dipcli.displays import Display
 from dipcli.errors import DipError
 from dipcli.fitting import lockstep, memory
 from dipcli.fitting.solve import threads
@@ -17,6 +16,7 @@ from dipcli.records.job import Job
 from dipcli.runs.batches import throughput as pace
 from dipcli.runs.batches.batch import Batch, Outcome, failed, not_begun, settled
 from dipcli.runs.batches.shared_display import Turns
+from dipcli.runs.display import Display
 from dipcli.runs.interrupt import Interrupt, NotBegunError, heeded
 from dipcli.runs.run import restore
 from dipcli.settings import Settings

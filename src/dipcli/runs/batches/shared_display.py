@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dipcli.displays import Display
-from dipcli.standing import Ahead
+from dipcli.runs.display import Ahead, Display
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from dipcli.parsing import roughly
+from dipcli.text import roughly
 
 if TYPE_CHECKING:
     import numpy as np

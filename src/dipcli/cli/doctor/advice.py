@@ -6,8 +6,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from dipcli.doctor.facts import Device, Facts, Trial
-from dipcli.doctor.wheels import DRIVERS, Wheel, covers, fitting, installing, numbers, suited, torch_line, uninstalling
+from dipcli.cli.doctor.facts import Device, Facts, Trial
+from dipcli.cli.doctor.torch_builds import (
+    DRIVERS,
+    Wheel,
+    covers,
+    fitting,
+    installing,
+    numbers,
+    suited,
+    torch_line,
+    uninstalling,
+)
 
 GIBI = 2**30
 LARGE = GIBI  # bytes of PyTorch from which on a build for nothing is worth a word

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dipcli import files
-from dipcli.doctor.facts import Card, Home, Memory, Nvidia, Package, Processor, Room
+from dipcli.cli.doctor.facts import Card, Home, Memory, Nvidia, Package, Processor, Room
 from dipcli.errors import DipError
 from dipcli.fitting import cgroups as groups
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import NamedTuple, TypeAlias
-from unicodedata import bidirectional, category
 
 GAP = "  "  # between two parts of a line
 ELLIPSIS, DOTS = "…", "..."
 JOINER = "\u200d"  # makes one sign of those to its left and right
-HIDDEN = ("Cc", "Cs", "Zl", "Zp")  # what ends a line, moves the cursor, or cannot be written,
-TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # and what makes the rest run backwards
-
 Span: TypeAlias = tuple[str, str]  # a text, and the style it is written in
 
 
@@ -104,19 +100,6 @@ def wrapped(words: Iterable[str], width: int) -> list[str]:
         else:
             lines.append(word)
     return lines
-
-
-def legible(text: str) -> str:
-    """The same on one line, whatever the files in it are called.
-
-    Control characters, stray bytes and what turns the direction of writing are shown as escapes.
-    """
-    return "".join(
-        each.encode("unicode_escape").decode("ascii")
-        if category(each) in HIDDEN or bidirectional(each) in TURNING
-        else each
-        for each in text
-    )
 
 
 def _signs(text: str) -> list[str]:

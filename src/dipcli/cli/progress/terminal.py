@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from dipcli.pane import Pane, measured, say
-from dipcli.sparkline import BLOCKS, sparkline
-from dipcli.standing import Ahead, Standing, numbers
-from dipcli.typeset import DOTS, ELLIPSIS, Form, Part, cells, fitted, legible, part, shortened, wrapped
+from dipcli.cli.progress.layout import DOTS, ELLIPSIS, Form, Part, cells, fitted, part, shortened, wrapped
+from dipcli.cli.progress.live import Pane, measured, say
+from dipcli.cli.progress.progress import Standing
+from dipcli.cli.progress.sparkline import BLOCKS, sparkline
+from dipcli.runs.display import Ahead, numbers
+from dipcli.text import legible
 
 if TYPE_CHECKING:
     from dipcli.runs.observers import Row

@@ -7,10 +7,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, TypeVar
+from unicodedata import bidirectional, category
 
 from dipcli.errors import UsageError
 
 T = TypeVar("T")
+HIDDEN = ("Cc", "Cs", "Zl", "Zp")  # what ends a line, moves the cursor, or cannot be written,
+TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # and what makes the rest run backwards
 
 
 def parse(text: str, choices: Iterable[type[T]], what: str) -> T:
@@ -105,3 +108,23 @@ def _read(text: str, default: object) -> object:
     if isinstance(default, int | float):
         return type(default)(text)
     return text
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def legible(text: str) -> str:
+    """The same on one line, whatever the files in it are called.
+
+    Control characters, stray bytes and what turns the direction of writing are shown as escapes.
+    """
+    return "".join(
+        each.encode("unicode_escape").decode("ascii")
+        if category(each) in HIDDEN or bidirectional(each) in TURNING
+        else each
+        for each in text
+    )

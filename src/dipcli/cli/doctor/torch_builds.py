@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import NamedTuple
 
-from dipcli.doctor.facts import Capability, Facts, Home
+from dipcli.cli.doctor.facts import Capability, Facts, Home
 
 INDEX = "https://download.pytorch.org/whl/"
 

@@ -6,21 +6,21 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Any
 
-from dipcli import displays
 from dipcli.errors import DipError
-from dipcli.records import ranking
 from dipcli.settings import Settings
 from dipcli.settings.options import knobs
+from dipcli.text import legible
 
 if TYPE_CHECKING:
     from dipcli.records.job import Job
     from dipcli.records.resume import HalfDone
     from dipcli.runs.batches.batch import Batch, BatchSize, Outcome
+    from dipcli.runs.display import Display
     from dipcli.settings.scheduler import Scheduler
 
 FAILED, SOME_FAILED = 1, 3
@@ -50,6 +50,7 @@ def restore(
     Returns:
         The exit code.
     """
+    from dipcli.cli.progress import displays
     from dipcli.runs.batches.batch import restore_all
 
     display = displays.choose(quiet=quiet)
@@ -76,7 +77,7 @@ def restore(
         fates[each.number - 1] = each.fate
     if batch.several:
         _index(batch, seen, display)
-        display.note(displays.summary(fates, len(batch.entries)))
+        display.note(summary(fates, len(batch.entries)))
     if ended_by := next((each.ended_by for each in seen if each.ended_by), None):
         return 128 + ended_by
     if not batch.several and outcome.error:
@@ -98,14 +99,16 @@ def _together(batch: Batch, batch_size: BatchSize, how: dict[str, Any]) -> Itera
     return restore_together(batch, None if batch_size == "auto" else batch_size, **how)
 
 
-def _tell(outcome: Outcome, display: displays.Display, tell: Callable[[str], None], *, as_json: bool) -> None:
+def _tell(outcome: Outcome, display: Display, tell: Callable[[str], None], *, as_json: bool) -> None:
     """Say what became of one picture, and hand out its path or account."""
     for note in outcome.notes:
         tell(note)
     for sentence in _sentences(outcome):
         display.note(sentence)
     if outcome.fate == "restored":
-        tell(displays.machinery(outcome.account))
+        from dipcli.records import summaries
+
+        tell(summaries.machinery(outcome.account))
     if outcome.begun and (as_json or not (outcome.error or outcome.skipped)):
         hand_out(outcome.account | ({"skipped": outcome.skipped} if outcome.skipped else {}), as_json=as_json)
 
@@ -125,7 +128,7 @@ def complain(sentence: str, error: DipError | None = None) -> None:
         return
     if error and os.environ.get("DIP_DEBUG"):
         traceback.print_exception(error)
-    print(f"dip: {displays.legible(sentence)}", file=sys.stderr, flush=True)  # noqa: T201 - this is where complaints go
+    print(f"dip: {legible(sentence)}", file=sys.stderr, flush=True)  # noqa: T201 - this is where complaints go
 
 
 def _sentences(outcome: Outcome) -> list[str]:
@@ -138,11 +141,13 @@ def _sentences(outcome: Outcome) -> list[str]:
         return [f"{outcome.account['input']}: {outcome.skipped}"]
     if not outcome.begun:
         return []
-    first, *others = [*displays.ending(outcome.account), *ranking.table(outcome.account)]
+    from dipcli.records import ranking, summaries
+
+    first, *others = [*summaries.ending(outcome.account), *ranking.table(outcome.account)]
     return [f"{first} ({outcome.worker})" if outcome.worker else first, *others]
 
 
-def _index(batch: Batch, seen: list[Outcome], display: displays.Display) -> None:
+def _index(batch: Batch, seen: list[Outcome], display: Display) -> None:
     """Make the page of the folder that the results are in; what is wrong with it is said and costs nothing."""
     record = batch.entries[0].job.record
     if batch.output is None or not batch.output.is_dir() or record.no_report or record.no_run_dir:
@@ -164,3 +169,18 @@ def _tell_settings(tell: Callable[[str], None], job: Job, preset: str, settings:
     tell(f"{job.source}: preset {preset}: {told}")
     if outlook:
         tell(f"{job.source}: {outlook}")
+
+
+def summary(fates: Sequence[str], total: int) -> str:
+    """What became of many pictures, and which of them failed.
+
+    Args:
+        fates: of each in their order, restored, failed, skipped, cut short or not begun; those at the end that were
+            not begun may be left out.
+        total: pictures there were.
+    """
+    told = [f"{fates.count(word)} {word}" for word in ("restored", "failed", "skipped")]
+    others = {"cut short": fates.count("cut short"), "not begun": total - len(fates) + fates.count("not begun")}
+    told += [f"{count} {word}" for word, count in others.items() if count]
+    failed = [f"{number}/{total}" for number, fate in enumerate(fates, start=1) if fate == "failed"]
+    return ", ".join(told) + (f"; failed: {', '.join(failed)}" if failed else "")

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from dipcli.doctor.advice import Finding, gibibytes
-from dipcli.doctor.facts import Device, Facts, Nvidia, Package, Torch, Trial
+from dipcli.cli.doctor.advice import Finding, gibibytes
+from dipcli.cli.doctor.facts import Device, Facts, Nvidia, Package, Torch, Trial
 
 INDENT, LABEL = 2, 11  # columns
 TIED = "\N{NO-BREAK SPACE}"  # between a name and its version: a plain space once the lines are broken

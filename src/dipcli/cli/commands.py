@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipcli import displays, outcomes
+from dipcli.cli import console as outcomes
 from dipcli.errors import DipError
 
 if TYPE_CHECKING:
-    from dipcli.doctor.sheet import Line
+    from dipcli.cli.doctor.text import Line
 
 FAILED = 1
 STYLES = {"heading": "bold", "broken": "bold red", "hint": "yellow", "command": "cyan"}
@@ -44,9 +44,9 @@ def doctor(
         dip doctor --json | jq .findings
 
     """
-    from dipcli.doctor.advice import advise
-    from dipcli.doctor.examination import examine
-    from dipcli.doctor.sheet import written
+    from dipcli.cli.doctor.advice import advise
+    from dipcli.cli.doctor.examination import examine
+    from dipcli.cli.doctor.text import written
 
     facts = examine()
     findings = advise(facts)
@@ -82,6 +82,8 @@ def resume(
     from dipcli.runs.batches.batch import Batch, Entry
 
     if account := finished(run):
+        from dipcli.cli.progress import displays
+
         displays.choose(quiet=quiet).note(f"{run} is done already: {account['output']}")
         outcomes.hand_out(account, as_json=as_json)
         return
@@ -129,6 +131,7 @@ def report(
         dip report noisy.denoised.dip --curves curves.pdf --sheet snapshots.png
         dip report restored/
     """
+    from dipcli.cli.progress import displays
     from dipcli.report.requests import requests
 
     display = displays.choose(quiet=quiet)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dipcli import __version__, outcomes
-from dipcli.commands import COMMANDS
+from dipcli import __version__
+from dipcli.cli import console as outcomes
+from dipcli.cli.commands import COMMANDS
 from dipcli.errors import DipError, UsageError
 from dipcli.settings import Settings
 from dipcli.settings.options import Knob, knobs

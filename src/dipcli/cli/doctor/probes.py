@@ -1,7 +1,7 @@
 """What PyTorch makes of the machine: small computations on each device.
 
-They run in a process of their own, `python -m dipcli.doctor.trials MODULE...`, which prints JSON: a library that does
-not load, a driver that hangs or an instruction that the CPU lacks ends that process alone.
+They run in a process of their own, `python -m dipcli.cli.doctor.probes MODULE...`, which prints JSON: a library that
+does not load, a driver that hangs or an instruction that the CPU lacks ends that process alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib import import_module
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from dipcli.doctor.facts import Device, Torch, Trial
+from dipcli.cli.doctor.facts import Device, Torch, Trial
 from dipcli.problem import Problem
 from dipcli.settings import Settings
 

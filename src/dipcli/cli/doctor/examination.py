@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 import dipcli
-from dipcli.doctor import host
-from dipcli.doctor.facts import Device, Facts, Torch, Trial
+from dipcli.cli.doctor import host
+from dipcli.cli.doctor.facts import Device, Facts, Torch, Trial
 
 PATIENCE = 120  # seconds for all trials: the first contact with a GPU may take some
 MODULES = {
@@ -51,8 +51,8 @@ def examine() -> Facts:
 
 
 def _tried(modules: list[str]) -> tuple[dict[str, Any], str | None]:
-    """What `dipcli.doctor.trials` tells, and what ended it before its time."""
-    command = [sys.executable, "-m", "dipcli.doctor.trials", *modules]
+    """What `dipcli.cli.doctor.probes` tells, and what ended it before its time."""
+    command = [sys.executable, "-m", "dipcli.cli.doctor.probes", *modules]
     path = os.pathsep.join(each for each in sys.path if each)
     try:
         done = subprocess.run(  # noqa: S603

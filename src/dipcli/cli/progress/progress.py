@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from dipcli.sparkline import Curve
-from dipcli.typeset import GAP, legible
+from dipcli.cli.progress.layout import GAP
+from dipcli.cli.progress.sparkline import Curve
+from dipcli.runs.display import Ahead, numbers
+from dipcli.text import clock, legible
 
 if TYPE_CHECKING:
     from dipcli.runs.observers import Row
@@ -17,27 +17,6 @@ if TYPE_CHECKING:
     from dipcli.stopping.step import Step
 
 JUST_NOW = 10  # iterations ago
-
-
-@dataclass(frozen=True)
-class Ahead:
-    """What is known of fits before they begin.
-
-    Attributes:
-        iterations: that each runs exactly; None when a rule decides.
-        usual: that one runs where a rule decides, about; None where nobody knows.
-        most: that one may run in any case; None where that is not known.
-        runs: fits of a picture, or of each tile of it; None for as many as there is time for.
-        warmup: whether something comes before the first iteration.
-        left: seconds left of the time there is for all, None for no end.
-    """
-
-    iterations: int | None = None
-    usual: int | None = None
-    most: int | None = None
-    runs: int | None = 1
-    warmup: bool = False
-    left: Callable[[], float | None] = lambda: None
 
 
 class Standing:
@@ -207,18 +186,3 @@ def _waiting(name: str, number: int, best: int | None, left: int) -> list[str]:
         forms = [f"best at {best}; {end} unless better", f"best at {best}; {end}", f"best at {best}"]
     told += " without a better one"
     return [*([f"{name}: {told}"] if name else []), told, *forms]
-
-
-def numbers(row: Row | None) -> list[str]:
-    """The numbers of a row that people look at: loss, PSNR to the measurement and, where it is known, to the truth."""
-    if row is None:
-        return []
-    told = [f"loss {row['loss']:.5f}", f"fit {row['psnr_noisy']:.2f} dB"]
-    return told if row["psnr_ref_smoothed"] is None else [*told, f"true {row['psnr_ref_smoothed']:.2f} dB"]
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 1:02:03 or 2:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
