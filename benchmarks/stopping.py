@@ -126,8 +126,8 @@ class Juror:
             return
         verdict, self.state = self.rule.judge(step, self.state)
         if verdict.keep:
-            self.image, self.kept = step.averages[verdict.which], step.number
-            self.memory = MEMORIES[verdict.which]
+            self.image, self.kept = step.averages[verdict.average_index], step.number
+            self.memory = MEMORIES[verdict.average_index]
         if verdict.stop:
             self.conclude(step.number, verdict.stop)
 
@@ -167,7 +167,7 @@ def going_on(bench: Any, keeper: Keeper) -> tuple[Any, int]:
 def second_fit(bench: Any, keeper: Keeper) -> tuple[Any, int]:
     """From the beginning with all pixels, for as many iterations as were kept."""
     settings = replace(bench.settings, iterations=keeper.juror.kept, stop="none", ema=keeper.juror.memory)
-    prior = restarts.fresh(bench.problem, settings, stopping.parse_rule("none"))
+    prior = restarts.fresh_prior(bench.problem, settings, stopping.parse_rule("none"))
     return fit(bench.problem, prior, settings), keeper.juror.kept
 
 

@@ -84,7 +84,7 @@ def independent(count: int, sigma: float, size: int = 60) -> tuple[Problem, list
 @pytest.mark.parametrize("rule", [HoldOut(), HoldOut(fraction=0.2), Never()])
 def test_runs_that_agree_are_all_kept(rule: Rule) -> None:
     problem, guesses = independent(4, 0.1)
-    assert not any(each.astray for each in restarts._judged(problem, rule, [made_up(each) for each in guesses]))
+    assert not any(each.outlier for each in restarts._judged(problem, rule, [made_up(each) for each in guesses]))
 
 
 @pytest.mark.parametrize("rule", [HoldOut(), Never()])
@@ -93,7 +93,7 @@ def test_a_run_that_went_astray_is_left_out(rule: Rule, place: int) -> None:
     problem, guesses = independent(3, 0.1)
     guesses[place] = guesses[place] * torch.tensor([1.5, 0.4, 0.4])[:, None, None]  # it turned red
     judged = restarts._judged(problem, rule, [made_up(each) for each in guesses])
-    assert [each.astray for each in judged] == [number == place for number in range(3)]
+    assert [each.outlier for each in judged] == [number == place for number in range(3)]
     assert "2 of 3 runs, 1 went astray and was left out" in restarts._reason(judged, [], None, None)
 
 
@@ -101,22 +101,22 @@ def test_two_astray_of_five_are_left_out_and_never_all() -> None:
     problem, guesses = independent(5, 0.1)
     guesses[1], guesses[3] = guesses[1] * 0, guesses[3] * 0 + 1
     judged = restarts._judged(problem, HoldOut(), [made_up(each) for each in guesses])
-    assert [each.astray for each in judged] == [False, True, False, True, False]
+    assert [each.outlier for each in judged] == [False, True, False, True, False]
     black = [made_up(guesses[1]), made_up(guesses[3])]
-    assert sum(each.astray for each in restarts._judged(problem, HoldOut(), black)) <= 1
+    assert sum(each.outlier for each in restarts._judged(problem, HoldOut(), black)) <= 1
 
 
 def test_who_learned_more_of_the_noise_is_not_taken_for_better_where_nothing_is_held_out() -> None:
     problem, (truth, _) = independent(2, 0.1)
     noise = problem.measured - truth
     runs = [made_up(truth + share * noise) for share in (0.1, 0.05, 0.0)]
-    assert not any(each.astray for each in restarts._judged(problem, Never(), runs))
+    assert not any(each.outlier for each in restarts._judged(problem, Never(), runs))
 
 
 def test_one_held_out_value_says_nothing_of_a_run() -> None:
     problem = Problem(measured=torch.rand(1, 6, 8), shape=(1, 6, 8))
     same = [made_up(torch.full((1, 6, 8), 0.5)) for _ in range(2)]
-    assert not any(each.astray for each in restarts._judged(problem, HoldOut(), same))
+    assert not any(each.outlier for each in restarts._judged(problem, HoldOut(), same))
 
 
 def test_what_was_learned_by_heart_is_no_help() -> None:
@@ -126,7 +126,7 @@ def test_what_was_learned_by_heart_is_no_help() -> None:
     noise = torch.randn(problem.shape, generator=torch.Generator().manual_seed(1))
     guesses[0] = torch.where(reduced.weight > 0, problem.measured, guesses[0] + 0.3 * noise)
     judged = restarts._judged(problem, HoldOut(fraction=0.2), [made_up(each) for each in guesses])
-    assert [each.astray for each in judged] == [True, False, False]
+    assert [each.outlier for each in judged] == [True, False, False]
 
 
 def test_a_run_that_fails_is_left_out_and_if_all_fail_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +233,7 @@ def test_a_verdict_may_choose_among_the_averages() -> None:
 
         def judge(self, step: Step, state: None) -> tuple[Verdict, None]:
             assert len(step.averages) == len(SMALL.memories)
-            return Verdict(keep=True, stop="done" if step.number == 5 else None, which=2), state
+            return Verdict(keep=True, stop="done" if step.number == 5 else None, average_index=2), state
 
     last: list[Step] = []
     result = fit(denoising(), build(SMALL, SHAPE), SMALL, stop=Third(), observers=[lambda step, _: last.append(step)])

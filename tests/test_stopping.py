@@ -224,7 +224,7 @@ def test_holdout_chooses_among_the_averages() -> None:
     problem, truth = noisy_problem()
     state, _ = (rule := HoldOut(fraction=0.1)).start(problem)
     verdict, state = rule.judge(shown(5, truth + 0.2, truth, truth - 0.1), state)
-    assert (verdict.keep, verdict.which) == (True, 1)
+    assert (verdict.keep, verdict.average_index) == (True, 1)
     verdict, state = rule.judge(shown(10, truth + 0.2, truth + 0.1, truth - 0.1), state)
     assert not verdict.keep
     assert verdict.signal[1] > state.least

@@ -189,7 +189,7 @@ def _kept(kept: Kept | None, step: Step, verdict: stopping.Verdict, memories: tu
     """The best so far, or one of this step's averages."""
     if kept and not verdict.keep:
         return kept
-    return Kept(step.number, step.averages[verdict.which], memories[verdict.which])
+    return Kept(step.number, step.averages[verdict.average_index], memories[verdict.average_index])
 
 
 def _ended(

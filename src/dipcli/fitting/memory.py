@@ -16,7 +16,7 @@ from torch import Tensor
 from dipcli import networks, stopping
 from dipcli.fitting import cgroups as groups
 from dipcli.fitting.engine import fit
-from dipcli.fitting.restarts import fresh
+from dipcli.fitting.restarts import fresh_prior
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.problem.losses import squared_error
@@ -108,7 +108,7 @@ def measure(problem: Problem, settings: Settings, *, side: int, trials: int = 0)
     part = _window(problem, side)
     device = torch.device(settings.device)
     once = replace(settings, warmup=0, rate=SLIGHT)
-    prior = fresh(part, once, stopping.Never()).to(device)
+    prior = fresh_prior(part, once, stopping.Never()).to(device)
     part = part.to(device)
     rows, columns = prior.code.shape[2:]
     weights = sum(each.numel() for each in prior.network.parameters())

@@ -43,7 +43,7 @@ class Run:
     number: int
     seed: int
     fit: Fit
-    astray: bool = False
+    outlier: bool = False
     tile: int | None = None
 
 
@@ -68,12 +68,12 @@ class Runs:
     @property
     def first(self) -> Fit:
         """Of the runs that the image is the mean of."""
-        return next(each.fit for each in self.runs if not each.astray)
+        return next(each.fit for each in self.runs if not each.outlier)
 
     @property
     def agreeing(self) -> list[int]:
         """The numbers of the runs that the image is the mean of."""
-        return [each.number for each in self.runs if not each.astray]
+        return [each.number for each in self.runs if not each.outlier]
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def fit_runs(
         try:
             with machine.enough_memory(problem.shape):
                 if number > 1:
-                    prior = fresh(problem, own, rule).to(prior.code.device)
+                    prior = fresh_prior(problem, own, rule).to(prior.code.device)
                 result = fit(
                     problem,
                     prior,
@@ -214,12 +214,12 @@ def fit_runs(
     if not runs:
         raise failures[0]
     runs = _judged(problem, rule, runs)
-    mean = torch.stack([each.fit.average for each in runs if not each.astray]).mean(dim=0)
+    mean = torch.stack([each.fit.average for each in runs if not each.outlier]).mean(dim=0)
     reason = _reason(runs, failures, settings.runs, asked())
     return Runs(problem.finish(mean), tuple(runs), reason, sum(each.fit.seconds for each in runs))
 
 
-def fresh(problem: Problem, settings: Settings, rule: stopping.Rule) -> Prior:
+def fresh_prior(problem: Problem, settings: Settings, rule: stopping.Rule) -> Prior:
     """A network that has seen nothing, and its input, on the CPU.
 
     Args:
@@ -283,10 +283,10 @@ def _unseen(problem: Problem, rule: stopping.Rule) -> Tensor | None:
 
 def _reason(runs: list[Run], failures: list[DipError], wanted: int | None, asked: str | None) -> str:
     """Why it ended, and what became of the runs."""
-    told = [next(each for each in runs if not each.astray).fit.reason]
+    told = [next(each for each in runs if not each.outlier).fit.reason]
     count = len(runs) + len(failures)
     if count > 1:
-        astray = sum(each.astray for each in runs) + len(failures)
+        astray = sum(each.outlier for each in runs) + len(failures)
         left_out = f", {astray} went astray and {'was' if astray == 1 else 'were'} left out" if astray else ""
         told.append(f"the mean of {count - astray} of {count} runs{left_out}")
         if runs[-1].fit.reason in (asked, TIME_UP) and runs[-1].fit.reason != told[0]:

@@ -88,7 +88,7 @@ def prepare(
         outlook = foretell(problem, settings, replace(cost, watched=watched), beside, places)
         if not outlook.places:
             problem = problem.to(device)
-            prior = restarts.fresh(problem, settings, stop or settings.rule()).to(device)
+            prior = restarts.fresh_prior(problem, settings, stop or settings.rule()).to(device)
         return Bench(problem, prior, settings, outlook)
 
 

@@ -15,7 +15,7 @@ from dipcli.errors import OutOfMemoryError
 from dipcli.fitting import device as machine
 from dipcli.fitting.engine import Fit, Observer, let_go
 from dipcli.fitting.evaluate import Descend, alone
-from dipcli.fitting.restarts import Deadline, Progress, Run, Runs, fit_runs, fresh
+from dipcli.fitting.restarts import Deadline, Progress, Run, Runs, fit_runs, fresh_prior
 from dipcli.fitting.tiling import Cut, blend, divided, unsettled
 from dipcli.problem import Problem
 from dipcli.settings import Settings
@@ -166,10 +166,10 @@ def _patch(
     part = part.to(torch.device(settings.device))
     tile = Tile(*which, place, part)
     watching = [_told(observe, tile) for observe in observers]
-    prior = fresh(part, settings, rule).to(part.measured.device)
+    prior = fresh_prior(part, settings, rule).to(part.measured.device)
     runs = fitting(part, prior, settings, stop=rule, observers=watching)
     done = [replace(each, tile=tile.number, fit=_laid_by(each.fit)) for each in runs.runs]
-    agreeing = [each.fit.average for each in done if not each.astray]
+    agreeing = [each.fit.average for each in done if not each.outlier]
     image = agreeing[0] if len(agreeing) == 1 else torch.stack(agreeing).mean(dim=0)
     return Patch(place, image, tuple(done), runs.reason, runs.seconds)
 

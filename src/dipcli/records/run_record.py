@@ -62,7 +62,7 @@ def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, resu
                 "memory": each.fit.memory,
                 "reason": each.fit.reason,
                 "seconds": round(each.fit.seconds, 3),
-                "astray": each.astray,
+                "astray": each.outlier,
                 "tile": each.tile,
             }
             for each in result.runs

@@ -102,7 +102,7 @@ class Spread:
 
     def _variance(self, runs: Runs, tile: int) -> Tensor:
         """Within the runs of a tile, or of the whole, and between them: mean over the channels, shape (1, H, W)."""
-        agreeing = [each for each in runs.runs if (each.tile or WHOLE) == tile and not each.astray]
+        agreeing = [each for each in runs.runs if (each.tile or WHOLE) == tile and not each.outlier]
         total = torch.stack([self.kept[tile, each.number] for each in agreeing]).mean(dim=0)
         if len(agreeing) > 1:
             total = total + torch.stack([each.fit.average for each in agreeing]).var(dim=0)

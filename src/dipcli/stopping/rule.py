@@ -28,7 +28,7 @@ class Verdict:
     keep: bool = False
     stop: str | None = None
     signal: tuple[str, float] | None = None
-    which: int = 0
+    average_index: int = 0
     left: int | None = None
     aim: float | None = None
 
