@@ -22,9 +22,9 @@ from skimage.restoration import denoise_tv_chambolle
 
 from dipcli import images
 from dipcli.problem import metrics
-from dipcli.problem.noise import look
+from dipcli.problem.noise import measure_noise
 from dipcli.tasks.baselines import denoising
-from dipcli.tasks.baselines.baseline import Allowance
+from dipcli.tasks.baselines.baseline import Budget
 
 SIDE = 256
 RUNS: dict[str, tuple[str, ...]] = {
@@ -63,20 +63,20 @@ def run(pictures: Path, name: str, folder: Path, preset: str) -> dict[str, Any]:
 
 def weigh(path: Path, level: int) -> str:
     """PSNR with the weight that predicts hidden pixels best, with the one that leaves the noise, and with the best."""
-    clean = images.obtain(path).pixels
+    clean = images.to_image(path).pixels
     rows, columns = (slice((side - SIDE) // 2, (side + SIDE) // 2) for side in clean.shape[1:])
     clean = clean[:, rows, columns]
     random = np.random.default_rng(0)
     added = clean + random.normal(0, level / 255, clean.shape).astype(np.float32)
     noisy = np.clip(added, 0, 1)
-    seen = look(noisy)
+    seen = measure_noise(noisy)
     sigma = seen.level if seen else level / 255
 
     def filtered(weight: float) -> Any:
         each = denoise_tv_chambolle(noisy.transpose(1, 2, 0), weight=weight, eps=denoising.SETTLED, channel_axis=-1)
         return each.transpose(2, 0, 1)
 
-    predicting = metrics.psnr(denoising.total_variation(noisy, sigma, Allowance()), clean)
+    predicting = metrics.psnr(denoising.total_variation(noisy, sigma, Budget()), clean)
     low, high = 0.05 * sigma, 5 * sigma
     for _ in range(10):
         between = (low * high) ** 0.5

@@ -124,7 +124,7 @@ def together(most: int, side: int, preset: str, device: str, seconds: float) -> 
     """Iterations a second of one fit, and of two, four, eight and so on in one pass."""
     from dipcli.fitting import device as machine
     from dipcli.records.job import Job
-    from dipcli.runs.batches.throughput import laid_out, measured
+    from dipcli.runs.batches.throughput import measure_throughput, prepare_job
     from dipcli.tasks.registry import tasks
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -132,11 +132,11 @@ def together(most: int, side: int, preset: str, device: str, seconds: float) -> 
         job = Job(
             task=tasks()["denoise"], source=Path(scratch, "in/000000.png"), preset=preset, given={"device": device}
         )
-        chosen, bench = machine.choose(device), laid_out(job)
+        chosen, bench = machine.choose(device), prepare_job(job)
         print(f"{side}x{side}, {preset}, {machine.name(chosen)} {machine.precision(chosen)}, {os.cpu_count()} CPUs")
         count, first = 1, 0.0
         while count <= most:
-            found = measured(bench, count, seconds=seconds)
+            found = measure_throughput(bench, count, seconds=seconds)
             first = first or found.iterations
             ratio = found.iterations / first
             print(f"{count:4} together: {found.iterations:8.1f} iterations a second  {ratio:6.2f} x", flush=True)
@@ -180,7 +180,7 @@ def client(count: int) -> None:
     from dipcli.records.job import Job
     from dipcli.runs.batches.batch import lay_out
     from dipcli.runs.display import Silent
-    from dipcli.settings.scheduler import named
+    from dipcli.settings.scheduler import parse_scheduler
     from dipcli.tasks.registry import tasks
 
     def nothing(_order: dict[str, object]) -> dict[str, object]:
@@ -195,7 +195,7 @@ def client(count: int) -> None:
         began = perf_counter()
         batch = lay_out(Job(task=tasks()["denoise"], source=folder), [folder], f"{scratch}/out/")
         laid = perf_counter() - began
-        outcomes = dispatch.restore_by(named("local:2"), batch, display=Silent())
+        outcomes = dispatch.restore_by(parse_scheduler("local:2"), batch, display=Silent())
         next(outcomes)
         began = perf_counter()
         for _ in outcomes:

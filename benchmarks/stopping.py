@@ -36,7 +36,7 @@ from dipcli.fitting.solve import prepare, solve
 from dipcli.images.image import from_array
 from dipcli.problem.metrics import psnr
 from dipcli.runs.observers import pixels
-from dipcli.settings.settings import MEMORIES
+from dipcli.settings.settings import DECAYS
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step
 from dipcli.tasks.registry import tasks
@@ -127,7 +127,7 @@ class Juror:
         verdict, self.state = self.rule.judge(step, self.state)
         if verdict.keep:
             self.image, self.kept = step.averages[verdict.average_index], step.number
-            self.memory = MEMORIES[verdict.average_index]
+            self.memory = DECAYS[verdict.average_index]
         if verdict.stop:
             self.conclude(step.number, verdict.stop)
 
@@ -220,7 +220,7 @@ def run(name: str, clean: np.ndarray, noise: str, seed: int, options: argparse.N
         "rule": settings.stop,
         "psnr": kept,
         "kept": first.kept,
-        "memory": first.memory,
+        "memory": first.decay,
         "iterations": first.steps,
         "reason": result.reason,
         "best": max(best.psnr, kept),

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from speed import scenery
 
 from dipcli.fitting.device import peak_memory
-from dipcli.fitting.solve import Bench, prepare, solve
+from dipcli.fitting.solve import PreparedFit, prepare, solve
 from dipcli.images.image import from_array
 from dipcli.problem.metrics import psnr
 from dipcli.tasks.registry import tasks
@@ -74,19 +74,19 @@ def noisy(clean: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.rint(np.clip(clean + np.random.default_rng(0).normal(0, SIGMA, clean.shape), 0, 255)).astype(np.uint8)
 
 
-def fitted(picture: NDArray[np.uint8], preset: str, **given: object) -> tuple[NDArray[np.float32], float, Bench]:
+def fitted(picture: NDArray[np.uint8], preset: str, **given: object) -> tuple[NDArray[np.float32], float, PreparedFit]:
     """The restored picture, (C, H, W), the seconds of all cores it took, and what was fitted how."""
     case, settings = tasks()["denoise"].case(from_array(picture), preset, {}, given)
     began = process_time()
-    bench = prepare(case.problem, settings, beside=case.size)
+    bench = prepare(case.problem, settings, beside=case.bytes_in_memory)
     return solve(bench).image.numpy(), process_time() - began, bench
 
 
-def zones(bench: Bench) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def zones(bench: PreparedFit) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which pixels lie near the border of a tile within the picture, and where tiles overlap, (H, W) each."""
     height, width = bench.problem.shape[1:]
     near, covered = np.zeros((height, width), bool), np.zeros((height, width), int)
-    for rows, columns, *_ in bench.outlook.places:
+    for rows, columns, *_ in bench.estimate.places:
         covered[rows, columns] += 1
         for border in {rows.start, rows.stop} - {0, height}:
             near[border - NEAR : border + NEAR, columns] = True
@@ -106,8 +106,8 @@ def seams(options: argparse.Namespace) -> None:
     if not options.tiles_only:
         restored["whole"] = fitted(damaged, options.preset, **given)[:2]
     near, blended = zones(bench)
-    rows, columns, *_ = bench.outlook.places[0]
-    high, wide, count = rows.stop - rows.start, columns.stop - columns.start, len(bench.outlook.places)
+    rows, columns, *_ = bench.estimate.places[0]
+    high, wide, count = rows.stop - rows.start, columns.stop - columns.start, len(bench.estimate.places)
     share = count * high * wide / near.size
     print(f"{options.side}x{options.side} in {count} tiles of {wide}x{high}, {share:.3f} times its pixels")
     for name, (picture, seconds) in restored.items():
@@ -127,7 +127,7 @@ def one(options: argparse.Namespace) -> None:
     if options.network:
         given |= {"network": options.network}
     _, _, bench = fitted(noisy(scenery(options.size)), options.preset, **given)
-    print(json.dumps({"estimate": bench.outlook.memory / MIB, "peak": (peak_memory(torch.device("cpu")) or 0) / MIB}))
+    print(json.dumps({"estimate": bench.estimate.memory / MIB, "peak": (peak_memory(torch.device("cpu")) or 0) / MIB}))
 
 
 def memory(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from dipcli.settings import Settings
-from dipcli.settings.options import knobs
+from dipcli.settings.options import option_fields
 from dipcli.tasks.registry import tasks
 
 TARGET = Path(__file__).with_name("cli.md")
@@ -52,7 +52,7 @@ def presets(name: str) -> str:
         if any(own.name in values for values in task.presets.values()):
             values = [values.get(own.name, own.default) for values in task.presets.values()]
             table.append(f"| `--{own.name.replace('_', '-')}` | {' | '.join(map(short, values))} |")
-    for knob in knobs(Settings):
+    for knob in option_fields(Settings):
         values = [getattr(settings, knob.name) for settings in chosen.values()]
         if any(value != values[0] for value in values):
             table.append(f"| `{knob.flag}` | {' | '.join(map(short, values))} |")

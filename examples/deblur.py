@@ -20,7 +20,7 @@ from dipcli.tasks.registry import task
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dipcli.images.image import Picture
+    from dipcli.images.image import Image
 
 PRESETS = {
     # Little noise to fear, so the fit may go on for long and the input needs no perturbation.
@@ -35,7 +35,7 @@ PRESETS = {
 
 @task(presets=PRESETS, result="deblurred")
 def deblur(
-    image: Picture,
+    image: Image,
     width: Annotated[float, typer.Option(help="Width of the Gaussian blur, in pixels.")] = 1.5,
 ) -> Problem:
     """Undo a Gaussian blur of known width.

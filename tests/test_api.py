@@ -14,7 +14,8 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from conftest import TINY, noisy, scene
+from command_line import TINY
+from samples import noisy, scene
 
 import dipcli
 from dipcli import denoise

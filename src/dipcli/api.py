@@ -18,14 +18,14 @@ from dipcli.errors import UsageError
 from dipcli.fitting.engine import Observer
 from dipcli.fitting.restarts import Deadline
 from dipcli.fitting.solve import prepare, solve
-from dipcli.runs.display import Ahead, Bar, Silent
-from dipcli.runs.interrupt import heeded
-from dipcli.runs.measures import measured
+from dipcli.runs.display import Bar, Expected, Silent
+from dipcli.runs.interrupt import handle_signals
+from dipcli.runs.measures import measure_result
 from dipcli.runs.observers import Metrics, pixels
-from dipcli.runs.time_budget import planned
-from dipcli.runs.uncertainty import Spread
+from dipcli.runs.time_budget import choose_preset
+from dipcli.runs.uncertainty import Uncertainty
 from dipcli.settings import Settings
-from dipcli.settings.options import knobs
+from dipcli.settings.options import option_fields
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import DEFAULT_PRESET, Task
 
@@ -97,31 +97,33 @@ def restorer(task: Task) -> Callable[..., Restored]:
             for name in ("sigma", "time", "tile", "max_memory")
             if isinstance(given.get(name), Real)
         }
-        obtained = images.obtain(picture)
+        obtained = images.to_image(picture)
 
         def pose(preset: str) -> tuple[Case, Settings]:
             return task.case(obtained, preset, own, given)
 
         case, settings = pose(preset or DEFAULT_PRESET)
-        deadline = Deadline(settings.budget())
+        deadline = Deadline(settings.time_budget())
         if settings.time and preset is None:
-            case, settings = pose(planned(task, pose, deadline))
+            case, settings = pose(choose_preset(task, pose, deadline))
         if uncertainty and case.render:
             raise UsageError(f"uncertainty has nothing to tell of: {task.name} makes a figure.")
-        bench = prepare(case.problem, settings, beside=case.size, watched=Spread.pictures if uncertainty else 0)
+        bench = prepare(
+            case.problem, settings, beside=case.bytes_in_memory, watched=Uncertainty.pictures if uncertainty else 0
+        )
         rule = settings.rule(None if isinstance(stop, str) else stop)
         bar = Bar() if progress else Silent()
-        meter = Metrics(bench.problem, None, EVERY, [bar.tell])
-        spread = [Spread()] if uncertainty else []
-        with heeded(SIGINT) as interrupt, bar.watching(task.name, Ahead(settings.iterations)):
+        meter = Metrics(bench.problem, None, EVERY, [bar.show_row])
+        spread = [Uncertainty()] if uncertainty else []
+        with handle_signals(SIGINT) as interrupt, bar.watching(task.name, Expected(settings.iterations)):
             for remark in case.remarks:
                 bar.note(remark)
             watching: list[Observer] = [*case.observers, bar, *([meter] if progress else []), *spread, *observers]
-            asked = interrupt.asked
-            result = solve(bench, stop=rule, deadline=deadline, asked=asked, observers=watching, say=bar.note)
+            asked = interrupt.reason
+            result = solve(bench, stop=rule, deadline=deadline, asked=asked, observers=watching, notify=bar.note)
         restored = pixels(result.image)
         first = result.first
-        image = case.picture.showing(restored, case.known).array()
+        image = case.image.with_pixels(restored, case.known).array()
         return Restored(
             image=_like(picture, image) if isinstance(picture, np.ndarray) else image,
             kept=first.kept,
@@ -130,7 +132,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
             seconds=result.seconds,
             settings=bench.settings,
             events=tuple(event for each in result.runs for event in each.fit.events),
-            measures={} if case.render else measured(case, meter, case.picture.rounded(restored), case.truth),
+            measures={} if case.render else measure_result(case, meter, case.image.rounded(restored), case.truth),
             files=case.render() if case.render else {},
             uncertainty=spread[0].map(result, case.known) if spread else None,
         )
@@ -138,7 +140,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
     restore.__module__ = "dipcli"  # where it is found by name: it can be pickled
     restore.__name__ = restore.__qualname__ = task.name
     own = [(each.name, each.annotation.__metadata__[0].help) for each in task.arguments()]
-    settings = [(knob.name, knob.option.help) for knob in knobs(Settings)]
+    settings = [(knob.name, knob.option.help) for knob in option_fields(Settings)]
     restore.__doc__ = task.help + ARGUMENTS + "\n".join(f"        {name}: {help_}" for name, help_ in own + settings)
     restore.__signature__ = _signature(task, inspect.signature(restore, eval_str=True))  # type: ignore[attr-defined]
     return restore
@@ -158,7 +160,7 @@ def _signature(task: Task, plain: inspect.Signature) -> inspect.Signature:
     kind = inspect.Parameter.KEYWORD_ONLY
     settings = [
         inspect.Parameter(knob.name, kind, default=getattr(defaults, knob.name), annotation=knob.type)
-        for knob in knobs(Settings)
+        for knob in option_fields(Settings)
         if knob.name not in plain.parameters
     ]
     own = [each.replace(kind=kind, annotation=each.annotation.__origin__) for each in task.arguments()]

@@ -22,9 +22,9 @@ from dipcli.cli import console as outcomes
 from dipcli.cli.commands import COMMANDS
 from dipcli.errors import DipError, UsageError
 from dipcli.settings import Settings
-from dipcli.settings.options import Knob, knobs
-from dipcli.settings.outputs import Record
-from dipcli.settings.scheduler import Scheduler, named
+from dipcli.settings.options import OptionField, option_fields
+from dipcli.settings.outputs import Outputs
+from dipcli.settings.scheduler import Scheduler, parse_scheduler
 from dipcli.tasks.registry import DEFAULT_PRESET, Task, tasks
 
 if TYPE_CHECKING:
@@ -158,12 +158,12 @@ def _parameters(task: Task) -> list[Parameter]:
         pictures,
         *task.arguments(),
         *shared,
-        *(_parameter(knob, getattr(defaults, knob.name)) for knob in knobs(Settings)),
-        *(_parameter(knob, knob.default) for knob in knobs(Record)),
+        *(_parameter(knob, getattr(defaults, knob.name)) for knob in option_fields(Settings)),
+        *(_parameter(knob, knob.default) for knob in option_fields(Outputs)),
     ]
 
 
-def _parameter(knob: Knob, default: Any) -> Parameter:
+def _parameter(knob: OptionField, default: Any) -> Parameter:
     """One field as an option, under its heading."""
     shown = f"{default:.4g}" if isinstance(default, float) else True
     option = typer.Option(knob.flag, help=knob.option.help, rich_help_panel=knob.option.group, show_default=shown)
@@ -183,7 +183,7 @@ def _batch(task: Task, given: dict[str, Any], typed: set[str]) -> Batch:
     """
     chosen = {each.name: given[each.name] for each in fields(Settings) if each.name in typed}
     settings = task.settings(given["preset"], **chosen)
-    record = Record(**{each.name: given[each.name] for each in fields(Record)})
+    record = Outputs(**{each.name: given[each.name] for each in fields(Outputs)})
     arguments: list[Path] = given["images"]
     output: str | None = given["output"]
     to_stdout = output == "-" or (output is None and arguments == [Path("-")])
@@ -204,7 +204,7 @@ def _batch(task: Task, given: dict[str, Any], typed: set[str]) -> Batch:
         preset=given["preset"] if "preset" in typed or not settings.time else None,
         given=chosen,
         arguments={each.name: given[each.name] for each in task.arguments() if _is_own(each, given, typed)},
-        record=record,
+        outputs=record,
         reference=given["reference"],
         argv=tuple(sys.argv),
     )
@@ -222,7 +222,7 @@ def _scheduler(task: Task, asked: str | None, batch: Batch) -> Scheduler | None:
     """
     if asked is None:
         return None
-    scheduler = named(asked)
+    scheduler = parse_scheduler(asked)
     if not batch.several:
         raise UsageError("--scheduler is for several pictures: name a folder or more than one, or leave it out.")
     if not task.pose.__module__.startswith("dipcli."):

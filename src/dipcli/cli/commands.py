@@ -78,16 +78,16 @@ def resume(
 
         dip resume noisy.denoised.dip
     """
-    from dipcli.records.resume import find, finished
+    from dipcli.records.resume import find_finished, find_run
     from dipcli.runs.batches.batch import Batch, Entry
 
-    if account := finished(run):
+    if account := find_finished(run):
         from dipcli.cli.progress import displays
 
         displays.choose(quiet=quiet).note(f"{run} is done already: {account['output']}")
         outcomes.hand_out(account, as_json=as_json)
         return
-    before = find(run)
+    before = find_run(run)
     batch = Batch((Entry(before.job),), several=False)
     raise typer.Exit(outcomes.restore(batch, quiet=quiet, verbose=verbose, as_json=as_json, resume=before))
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from dipcli.errors import DipError
 from dipcli.settings import Settings
-from dipcli.settings.options import knobs
+from dipcli.settings.options import option_fields
 from dipcli.text import legible
 
 if TYPE_CHECKING:
     from dipcli.records.job import Job
-    from dipcli.records.resume import HalfDone
+    from dipcli.records.resume import InterruptedRun
     from dipcli.runs.batches.batch import Batch, BatchSize, Outcome
     from dipcli.runs.display import Display
     from dipcli.settings.scheduler import Scheduler
@@ -32,7 +32,7 @@ def restore(
     quiet: bool = False,
     verbose: bool = False,
     as_json: bool = False,
-    resume: HalfDone | None = None,
+    resume: InterruptedRun | None = None,
     scheduler: Scheduler | None = None,
     batch_size: BatchSize = None,
 ) -> int:
@@ -70,7 +70,7 @@ def restore(
     for outcome in outcomes:
         seen.append(outcome)
         failed += outcome.fate == "failed"
-        display.tally(failed)
+        display.show_failures(failed)
         _tell(outcome, display, tell, as_json=as_json)
     fates = ["not begun"] * len(batch.entries)
     for each in seen:
@@ -108,7 +108,7 @@ def _tell(outcome: Outcome, display: Display, tell: Callable[[str], None], *, as
     if outcome.fate == "restored":
         from dipcli.records import summaries
 
-        tell(summaries.machinery(outcome.account))
+        tell(summaries.describe_machine(outcome.account))
     if outcome.begun and (as_json or not (outcome.error or outcome.skipped)):
         hand_out(outcome.account | ({"skipped": outcome.skipped} if outcome.skipped else {}), as_json=as_json)
 
@@ -143,13 +143,13 @@ def _sentences(outcome: Outcome) -> list[str]:
         return []
     from dipcli.records import ranking, summaries
 
-    first, *others = [*summaries.ending(outcome.account), *ranking.table(outcome.account)]
+    first, *others = [*summaries.describe_ending(outcome.account), *ranking.table(outcome.account)]
     return [f"{first} ({outcome.worker})" if outcome.worker else first, *others]
 
 
 def _index(batch: Batch, seen: list[Outcome], display: Display) -> None:
     """Make the page of the folder that the results are in; what is wrong with it is said and costs nothing."""
-    record = batch.entries[0].job.record
+    record = batch.entries[0].job.outputs
     if batch.output is None or not batch.output.is_dir() or record.no_report or record.no_run_dir:
         return
     from dipcli.report import index
@@ -165,7 +165,7 @@ def _index(batch: Batch, seen: list[Outcome], display: Display) -> None:
 
 
 def _tell_settings(tell: Callable[[str], None], job: Job, preset: str, settings: Settings, outlook: str) -> None:
-    told = "  ".join(f"{knob.flag[2:]}={getattr(settings, knob.name)}" for knob in knobs(Settings))
+    told = "  ".join(f"{knob.flag[2:]}={getattr(settings, knob.name)}" for knob in option_fields(Settings))
     tell(f"{job.source}: preset {preset}: {told}")
     if outlook:
         tell(f"{job.source}: {outlook}")

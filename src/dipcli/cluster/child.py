@@ -29,10 +29,10 @@ from dipcli.fitting import lockstep, memory
 from dipcli.records import checkpoints
 from dipcli.records import job_json as manifest
 from dipcli.records.job import Job
-from dipcli.runs.batches.finished import finished
-from dipcli.runs.batches.throughput import laid_out, measured
+from dipcli.runs.batches.finished import find_earlier_result
+from dipcli.runs.batches.throughput import measure_throughput, prepare_job
 from dipcli.runs.display import Silent
-from dipcli.runs.interrupt import Interrupt, NotBegunError
+from dipcli.runs.interrupt import Interrupt, NotStartedError
 from dipcli.runs.run import restore
 
 IDLE = 60.0  # seconds without an order after which it ends: it holds memory, of a GPU too
@@ -99,9 +99,9 @@ class _Desk:
             torch.set_num_threads(order["threads"])
             memory.ALLOTTED.set(order["memory"])
             memory.SHARING.set(order.get("sharing", 1))
-            job = manifest.understood(checkpoints.restored(order["job"]))
+            job = manifest.from_json(checkpoints.restored(order["job"]))
             return ORDERS[order["wanted"]](job, order, notes, self.interrupt) | {"notes": notes.said} | ticket
-        except (KeyboardInterrupt, NotBegunError):
+        except (KeyboardInterrupt, NotStartedError):
             return {"begun": False} | ticket
         except DipError as error:
             self.spent |= isinstance(error, OutOfMemoryError)
@@ -155,10 +155,10 @@ def _go_to(folder: Path) -> None:
 
 def _restore(job: Job, _order: Mapping[str, Any], notes: _Notes, interrupt: Interrupt) -> Answer:
     """Restore a picture, unless that was done in the meantime."""
-    if earlier := finished(job):
+    if earlier := find_earlier_result(job):
         return {"account": earlier.account, "skipped": earlier.word}
     account, ended_by = restore(
-        job, display=notes, signals=SIGNALS, resume=True, interrupt=interrupt, descend=lockstep.descend
+        job, display=notes, signals=SIGNALS, resume=True, interrupt=interrupt, descend=lockstep.evaluate_jointly
     )
     interrupt.received = interrupt.received or ended_by  # it may have been the comparison that was cut short
     return {"account": account, "ended_by": ended_by}
@@ -166,7 +166,7 @@ def _restore(job: Job, _order: Mapping[str, Any], notes: _Notes, interrupt: Inte
 
 def _try(job: Job, order: Mapping[str, Any], _notes: _Notes, _interrupt: Interrupt) -> Answer:
     """Fit a picture for so many seconds, write nothing, and say how fast that went and what memory it takes."""
-    return measured(laid_out(job), order["together"], order["seconds"])._asdict()
+    return measure_throughput(prepare_job(job), order["together"], order["seconds"])._asdict()
 
 
 ORDERS: Mapping[str, Callable[[Job, Mapping[str, Any], _Notes, Interrupt], Answer]] = {"restore": _restore, "try": _try}

@@ -14,9 +14,9 @@ from types import FrameType
 from dipcli.cluster.clusters import opened
 from dipcli.cluster.in_flight import Flight, at_work
 from dipcli.errors import DipError
-from dipcli.runs.batches.batch import Batch, BatchSize, Outcome, not_begun, settled
+from dipcli.runs.batches.batch import Batch, BatchSize, Outcome, decide_without_fit, not_started
 from dipcli.runs.display import Display
-from dipcli.runs.interrupt import Interrupt, heeded
+from dipcli.runs.interrupt import Interrupt, handle_signals
 from dipcli.settings.scheduler import Scheduler
 
 
@@ -50,7 +50,7 @@ def restore_by(
     def warn() -> None:
         display.note("Ending the fits at work, keeping their best pictures so far; once more to end at once.")
 
-    with _orderly(signals), heeded(*signals, say=warn) as interrupt:
+    with _orderly(signals), handle_signals(*signals, say=warn) as interrupt:
         due = _Due(batch)
         yield from due.advance()
         if not due.number:
@@ -67,7 +67,7 @@ def restore_by(
                         break
                 yield from flight.landed(display, interrupt)
         if due.number and interrupt.received:
-            yield not_begun(batch, due.number, interrupt.received)
+            yield not_started(batch, due.number, interrupt.received)
 
 
 @contextmanager
@@ -108,7 +108,7 @@ class _Due:
         """Go on to the next, past those whose outcome is known: these are told."""
         while self.ahead:
             number = self.ahead.popleft()
-            known = settled(self.batch, number, self.shut)
+            known = decide_without_fit(self.batch, number, self.shut)
             if known is None:
                 self.number = number
                 return

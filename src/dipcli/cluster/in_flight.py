@@ -17,7 +17,7 @@ from dipcli.cluster import worker
 from dipcli.cluster.clusters import Site
 from dipcli.cluster.messages import order
 from dipcli.errors import DipError
-from dipcli.runs.batches.batch import Batch, Outcome, failed, not_begun
+from dipcli.runs.batches.batch import Batch, Outcome, failed, not_started
 from dipcli.runs.display import Display
 from dipcli.runs.interrupt import Interrupt
 
@@ -182,7 +182,7 @@ def at_work(site: Site, batch: Batch) -> Iterator[Flight]:
 def _outcome(batch: Batch, number: int, answer: dict[str, Any], interrupt: Interrupt) -> Outcome:
     """Of a picture that was restored, or as much of it as there was time for."""
     if "account" not in answer:
-        return not_begun(batch, number, interrupt.received or signal.SIGTERM)
+        return not_started(batch, number, interrupt.received or signal.SIGTERM)
     account, ended_by = answer["account"], answer.get("ended_by")
     return Outcome(
         account | {"worker": answer["worker"]},

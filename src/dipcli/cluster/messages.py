@@ -23,6 +23,6 @@ def order(job: Job, wanted: str, **more: Any) -> dict[str, Any]:
         "version": dipcli.__version__,
         "cwd": str(Path.cwd()),
         "wanted": wanted,
-        "job": checkpoints.plain(manifest.told(job)),
+        "job": checkpoints.plain(manifest.to_json(job)),
         **more,
     }

@@ -14,7 +14,7 @@ from dipcli.cluster.child_handle import Child
 from dipcli.cluster.messages import order
 from dipcli.fitting import memory
 from dipcli.records.job import Job
-from dipcli.runs.batches.throughput import MORE, MOST, Pace
+from dipcli.runs.batches.throughput import MORE, MOST, Throughput
 
 SECONDS = 2.0  # that each way is tried for
 WORSE = 0.9  # of the best pace: beyond that nothing more is to be hoped for
@@ -76,7 +76,7 @@ def measured(
     """
     if len(ways) == 1 and (wanted == 1 or ways[0].fits >= most):
         return ways[0]
-    found: dict[Way, Pace] = {}
+    found: dict[Way, Throughput] = {}
     with ExitStack() as held:
         children: list[Child] = []
         for way in ways:
@@ -100,7 +100,9 @@ def measured(
     return best_way
 
 
-def _sizes(way: Way, children: Sequence[Child], job: Job, most: int, wanted: int | None) -> Iterator[tuple[Way, Pace]]:
+def _sizes(
+    way: Way, children: Sequence[Child], job: Job, most: int, wanted: int | None
+) -> Iterator[tuple[Way, Throughput]]:
     """This way with as many together as are wanted, or ever more as long as that is faster; none where one fails."""
     each = -(-most // way.fits)  # pictures for each process
     way = way._replace(together=min(wanted or 1, each))
@@ -117,7 +119,7 @@ def _sizes(way: Way, children: Sequence[Child], job: Job, most: int, wanted: int
             return
 
 
-def _tried(way: Way, children: Sequence[Child], job: Job) -> Pace | None:
+def _tried(way: Way, children: Sequence[Child], job: Job) -> Throughput | None:
     """What this way comes to; None where a fit fails."""
     allotted = free() // len(children)
     for child in children:
@@ -128,7 +130,7 @@ def _tried(way: Way, children: Sequence[Child], job: Job) -> Pace | None:
     if not all("iterations" in answer for answer in answers):
         return None
     limits: list[Any] = [answer["limit"] for answer in answers if answer["limit"] is not None]
-    return Pace(
+    return Throughput(
         sum(answer["iterations"] for answer in answers),
         max(answer["memory"] for answer in answers),
         min(limits, default=None),

@@ -19,7 +19,9 @@ def limits(root: Path = ROOT, own: Path = OWN) -> tuple[float | None, int | None
     """
     cpus, sizes = [], []
     for folder in _folders(root, own):
-        quota = words(folder / "cpu.max") or words(folder / "cpu.cfs_quota_us") + words(folder / "cpu.cfs_period_us")
+        quota = describe_limits(folder / "cpu.max") or describe_limits(folder / "cpu.cfs_quota_us") + describe_limits(
+            folder / "cpu.cfs_period_us"
+        )
         if len(quota) == 2 and quota[0].isdecimal() and float(quota[1]):  # noqa: PLR2004 - of how much, how often
             cpus.append(float(quota[0]) / float(quota[1]))
         if (size := _memory(folder)) is not None:
@@ -37,16 +39,16 @@ def left(root: Path = ROOT, own: Path = OWN) -> list[int]:
     rooms = []
     for folder in _folders(root, own):
         most = _memory(folder)
-        used = words(folder / "memory.current") or words(folder / "memory.usage_in_bytes")
+        used = describe_limits(folder / "memory.current") or describe_limits(folder / "memory.usage_in_bytes")
         if most is None or not used:
             continue
-        told = words(folder / "memory.stat")
+        told = describe_limits(folder / "memory.stat")
         spare = dict(zip(told[::2], told[1::2], strict=False))
         rooms.append(most - int(used[0]) + int(spare.get("total_inactive_file", spare.get("inactive_file", 0))))
     return rooms
 
 
-def words(path: Path) -> list[str]:
+def describe_limits(path: Path) -> list[str]:
     """What stands in a file; nothing where there is none."""
     try:
         return path.read_text(errors="replace").split()
@@ -56,7 +58,7 @@ def words(path: Path) -> list[str]:
 
 def _memory(folder: Path) -> int | None:
     """The bytes that a group may have; None where it sets no limit."""
-    size = words(folder / "memory.max") or words(folder / "memory.limit_in_bytes")
+    size = describe_limits(folder / "memory.max") or describe_limits(folder / "memory.limit_in_bytes")
     return int(size[0]) if size and size[0].isdecimal() and int(size[0]) < UNLIMITED else None
 
 

@@ -129,7 +129,7 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 @contextmanager
-def enough_memory(shape: tuple[int, int, int]) -> Iterator[None]:
+def translate_memory_errors(shape: tuple[int, int, int]) -> Iterator[None]:
     """Say in a sentence when memory runs out on a picture of this shape, (C, H, W).
 
     Raises:
@@ -138,7 +138,7 @@ def enough_memory(shape: tuple[int, int, int]) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not ran_out(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
             f"There is not enough memory for a picture of {shape[2]}x{shape[1]}: "
@@ -146,7 +146,7 @@ def enough_memory(shape: tuple[int, int, int]) -> Iterator[None]:
         ) from error
 
 
-def ran_out(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether it says that memory ran out: on a GPU it is torch.OutOfMemoryError, on the CPU a plain RuntimeError."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
 

@@ -22,10 +22,10 @@ from dipcli.errors import DipError
 from dipcli.fitting import rollback as recovery
 from dipcli.fitting import warmup
 from dipcli.fitting.adam import Adam
-from dipcli.fitting.evaluate import Descend, alone
+from dipcli.fitting.evaluate import Evaluate, evaluate_alone
 from dipcli.fitting.input_noise import perturbed_input
-from dipcli.fitting.rollback import Checkpoint, Kept, Lifeline, Reached
-from dipcli.fitting.warmup import Part
+from dipcli.fitting.rollback import BestAverage, Checkpoint, CollapseGuard, FitState
+from dipcli.fitting.warmup import Window
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.problem.losses import total_variation
@@ -54,7 +54,7 @@ class Fit:
     image: Tensor
     average: Tensor
     kept: int
-    memory: float
+    decay: float
     steps: int
     reason: str
     seconds: float
@@ -62,10 +62,10 @@ class Fit:
 
 
 Observer: TypeAlias = Callable[[Step, stopping.Verdict], None]
-Hold: TypeAlias = Callable[[Callable[[], Checkpoint], bool], None]
+CheckpointHook: TypeAlias = Callable[[Callable[[], Checkpoint], bool], None]
 
 
-def let_go(_take: Callable[[], object], _last: bool) -> None:
+def no_checkpoint(_take: Callable[[], object], _last: bool) -> None:
     """Hold nothing: what is cut short begins anew."""
 
 
@@ -77,9 +77,9 @@ def fit(
     stop: stopping.Rule | None = None,
     observers: Iterable[Observer] = (),
     run: int = 1,
-    begin: Checkpoint | None = None,
-    hold: Hold = let_go,
-    descend: Descend = alone,
+    resume_from: Checkpoint | None = None,
+    checkpoint: CheckpointHook = no_checkpoint,
+    evaluate: Evaluate = evaluate_alone,
 ) -> Fit:
     """Fit the prior to one measurement and return the picture that the rule keeps.
 
@@ -90,10 +90,10 @@ def fit(
         stop: the rule; the one that the settings name when left out.
         observers: called after each iteration, in order; they watch and cannot steer.
         run: which of several fits this is, for the observers.
-        begin: where an earlier fit of the same problem, prior and settings stood; it goes on from there, bit for bit.
-        hold: called every ten iterations, after the observers, and at the last one, with a function that takes a
+        resume_from: the checkpoint of an earlier fit of the same problem, prior and settings; continues bit for bit.
+        checkpoint: called every ten iterations, after the observers, and at the last one, with a function that takes a
             checkpoint, and whether this is the last. What is taken is of this moment, and may change with the next.
-        descend: computes the network and the loss's slopes; several fits may have one pass for all of them.
+        evaluate: computes the network and the loss's slopes; several fits may have one pass for all of them.
 
     A fit that collapses (its loss stays 5 dB above what it was lately, or is no number) goes back to its last sound
     state, weights, optimiser, average, rule and all, and goes on with half the step: the published remedy.
@@ -103,56 +103,56 @@ def fit(
     """
     rule = stop or settings.rule()
     state, problem = rule.start(problem)
-    prior, spent, draws = _begun(prior, begin)
+    prior, spent, draws = _begun(prior, resume_from)
     network, code = _laid_out(prior, settings)
     variables: list[Tensor] = [*prior.network.parameters()]
     if settings.optimize == "net,input":
         variables.append(code.requires_grad_())
     perturbed = perturbed_input(code, settings, draws)
     image = torch.zeros(problem.shape, device=code.device, dtype=prior.code.dtype)
-    memories = settings.memories
-    reached = Reached(0, (image,) * len(memories), (0.0,) * len(memories), None, state)
-    lifeline = Lifeline(prior.network, code, reached)
+    memories = settings.decays
+    reached = FitState(0, (image,) * len(memories), (0.0,) * len(memories), None, state)
+    lifeline = CollapseGuard(prior.network, code, reached)
     began, watching = perf_counter() - spent, 0.0
 
-    def evaluate(part: Part) -> Tensor:
+    def compute_loss(part: Window) -> Tensor:
         """One look at E( A( f_theta(z) ), y ) and its slope, z perturbed; of the whole picture or a window."""
         nonlocal draws
         z, draws = perturbed(part), draws + 1
         _forget_slopes(variables)
-        return descend(network, settings.precision, z, partial(judged, part))
+        return evaluate(network, settings.precision, z, partial(judged, part))
 
-    def judged(part: Part, x: Tensor) -> Tensor:
+    def judged(part: Window, x: Tensor) -> Tensor:
         nonlocal image
         image = x.detach().clone()  # with free pixels x is the variable itself, which the step is about to change
         return _loss(part.problem, x, settings)
 
     turns = enumerate(_optimizers(variables, settings), start=1)
-    if begin:
-        *_, (_, optimizer) = islice(turns, begin.watched.newest.reached.number)
-        reached = lifeline.resume(begin, optimizer)
+    if resume_from:
+        *_, (_, optimizer) = islice(turns, resume_from.guard.newest.reached.number)
+        reached = lifeline.resume(resume_from, optimizer)
     else:
-        warmup.warm_up(evaluate, next(_optimizers(variables, settings)), problem, code, prior.window, settings)
-    whole = partial(evaluate, Part(problem))
+        warmup.warm_up(compute_loss, next(_optimizers(variables, settings)), problem, code, prior.window, settings)
+    whole = partial(compute_loss, Window(problem))
     for number, optimizer in turns:
         loss: Tensor = optimizer.step(whole)
         averages, shares = _averaged(reached, image, memories)
         rate, seconds = optimizer.param_groups[0]["lr"], perf_counter() - began - watching
         step = Step(number, loss.detach(), image, averages, rate, seconds, run=run)
         verdict, state = rule.judge(step, reached.state)
-        reached = Reached(number, averages, shares, _kept(reached.kept, step, verdict, memories), state)
+        reached = FitState(number, averages, shares, _kept(reached.kept, step, verdict, memories), state)
 
-        if number % recovery.LOOKED_AT == 0 or verdict.stop:
+        if number % recovery.CHECK_INTERVAL == 0 or verdict.stop:
             step, reached = lifeline.check(step, reached, optimizer, last=verdict.stop is not None)
 
         paused = perf_counter()
         for observe in observers:
             observe(step, verdict)
-        if lifeline.sound_at(number):
-            hold(partial(lifeline.checkpoint, optimizer, draws, seconds), verdict.stop is not None)
+        if lifeline.is_sound_at(number):
+            checkpoint(partial(lifeline.checkpoint, optimizer, draws, seconds), verdict.stop is not None)
         watching += perf_counter() - paused
 
-        if verdict.stop or lifeline.tries == recovery.TRIES:
+        if verdict.stop or lifeline.tries == recovery.MAX_ROLLBACKS:
             seconds = perf_counter() - began - watching
             return _ended(problem, reached.kept, step, verdict.stop, seconds, lifeline.events)
     raise AssertionError("the optimisers never end")
@@ -174,7 +174,7 @@ def _forget_slopes(variables: Iterable[Tensor]) -> None:
 
 
 def _averaged(
-    reached: Reached, image: Tensor, memories: tuple[float, ...]
+    reached: FitState, image: Tensor, memories: tuple[float, ...]
 ) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
     """The averages with another output, and the sums of the weights in them."""
     shares = tuple(1 - memory * (1 - share) for memory, share in zip(memories, reached.shares, strict=True))
@@ -185,15 +185,15 @@ def _averaged(
     return averages, shares
 
 
-def _kept(kept: Kept | None, step: Step, verdict: stopping.Verdict, memories: tuple[float, ...]) -> Kept:
+def _kept(kept: BestAverage | None, step: Step, verdict: stopping.Verdict, memories: tuple[float, ...]) -> BestAverage:
     """The best so far, or one of this step's averages."""
     if kept and not verdict.keep:
         return kept
-    return Kept(step.number, step.averages[verdict.average_index], memories[verdict.average_index])
+    return BestAverage(step.number, step.averages[verdict.average_index], memories[verdict.average_index])
 
 
 def _ended(
-    problem: Problem, kept: Kept | None, step: Step, reason: str | None, seconds: float, events: list[str]
+    problem: Problem, kept: BestAverage | None, step: Step, reason: str | None, seconds: float, events: list[str]
 ) -> Fit:
     """The result, if there is one to show."""
     if kept is None or not kept.image.isfinite().all():
@@ -202,7 +202,7 @@ def _ended(
     if step.event:
         reason += f"; it had collapsed, the picture is from before iteration {step.number}: try a smaller --lr"
     finished = problem.finish(kept.image)
-    return Fit(finished, kept.image, kept.number, kept.memory, step.number, reason, seconds, tuple(events))
+    return Fit(finished, kept.image, kept.number, kept.decay, step.number, reason, seconds, tuple(events))
 
 
 def _loss(problem: Problem, x: Tensor, settings: Settings) -> Tensor:

@@ -20,7 +20,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Outlook:
+class ResourceEstimate:
     """What a fit will take, as it was estimated before it.
 
     Attributes:
@@ -32,26 +32,27 @@ class Outlook:
     """
 
     whole: int
-    most: int | None
+    limit: int | None
     memory: int
-    pace: float | None = None
+    seconds_per_iteration: float | None = None
     places: tuple[Place, ...] = ()
 
-    def told(self, iterations: int, budget: float | None = None) -> str:
+    def describe(self, iterations: int, budget: float | None = None) -> str:
         """The same in words, for so many iterations, within so many seconds."""
         words = f"about {self.memory / GIB:.1f} GiB"
-        if self.pace is not None:
-            words += f" and {specs.roughly(min(self.pace * iterations, budget or math.inf))} on this machine"
+        if self.seconds_per_iteration is not None:
+            seconds = min(self.seconds_per_iteration * iterations, budget or math.inf)
+            words += f" and {specs.roughly(seconds)} on this machine"
         if not self.places:
             return words
         rows, columns, *_ = self.places[0]
         words += f"; fitted in {len(self.places)} tiles of {columns.stop - columns.start}x{rows.stop - rows.start}"
-        return f"{words} to stay below {self.most / GIB:.1f} GiB" if self.most and self.whole > self.most else words
+        return f"{words} to stay below {self.limit / GIB:.1f} GiB" if self.limit and self.whole > self.limit else words
 
 
-def foretell(
+def estimate_resources(
     problem: Problem, settings: Settings, cost: Cost, beside: int, places: tuple[Place, ...] | None = None
-) -> Outlook:
+) -> ResourceEstimate:
     """What it will take, whole or in the given tiles, or as is best.
 
     Raises:
@@ -63,12 +64,12 @@ def foretell(
     if places is None:
         places = _places(problem, settings, cost, beside, whole)
     if not places:
-        return Outlook(whole, most, whole, cost.seconds(height, width))
+        return ResourceEstimate(whole, most, whole, cost.seconds(height, width))
     rows, columns, *_ = places[0]
     tile = rows.stop - rows.start, columns.stop - columns.start
     pace = cost.seconds(*tile)
-    told = None if pace is None else pace * sum(tiles.unsettled(problem.window(*each[:2])) for each in places)
-    return Outlook(whole, most, cost.total(tile, values, beside, tiled=True), told, places)
+    told = None if pace is None else pace * sum(tiles.has_unknown(problem.window(*each[:2])) for each in places)
+    return ResourceEstimate(whole, most, cost.total(tile, values, beside, tiled=True), told, places)
 
 
 def _places(problem: Problem, settings: Settings, cost: Cost, beside: int, whole: int) -> tuple[Place, ...]:
@@ -79,13 +80,13 @@ def _places(problem: Problem, settings: Settings, cost: Cost, beside: int, whole
     """
     channels, *_ = shape = problem.shape
     size = shape[1], shape[2]
-    most, wanted = memory.limit(settings), settings.side()
+    most, wanted = memory.limit(settings), settings.tile_side()
     fits = settings.tile == "none" or most is None or whole <= most
     if fits and (wanted is None or wanted >= max(size)):
         return ()
-    if not problem.divisible and fits:
+    if not problem.tileable and fits:
         raise UsageError("--tile is of no use here: such a measurement cannot be cut into tiles. Leave it out.")
-    if not problem.divisible:
+    if not problem.tileable:
         raise DipError(
             f"{_lacking(whole, most)}, and such a measurement cannot be cut into tiles: "
             "try --preset fast, more --max-memory, or --tile none to fit it all the same."
@@ -113,7 +114,7 @@ def _lacking(whole: int, most: int | None) -> str:
     return f"The whole picture takes about {whole / GIB:.1f} GiB, {there}"
 
 
-def halves(size: tuple[int, int], problem: Problem, settings: Settings) -> list[Place]:
+def halve_tiles(size: tuple[int, int], problem: Problem, settings: Settings) -> list[Place]:
     """Tiles of at most half the pixels."""
     most = size[0] * size[1] / 2
     return _laid(problem, size, settings, lambda high, wide: high * wide <= most)
@@ -124,4 +125,4 @@ def _laid(
 ) -> list[Place]:
     """Tiles as the network likes them, and so that all that was measured is seen by one, well within it."""
     stride = networks.architecture(settings.network).stride
-    return tiles.layout(size, stride, suits, max(tiles.NARROWEST, 2 * getattr(problem.operator, "reach", 0)))
+    return tiles.layout(size, stride, suits, max(tiles.MIN_OVERLAP, 2 * getattr(problem.operator, "reach", 0)))

@@ -10,10 +10,10 @@ from torch.func import functional_call
 
 # From a network, its precision, z and a function from the picture to its loss to that loss; its slopes are left with
 # the weights, and with z where that is fitted too.
-Descend: TypeAlias = Callable[[nn.Module, str, Tensor, Callable[[Tensor], Tensor]], Tensor]
+Evaluate: TypeAlias = Callable[[nn.Module, str, Tensor, Callable[[Tensor], Tensor]], Tensor]
 
 
-def pictured(network: nn.Module, precision: str, z: Tensor) -> Tensor:
+def render(network: nn.Module, precision: str, z: Tensor) -> Tensor:
     """f(z), shape (1, C, H, W).
 
     In bf16 the weights, their gradients and the optimiser stay in fp32; the network computes with rounded
@@ -28,8 +28,8 @@ def pictured(network: nn.Module, precision: str, z: Tensor) -> Tensor:
     return picture.float()
 
 
-def alone(network: nn.Module, precision: str, z: Tensor, judge: Callable[[Tensor], Tensor]) -> Tensor:
+def evaluate_alone(network: nn.Module, precision: str, z: Tensor, judge: Callable[[Tensor], Tensor]) -> Tensor:
     """The loss of the network's picture, and its slopes: the network is computed for this fit and no other."""
-    loss = judge(pictured(network, precision, z)[0])
+    loss = judge(render(network, precision, z)[0])
     loss.backward()  # type: ignore[no-untyped-call]
     return loss

@@ -8,11 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dipcli.fitting.warmup import Part
+from dipcli.fitting.warmup import Window
 from dipcli.settings import Settings
 
 
-def perturbed_input(code: Tensor, settings: Settings, draws: int) -> Callable[[Part], Tensor]:
+def perturbed_input(code: Tensor, settings: Settings, draws: int) -> Callable[[Window], Tensor]:
     """A function that gives a part of z, with other noise added to it each time.
 
     Args:

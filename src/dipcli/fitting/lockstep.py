@@ -21,21 +21,21 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor, nn
 
 from dipcli.fitting import device as machine
-from dipcli.fitting.evaluate import alone, pictured
-from dipcli.networks.grouped import widened, widens
+from dipcli.fitting.evaluate import evaluate_alone, render
+from dipcli.networks.grouped import can_group, group_networks
 
 T = TypeVar("T")
 # What gives the next thing to do, if there is one now; it is told whether nothing else is at work, so that it may wait.
 Feed: TypeAlias = Callable[[bool], Callable[[], T] | None]
 
 
-def descend(network: nn.Module, precision: str, z: Tensor, judge: Callable[[Tensor], Tensor]) -> Tensor:
+def evaluate_jointly(network: nn.Module, precision: str, z: Tensor, judge: Callable[[Tensor], Tensor]) -> Tensor:
     """The loss of the network's picture, and its slopes, computed together with those of the other fits in `run`."""
     others = getcurrent().parent
     assert others is not None  # noqa: S101 - what `run` runs has one
     picture = others.switch(_Wish(network, precision, z))
     if picture is None:
-        return alone(network, precision, z, judge)
+        return evaluate_alone(network, precision, z, judge)
     loss = judge(picture)
     loss.backward()  # type: ignore[no-untyped-call]
     slope = others.switch(picture.grad)
@@ -117,7 +117,7 @@ class _Joint:
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         self.networks = networks
-        self.whole = widened(networks)
+        self.whole = group_networks(networks)
         self.weights = [*zip(self.whole.parameters(), *(each.parameters() for each in networks), strict=True)]
         for weight, *own in self.weights:
             for each, part in zip(own, weight.detach().chunk(len(own)), strict=True):
@@ -126,7 +126,7 @@ class _Joint:
     def forward(self, wishes: Sequence[_Wish]) -> tuple[Tensor, Tensor]:
         """The pictures one behind the other, shape (1, C, H, W), and all z, likewise."""
         codes = torch.cat([each.z.detach() for each in wishes], dim=1).requires_grad_(wishes[0].z.requires_grad)
-        return pictured(self.whole, wishes[0].precision, codes), codes
+        return render(self.whole, wishes[0].precision, codes), codes
 
     def backward(self, pictures: Tensor, codes: Tensor, slopes: Sequence[Tensor]) -> list[Tensor | None]:
         """From the slopes in the pictures, each (C, H, W), to those in each network's weights, and in each z."""
@@ -173,7 +173,7 @@ class _Passes:
         """What is the same of wishes that can be computed together."""
         z, network = wish.z, wish.network
         if network not in self.shapes:
-            self.shapes[network] = repr(network) if widens(network) else id(network)
+            self.shapes[network] = repr(network) if can_group(network) else id(network)
         return self.shapes[network], wish.precision, z.shape, z.dtype, z.device, z.requires_grad
 
     def _advanced(self, fits: Sequence[_Fit[Any]], before: Iterable[_Joint]) -> bool:
@@ -231,6 +231,6 @@ def _unless_full(compute: Callable[[], T]) -> T | None:
     try:
         return compute()
     except (MemoryError, RuntimeError) as error:
-        if not machine.ran_out(error):
+        if not machine.is_out_of_memory(error):
             raise
     return None

@@ -29,9 +29,15 @@ SHARING: ContextVar[int] = ContextVar("sharing", default=1)  # fits at a time in
 
 # Measured, docs/performance.md: the peaks of 14 fits of 256x256 to 2048x2048 are 0.76 to 0.97 of the estimate.
 MARGIN = 1.1  # for what the system's allocator cannot fill,
-WAY_BACK = 1.4  # of what is kept for the way back: that, and the slopes of the largest layers beside it
-CODES, CODES_FITTED = 8, 16  # copies of z: as made and as laid out, the noise's pool, perturbed, those to go back to
-AVERAGES, PICTURES = 4, 10  # pictures for each average: before and after a step, to go back to; and beside them
+BACKWARD_COPIES = 1.4  # of what is kept for the way back: that, and the slopes of the largest layers beside it
+CODE_COPIES, FITTED_CODE_COPIES = (
+    8,
+    16,
+)  # copies of z: as made and as laid out, the noise's pool, perturbed, those to go back to
+AVERAGE_COPIES, IMAGE_COPIES = (
+    4,
+    10,
+)  # pictures for each average: before and after a step, to go back to; and beside them
 WEIGHTS, HISTORY = 44, 800  # bytes for each weight: with slope, Adam's moments, copies; the directions of L-BFGS
 FLOAT = 4  # bytes
 BASE = 300 * 2**20  # Python, PyTorch and what both load
@@ -59,7 +65,7 @@ class Cost:
     channels: int
     kept: float
     fixed: int
-    pace: float | None = None
+    seconds_per_pixel: float | None = None
     watched: int = 0
 
     def memory(self, height: int, width: int) -> int:
@@ -67,11 +73,11 @@ class Cost:
 
         One of the whole picture is a window too.
         """
-        rows, columns = networks.sides(self.settings, height, width)
-        codes = CODES_FITTED if self.settings.optimize == "net,input" else CODES
-        pictures = AVERAGES * len(self.settings.memories) + PICTURES + self.watched
+        rows, columns = networks.padded_size(self.settings, height, width)
+        codes = FITTED_CODE_COPIES if self.settings.optimize == "net,input" else CODE_COPIES
+        pictures = AVERAGE_COPIES * len(self.settings.decays) + IMAGE_COPIES + self.watched
         pictures += 2 * ((self.settings.runs or 1) - 1)
-        of_code = rows * columns * (WAY_BACK * self.kept + FLOAT * self.depth * codes)
+        of_code = rows * columns * (BACKWARD_COPIES * self.kept + FLOAT * self.depth * codes)
         return int(MARGIN * (of_code + FLOAT * height * width * self.channels * pictures)) + self.fixed
 
     def total(self, size: tuple[int, int], values: int, beside: int, *, tiled: bool = False) -> int:
@@ -92,8 +98,8 @@ class Cost:
 
     def seconds(self, height: int, width: int) -> float | None:
         """An iteration on a window of this size takes."""
-        rows, columns = networks.sides(self.settings, height, width)
-        return None if self.pace is None else self.pace * rows * columns
+        rows, columns = networks.padded_size(self.settings, height, width)
+        return None if self.seconds_per_pixel is None else self.seconds_per_pixel * rows * columns
 
 
 def measure(problem: Problem, settings: Settings, *, side: int, trials: int = 0) -> tuple[Cost, Prior]:
@@ -113,10 +119,10 @@ def measure(problem: Problem, settings: Settings, *, side: int, trials: int = 0)
     rows, columns = prior.code.shape[2:]
     weights = sum(each.numel() for each in prior.network.parameters())
     fixed = weights * (HISTORY if settings.optimizer == "lbfgs" else WEIGHTS)
-    if part.operator is not problem.operator and not problem.divisible:
+    if part.operator is not problem.operator and not problem.tileable:
         with kept() as of_operator:
             problem.operator(torch.zeros(problem.shape, requires_grad=True))
-        fixed += int(WAY_BACK * sum(of_operator.values()))
+        fixed += int(BACKWARD_COPIES * sum(of_operator.values()))
     with kept() as tensors:
         fit(part, prior, once, stop=stopping.exactly(stopping.Never(), 1))
     pace = _pace(part, prior, once, trials) / (rows * columns) if trials else None
@@ -155,11 +161,11 @@ def _window(problem: Problem, side: int) -> Problem:
     if side >= max(problem.shape[1:]):
         return problem
     rows, columns = (_middle(length, side) for length in problem.shape[1:])
-    if problem.divisible:
+    if problem.tileable:
         part = problem.window(rows, columns)
         return replace(part, weight=torch.ones_like(part.measured))  # wherever the window is, something counts
     picture = torch.zeros(problem.shape[0], rows.stop - rows.start, columns.stop - columns.start)
-    guide = problem.shown()
+    guide = problem.visible_guide()
     return Problem(
         measured=picture,
         shape=(problem.shape[0], *picture.shape[1:]),
@@ -180,7 +186,7 @@ def limit(settings: Settings) -> int | None:
     Args:
         settings: `max_memory` and `device` are used.
     """
-    given, sharing = settings.most_memory(), SHARING.get()
+    given, sharing = settings.memory_limit(), SHARING.get()
     if given is not None:
         return given // sharing
     device = torch.device(settings.device)

@@ -13,18 +13,18 @@ from torch import Tensor
 from dipcli import networks, stopping
 from dipcli.errors import DipError
 from dipcli.fitting import device as machine
-from dipcli.fitting.engine import Fit, Observer, fit, let_go
-from dipcli.fitting.evaluate import Descend, alone
+from dipcli.fitting.engine import Fit, Observer, fit, no_checkpoint
+from dipcli.fitting.evaluate import Evaluate, evaluate_alone
 from dipcli.fitting.rollback import Checkpoint
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.settings import Settings
 
-SURE = 2.0  # standard errors by which a run must make the mean worse before it is left out,
-WORTH = 0.01  # and so much of the error
-TELLING = 16  # places below which the held-out ones tell nothing of that
+OUTLIER_Z = 2.0  # standard errors by which a run must make the mean worse before it is left out,
+OUTLIER_MIN_EXCESS = 0.01  # and so much of the error
+MIN_HELDOUT = 16  # places below which the held-out ones tell nothing of that
 COLLAPSE = 10**0.5  # an error so many times the best run's, 5 dB, is astray where nothing was held out
-MOST = 100  # runs that a time budget is filled with
+MAX_RUNS = 100  # runs that a time budget is filled with
 TIME_UP = "the time is up (--time)"
 
 
@@ -77,7 +77,7 @@ class Runs:
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunsState:
     """How far one or several fits have come: they can go on from there.
 
     Attributes:
@@ -98,10 +98,10 @@ class Progress:
     @property
     def reached(self) -> tuple[int, int, int]:
         """Of no tile; the number of the fit at work, and its iteration."""
-        return 0, len(self.runs) + len(self.failures) + 1, self.current.watched.newest.reached.number
+        return 0, len(self.runs) + len(self.failures) + 1, self.current.guard.newest.reached.number
 
 
-Hold: TypeAlias = Callable[[Callable[[], Progress], bool], None]
+Hold: TypeAlias = Callable[[Callable[[], RunsState], bool], None]
 
 
 class Deadline:
@@ -120,7 +120,7 @@ class Deadline:
         """A run begins: how long its iterations take is not known yet."""
         self.last = None
 
-    def up(self) -> str | None:
+    def expired(self) -> str | None:
         """Asked after each iteration, it takes the next one to last as long as the one before.
 
         The first of a run, which is slower, says nothing of the next.
@@ -133,7 +133,7 @@ class Deadline:
         """Seconds until then, 0 when it is over; None for no end."""
         return None if self.end is None else max(0.0, self.end - perf_counter())
 
-    def room(self, seconds: float) -> bool:
+    def has_room(self, seconds: float) -> bool:
         """Whether there is so much time left."""
         return self.end is not None and perf_counter() + seconds <= self.end
 
@@ -147,9 +147,9 @@ def fit_runs(
     deadline: Deadline | None = None,
     asked: Callable[[], str | None] = lambda: None,
     observers: Iterable[Observer] = (),
-    begin: Progress | None = None,
-    hold: Hold = let_go,
-    descend: Descend = alone,
+    resume_from: RunsState | None = None,
+    checkpoint: Hold = no_checkpoint,
+    evaluate: Evaluate = evaluate_alone,
 ) -> Runs:
     """Fit as often as the settings ask for, or as there is time, and average the pictures.
 
@@ -165,31 +165,31 @@ def fit_runs(
         deadline: takes the place of the one that `settings.time` sets.
         asked: why the runs should end now, or None.
         observers: called after each iteration of each run.
-        begin: how far earlier fits of the same had come; they go on from there.
-        hold: called as that of `fit`, with a function that tells how far the fits have come.
-        descend: as that of `fit`.
+        resume_from: how far earlier fits of the same had come; they go on from there.
+        checkpoint: called as that of `fit`, with a function that tells how far the fits have come.
+        evaluate: as that of `fit`.
 
     Raises:
         DipError: when all fits end in numbers that are not finite.
     """
-    deadline = deadline or Deadline(settings.budget())
+    deadline = deadline or Deadline(settings.time_budget())
     rule = stop or settings.rule()
-    heeding = stopping.unless(stopping.unless(rule, deadline.up), asked)
-    most = settings.runs or (1 if deadline.end is None else MOST)
+    heeding = stopping.unless(stopping.unless(rule, deadline.expired), asked)
+    most = settings.runs or (1 if deadline.end is None else MAX_RUNS)
     observers = tuple(observers)
-    runs = list(begin.runs) if begin else []
-    failures = [DipError(each) for each in begin.failures] if begin else []
-    current = begin.current if begin else None
+    runs = list(resume_from.runs) if resume_from else []
+    failures = [DipError(each) for each in resume_from.failures] if resume_from else []
+    current = resume_from.current if resume_from else None
 
     def held(take: Callable[[], Checkpoint], last: bool) -> None:
-        hold(lambda: Progress(tuple(runs), tuple(map(str, failures)), take()), last)
+        checkpoint(lambda: RunsState(tuple(runs), tuple(map(str, failures)), take()), last)
 
     while True:
         number = len(runs) + len(failures) + 1
         own = replace(settings, seed=settings.seed + number - 1, runs=1)
         deadline.begin()
         try:
-            with machine.enough_memory(problem.shape):
+            with machine.translate_memory_errors(problem.shape):
                 if number > 1:
                     prior = fresh_prior(problem, own, rule).to(prior.code.device)
                 result = fit(
@@ -199,9 +199,9 @@ def fit_runs(
                     stop=heeding,
                     observers=observers,
                     run=number,
-                    begin=current,
-                    hold=held,
-                    descend=descend,
+                    resume_from=current,
+                    checkpoint=held,
+                    evaluate=evaluate,
                 )
             runs.append(Run(number, own.seed, result))
         except DipError as error:
@@ -209,11 +209,11 @@ def fit_runs(
         current = None
         if number == most or asked() is not None:
             break
-        if deadline.end is not None and not deadline.room(runs[-1].fit.seconds if runs else 0.0):
+        if deadline.end is not None and not deadline.has_room(runs[-1].fit.seconds if runs else 0.0):
             break
     if not runs:
         raise failures[0]
-    runs = _judged(problem, rule, runs)
+    runs = _mark_outliers(problem, rule, runs)
     mean = torch.stack([each.fit.average for each in runs if not each.outlier]).mean(dim=0)
     reason = _reason(runs, failures, settings.runs, asked())
     return Runs(problem.finish(mean), tuple(runs), reason, sum(each.fit.seconds for each in runs))
@@ -230,17 +230,17 @@ def fresh_prior(problem: Problem, settings: Settings, rule: stopping.Rule) -> Pr
     shown = None
     if settings.input == "guide":
         _, reduced = rule.start(problem)
-        shown = reduced.shown()
+        shown = reduced.visible_guide()
     return networks.build(settings, problem.shape, shown, problem.members)
 
 
-def _judged(problem: Problem, rule: stopping.Rule, runs: list[Run]) -> list[Run]:
+def _mark_outliers(problem: Problem, rule: stopping.Rule, runs: list[Run]) -> list[Run]:
     """The runs, with those marked that went astray.
 
     By pixels that none has seen: those that would make the mean clearly worse, the best taken first. Where there are
     none, who is nearer to the measurement may only have learned more of its noise: left out is who is far from it.
     """
-    unseen = _unseen(problem, rule)
+    unseen = _heldout_error(problem, rule)
     seen = unseen is None
 
     def errors(picture: Tensor) -> Tensor:
@@ -264,15 +264,17 @@ def _judged(problem: Problem, rule: stopping.Rule, runs: list[Run]) -> list[Run]
         if seen:
             welcome = apart[each] <= COLLAPSE * apart[best]
         else:
-            sure = SURE * float(harm.std(correction=0)) / len(harm) ** 0.5
-            welcome = len(harm) < TELLING or float(harm.mean()) <= max(sure, WORTH * float(without.mean()))
+            sure = OUTLIER_Z * float(harm.std(correction=0)) / len(harm) ** 0.5
+            welcome = len(harm) < MIN_HELDOUT or float(harm.mean()) <= max(
+                sure, OUTLIER_MIN_EXCESS * float(without.mean())
+            )
         if welcome:
             agreeing.append(each)
             total = total + runs[each].fit.average
-    return [replace(run, astray=each not in agreeing) for each, run in enumerate(runs)]
+    return [replace(run, outlier=each not in agreeing) for each, run in enumerate(runs)]
 
 
-def _unseen(problem: Problem, rule: stopping.Rule) -> Tensor | None:
+def _heldout_error(problem: Problem, rule: stopping.Rule) -> Tensor | None:
     """Which values of the measurement the rule holds out; None when it holds out none."""
     _, fitted = rule.start(problem)
     ones = torch.ones_like(problem.measured)

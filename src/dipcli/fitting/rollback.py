@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
     from dipcli.stopping.step import Step
 
-LOOKED_AT = 10  # iterations between looks at the loss: reading it makes a GPU wait
+CHECK_INTERVAL = 10  # iterations between looks at the loss: reading it makes a GPU wait
 COLLAPSE = 10**0.5  # a loss so many times what it was lately, 5 dB, is a collapse: published
 LATELY = 5  # looks whose median the loss was lately: a fit with noisy input has a noisy loss
 NOUGHT = 5e-5  # losses below it, 43 dB, are all as good: those of a picture of one colour jump about there
-TRIES = 12  # without a sound look between them: by then the step is 4000 times smaller, it was not the step
+MAX_ROLLBACKS = 12  # without a sound look between them: by then the step is 4000 times smaller, it was not the step
 
 
 @dataclass(frozen=True)
-class Kept:
+class BestAverage:
     """The best picture so far, by the rule.
 
     Attributes:
@@ -41,11 +41,11 @@ class Kept:
 
     number: int
     image: Tensor
-    memory: float
+    decay: float
 
 
 @dataclass(frozen=True)
-class Reached:
+class FitState:
     """What a fit has come to, beside weights and optimiser.
 
     Attributes:
@@ -59,12 +59,12 @@ class Reached:
     number: int
     averages: tuple[Tensor, ...]
     shares: tuple[float, ...]
-    kept: Kept | None
+    kept: BestAverage | None
     state: Any
 
 
 @dataclass(frozen=True)
-class Held:
+class Snapshot:
     """Copies of all that a step changes.
 
     Attributes:
@@ -74,14 +74,14 @@ class Held:
         moments: Adam's. L-BFGS, whose history is a hundred times the weights, begins anew.
     """
 
-    reached: Reached
+    reached: FitState
     weights: dict[str, Tensor]
     code: Tensor | None
     moments: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Watched:
+class GuardState:
     """What a lifeline remembers.
 
     Attributes:
@@ -92,9 +92,9 @@ class Watched:
         events: what it did, a sentence each.
     """
 
-    trusted: Held
-    newest: Held
-    lately: tuple[float, ...]
+    trusted: Snapshot
+    newest: Snapshot
+    recent_losses: tuple[float, ...]
     tries: int
     events: tuple[str, ...]
 
@@ -113,7 +113,7 @@ class Checkpoint:
     """
 
     code: Tensor
-    watched: Watched
+    guard: GuardState
     rates: tuple[float, ...]
     history: dict[str, Any]
     draws: int
@@ -125,7 +125,7 @@ def _copied(moments: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
     return {name: [each.clone() for each in tensors] for name, tensors in moments.items()}
 
 
-class Lifeline:
+class CollapseGuard:
     """Watches a fit, and takes it back to when it was last sound.
 
     A collapse is a loss that is no number, or one that is 5 dB above what it was lately at two looks running: a fit
@@ -138,7 +138,7 @@ class Lifeline:
         reached: where the fit begins.
     """
 
-    def __init__(self, network: nn.Module, code: Tensor, reached: Reached) -> None:
+    def __init__(self, network: nn.Module, code: Tensor, reached: FitState) -> None:
         self.network, self.code = network, code
         self.events: list[str] = []
         self.lately: deque[float] = deque(maxlen=LATELY)
@@ -146,8 +146,8 @@ class Lifeline:
         self.trusted = self.newest = self._held(reached, None)
 
     def check(
-        self, step: Step, reached: Reached, optimizer: Adam | torch.optim.LBFGS, *, last: bool
-    ) -> tuple[Step, Reached]:
+        self, step: Step, reached: FitState, optimizer: Adam | torch.optim.LBFGS, *, last: bool
+    ) -> tuple[Step, FitState]:
         """The same, or, after a collapse, the step that says so and what the fit had come to when it was last sound.
 
         Args:
@@ -174,7 +174,7 @@ class Lifeline:
         self.events.append(f"iteration {step.number}: {event}")
         return replace(step, event=event), self.trusted.reached
 
-    def sound_at(self, number: int) -> bool:
+    def is_sound_at(self, number: int) -> bool:
         """Whether the fit was looked at after this iteration and was sound: `checkpoint` is of this moment."""
         return self.newest.reached.number == number and not self.warned and not self.tries
 
@@ -186,12 +186,12 @@ class Lifeline:
             draws: how often noise was added to z.
             seconds: spent in the fit.
         """
-        watched = Watched(self.trusted, self.newest, tuple(self.lately), self.tries, tuple(self.events))
+        watched = GuardState(self.trusted, self.newest, tuple(self.lately), self.tries, tuple(self.events))
         history = {} if isinstance(optimizer, Adam) else dict(optimizer.state_dict())
         rates = tuple(group["lr"] for group in optimizer.param_groups)
         return Checkpoint(self.code.detach(), watched, rates, history, draws, seconds)
 
-    def resume(self, checkpoint: Checkpoint, optimizer: Adam | torch.optim.LBFGS) -> Reached:
+    def resume(self, checkpoint: Checkpoint, optimizer: Adam | torch.optim.LBFGS) -> FitState:
         """Put everything in the place where it was.
 
         Args:
@@ -204,10 +204,10 @@ class Lifeline:
         Raises:
             DipError: when the checkpoint is of a fit of something else.
         """
-        watched = checkpoint.watched
+        watched = checkpoint.guard
         self._check(checkpoint, optimizer)
         self.trusted, self.newest, self.tries = watched.trusted, watched.newest, watched.tries
-        self.lately, self.events = deque(watched.lately, maxlen=LATELY), list(watched.events)
+        self.lately, self.events = deque(watched.recent_losses, maxlen=LATELY), list(watched.events)
         self._put_back(self.newest)
         if self.newest.moments:
             optimizer.load_state_dict(_copied(self.newest.moments))
@@ -219,7 +219,7 @@ class Lifeline:
 
     def _check(self, checkpoint: Checkpoint, optimizer: Adam | torch.optim.LBFGS) -> None:
         """See that all that was held is of the shapes of what it takes the place of."""
-        now, watched = self.newest.reached, checkpoint.watched
+        now, watched = self.newest.reached, checkpoint.guard
         shapes = {name: value.shape for name, value in self.network.state_dict().items()}
         slopes = [each.shape for each in self.network.parameters()] + [self.code.shape] * self.code.requires_grad
         sound = len(checkpoint.rates) == len(optimizer.param_groups)
@@ -237,12 +237,12 @@ class Lifeline:
         if not sound:
             raise DipError("The checkpoint is of another network or picture: begin anew.")
 
-    def _held(self, reached: Reached, optimizer: Adam | torch.optim.LBFGS | None) -> Held:
+    def _held(self, reached: FitState, optimizer: Adam | torch.optim.LBFGS | None) -> Snapshot:
         weights = {name: value.clone() for name, value in self.network.state_dict().items()}
         moments = _copied(optimizer.state_dict()) if isinstance(optimizer, Adam) else {}
-        return Held(reached, weights, self.code.detach().clone() if self.code.requires_grad else None, moments)
+        return Snapshot(reached, weights, self.code.detach().clone() if self.code.requires_grad else None, moments)
 
-    def _put_back(self, held: Held) -> None:
+    def _put_back(self, held: Snapshot) -> None:
         self.network.load_state_dict(held.weights)
         if held.code is not None:
             with torch.no_grad():

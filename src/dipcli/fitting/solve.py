@@ -15,26 +15,29 @@ from dipcli.errors import OutOfMemoryError
 from dipcli.fitting import device as machine
 from dipcli.fitting import memory, restarts
 from dipcli.fitting import tiling as tiles
-from dipcli.fitting.engine import Observer, let_go
-from dipcli.fitting.estimate import Outlook, foretell, halves
-from dipcli.fitting.evaluate import Descend, alone
-from dipcli.fitting.restarts import Deadline, Progress, Runs, fit_runs
-from dipcli.fitting.tiled import Course, Note, fit_tiles
+from dipcli.fitting.engine import Observer, no_checkpoint
+from dipcli.fitting.estimate import ResourceEstimate, estimate_resources, halve_tiles
+from dipcli.fitting.evaluate import Evaluate, evaluate_alone
+from dipcli.fitting.restarts import Deadline, Runs, RunsState, fit_runs
+from dipcli.fitting.tiled import Notify, TilesState, fit_tiles
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.settings import Settings
 from dipcli.stopping.step import Place
 
-TRIALS = 3  # iterations that tell the pace
-LARGE = 2**20  # pixels from which on a fit is slow enough to be told what it will take
-WINDOW, SMALL_WINDOW = 512, 128  # side of the window that this is measured on, and of that of smaller pictures
+TRIAL_ITERATIONS = 3  # iterations that tell the pace
+LARGE_IMAGE_PIXELS = 2**20  # pixels from which on a fit is slow enough to be told what it will take
+TRIAL_WINDOW, SMALL_TRIAL_WINDOW = (
+    512,
+    128,
+)  # side of the window that this is measured on, and of that of smaller pictures
 
 
-Hold: TypeAlias = Callable[[Callable[[], Progress | Course], bool], None]
+Hold: TypeAlias = Callable[[Callable[[], RunsState | TilesState], bool], None]
 
 
 @dataclass(frozen=True)
-class Bench:
+class PreparedFit:
     """Everything laid out for a fit: what can be found wrong with problem and settings has been found.
 
     Attributes:
@@ -47,12 +50,12 @@ class Bench:
     problem: Problem
     prior: Prior
     settings: Settings
-    outlook: Outlook
+    estimate: ResourceEstimate
 
     @property
-    def first(self) -> Problem:
+    def first_problem(self) -> Problem:
         """What is fitted first: the whole, or the first tile."""
-        return next((self.problem.window(each.rows, each.columns) for each in self.outlook.places), self.problem)
+        return next((self.problem.window(each.rows, each.columns) for each in self.estimate.places), self.problem)
 
 
 def prepare(
@@ -63,7 +66,7 @@ def prepare(
     beside: int = 0,
     watched: int = 0,
     places: tuple[Place, ...] | None = None,
-) -> Bench:
+) -> PreparedFit:
     """Choose device and precision, and whether the picture is fitted whole or in tiles; make a fresh prior.
 
     Args:
@@ -77,32 +80,32 @@ def prepare(
     Raises:
         DipError: when the device is not there, there is not enough memory, or the settings do not go together.
     """
-    settings = resolved(settings)
+    settings = resolve_settings(settings)
     device = torch.device(settings.device)
     machine.forget_peak_memory(device)
     machine.keep_memory(device)
-    with threads(settings.threads), machine.enough_memory(problem.shape):
-        large = problem.shape[1] * problem.shape[2] >= LARGE
-        side = WINDOW if large else SMALL_WINDOW
-        cost, prior = memory.measure(problem, settings, side=side, trials=TRIALS if large else 0)
-        outlook = foretell(problem, settings, replace(cost, watched=watched), beside, places)
+    with use_threads(settings.threads), machine.translate_memory_errors(problem.shape):
+        large = problem.shape[1] * problem.shape[2] >= LARGE_IMAGE_PIXELS
+        side = TRIAL_WINDOW if large else SMALL_TRIAL_WINDOW
+        cost, prior = memory.measure(problem, settings, side=side, trials=TRIAL_ITERATIONS if large else 0)
+        outlook = estimate_resources(problem, settings, replace(cost, watched=watched), beside, places)
         if not outlook.places:
             problem = problem.to(device)
             prior = restarts.fresh_prior(problem, settings, stop or settings.rule()).to(device)
-        return Bench(problem, prior, settings, outlook)
+        return PreparedFit(problem, prior, settings, outlook)
 
 
 def solve(
-    bench: Bench,
+    bench: PreparedFit,
     *,
     stop: stopping.Rule | None = None,
     deadline: Deadline | None = None,
     asked: Callable[[], str | None] = lambda: None,
     observers: Iterable[Observer] = (),
-    say: Note = lambda _: None,
-    begin: Progress | Course | None = None,
-    hold: Hold = let_go,
-    descend: Descend = alone,
+    notify: Notify = lambda _: None,
+    resume_from: RunsState | TilesState | None = None,
+    checkpoint: Hold = no_checkpoint,
+    evaluate: Evaluate = evaluate_alone,
 ) -> Runs:
     """Fit, with as many threads as the settings ask for. The bench's network is fitted in place: use it once.
 
@@ -114,42 +117,42 @@ def solve(
         deadline: takes the place of the one that `settings.time` sets.
         asked: why the runs should end now, or None.
         observers: called after each iteration of each run.
-        say: told when memory runs out.
-        begin: how far earlier fits of the same had come.
-        hold: given the fits' progress now and then, as by `fit_runs` or `fit_tiles`.
-        descend: as that of `engine.fit`.
+        notify: told when memory runs out.
+        resume_from: how far earlier fits of the same had come.
+        checkpoint: given the fits' progress now and then, as by `fit_runs` or `fit_tiles`.
+        evaluate: as that of `engine.fit`.
 
     Raises:
         DipError: when memory runs out or the fit runs away.
     """
-    problem, settings, places = bench.problem, bench.settings, bench.outlook.places
-    smaller: tiles.Cut | None = partial(halves, problem=problem, settings=settings)
+    problem, settings, places = bench.problem, bench.settings, bench.estimate.places
+    smaller: tiles.TileLayout | None = partial(halve_tiles, problem=problem, settings=settings)
     how: dict[str, Any] = {
-        "deadline": deadline or Deadline(settings.budget()),
+        "deadline": deadline or Deadline(settings.time_budget()),
         "asked": asked,
         "observers": tuple(observers),
-        "hold": hold,
-        "descend": descend,
+        "hold": checkpoint,
+        "descend": evaluate,
     }
-    with threads(settings.threads), machine.enough_memory(problem.shape):
+    with use_threads(settings.threads), machine.translate_memory_errors(problem.shape):
         if not places:
-            whole = begin if isinstance(begin, Progress) else None
+            whole = resume_from if isinstance(resume_from, RunsState) else None
             try:
-                return fit_runs(problem, bench.prior, settings, stop=stop, begin=whole, **how)
+                return fit_runs(problem, bench.prior, settings, stop=stop, resume_from=whole, **how)
             except OutOfMemoryError:
-                places = tuple(halves(problem.shape[1:], problem, settings)) if problem.divisible else ()
+                places = tuple(halve_tiles(problem.shape[1:], problem, settings)) if problem.tileable else ()
                 if settings.tile == "none" or len(places) < 2:  # noqa: PLR2004 - as large as the whole
                     raise
             machine.release_memory(torch.device(settings.device))
             smaller = None
-            say(f"memory ran out: going on in {len(places)} tiles")
+            notify(f"memory ran out: going on in {len(places)} tiles")
         problem = problem.to(torch.device("cpu"))
         rule = (stop or settings.rule()).resolve(problem)
-        course = begin if isinstance(begin, Course) else None
-        return fit_tiles(problem, places, settings, rule, say=say, smaller=smaller, begin=course, **how)
+        course = resume_from if isinstance(resume_from, TilesState) else None
+        return fit_tiles(problem, places, settings, rule, say=notify, smaller=smaller, resume_from=course, **how)
 
 
-def resolved(settings: Settings) -> Settings:
+def resolve_settings(settings: Settings) -> Settings:
     """With the device and the precision that auto comes to.
 
     Raises:
@@ -164,7 +167,7 @@ def resolved(settings: Settings) -> Settings:
 
 
 @contextmanager
-def threads(wanted: int | None) -> Iterator[None]:
+def use_threads(wanted: int | None) -> Iterator[None]:
     """So many CPU threads inside, as many as before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(wanted or before)

@@ -13,20 +13,20 @@ from torch.nn import functional
 
 from dipcli.errors import OutOfMemoryError
 from dipcli.fitting import device as machine
-from dipcli.fitting.engine import Fit, Observer, let_go
-from dipcli.fitting.evaluate import Descend, alone
-from dipcli.fitting.restarts import Deadline, Progress, Run, Runs, fit_runs, fresh_prior
-from dipcli.fitting.tiling import Cut, blend, divided, unsettled
+from dipcli.fitting.engine import Fit, Observer, no_checkpoint
+from dipcli.fitting.evaluate import Evaluate, evaluate_alone
+from dipcli.fitting.restarts import Deadline, Run, Runs, RunsState, fit_runs, fresh_prior
+from dipcli.fitting.tiling import TileLayout, blend, halve_place, has_unknown
 from dipcli.problem import Problem
 from dipcli.settings import Settings
 from dipcli.stopping import Rule, Verdict
 from dipcli.stopping.step import Place, Step, Tile
 
-Note: TypeAlias = Callable[[str], None]
+Notify: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Patch:
+class FittedTile:
     """A tile that is done: all that is needed of it later, so that it can be laid by.
 
     Attributes:
@@ -45,7 +45,7 @@ class Patch:
 
 
 @dataclass(frozen=True)
-class Course:
+class TilesState:
     """How far a picture in tiles has come: it can be gone on with from there.
 
     Attributes:
@@ -54,9 +54,9 @@ class Course:
         current: how far its fits have come.
     """
 
-    done: tuple[Patch, ...]
+    done: tuple[FittedTile, ...]
     waiting: tuple[Place, ...]
-    current: Progress
+    current: RunsState
 
     @property
     def seconds(self) -> float:
@@ -69,7 +69,7 @@ class Course:
         return len(self.done) + 1, *self.current.reached[1:]
 
 
-Hold: TypeAlias = Callable[[Callable[[], Course], bool], None]
+Hold: TypeAlias = Callable[[Callable[[], TilesState], bool], None]
 
 
 def fit_tiles(
@@ -81,11 +81,11 @@ def fit_tiles(
     deadline: Deadline,
     asked: Callable[[], str | None] = lambda: None,
     observers: Iterable[Observer] = (),
-    say: Note = lambda _: None,
-    smaller: Cut | None = None,
-    begin: Course | None = None,
-    hold: Hold = let_go,
-    descend: Descend = alone,
+    say: Notify = lambda _: None,
+    smaller: TileLayout | None = None,
+    resume_from: TilesState | None = None,
+    checkpoint: Hold = no_checkpoint,
+    evaluate: Evaluate = evaluate_alone,
 ) -> Runs:
     """Fit one tile after the other, each from the same seed, and blend them.
 
@@ -102,21 +102,21 @@ def fit_tiles(
         observers: called after each iteration of each run of each tile, which the step names.
         say: told when memory runs out.
         smaller: from a tile's (h, w) to smaller tiles within it: what is done, once, when memory runs out.
-        begin: how far an earlier run of the same had come; it goes on from there, bit for bit.
-        hold: called as that of `restarts.fit_runs`, with a function that tells how far the tiles have come.
-        descend: as that of `engine.fit`.
+        resume_from: how far an earlier run of the same had come; it goes on from there, bit for bit.
+        checkpoint: called as that of `restarts.fit_runs`, with a function that tells how far the tiles have come.
+        evaluate: as that of `engine.fit`.
 
     Raises:
         OutOfMemoryError: when it runs out again.
         DipError: when a fit ends in numbers that are not finite.
     """
-    done = list(begin.done) if begin else []
-    waiting = list(begin.waiting if begin else places)
-    current = begin.current if begin else None
+    done = list(resume_from.done) if resume_from else []
+    waiting = list(resume_from.waiting if resume_from else places)
+    current = resume_from.current if resume_from else None
     observers = tuple(observers)
 
-    def held(take: Callable[[], Progress], last: bool) -> None:
-        hold(lambda: Course(tuple(done), tuple(waiting), take()), last)
+    def held(take: Callable[[], RunsState], last: bool) -> None:
+        checkpoint(lambda: TilesState(tuple(done), tuple(waiting), take()), last)
 
     while waiting:
         place, count = waiting[0], len(done) + len(waiting)
@@ -124,9 +124,11 @@ def fit_tiles(
         own = Deadline(None if left is None else left / len(waiting))
         begun = any(each.runs for each in done)
         try:
-            with machine.enough_memory(problem.shape):
+            with machine.translate_memory_errors(problem.shape):
                 which = (len(done) + 1, count)
-                fitting = partial(fit_runs, deadline=own, asked=asked, begin=current, hold=held, descend=descend)
+                fitting = partial(
+                    fit_runs, deadline=own, asked=asked, resume_from=current, checkpoint=held, evaluate=evaluate
+                )
                 patch = _patch(problem, place, which, settings, rule, asked, observers, fitting, begun=begun)
         except OutOfMemoryError:
             if smaller is None:
@@ -135,7 +137,7 @@ def fit_tiles(
         current = None
         if patch is None and smaller is not None:
             # Outside of the handler, where the error would still hold what was in memory.
-            waiting = [each for large in waiting for each in divided(large, smaller)]
+            waiting = [each for large in waiting for each in halve_place(large, smaller)]
             smaller = None
             machine.release_memory(torch.device(settings.device))
             say(f"memory ran out: going on in {len(waiting)} smaller tiles")
@@ -156,13 +158,13 @@ def _patch(
     fitting: Callable[..., Runs],
     *,
     begun: bool,
-) -> Patch:
+) -> FittedTile:
     """One tile, fitted where it needs to be, and where nobody asked for the end before; the first one in any case."""
     part = problem.window(place.rows, place.columns)
-    if not unsettled(part):
-        return Patch(place, part.finish(torch.zeros(part.shape)))
+    if not has_unknown(part):
+        return FittedTile(place, part.finish(torch.zeros(part.shape)))
     if begun and (reason := asked()):
-        return Patch(place, _shown(part), reason=reason)
+        return FittedTile(place, _shown(part), reason=reason)
     part = part.to(torch.device(settings.device))
     tile = Tile(*which, place, part)
     watching = [_told(observe, tile) for observe in observers]
@@ -171,7 +173,7 @@ def _patch(
     done = [replace(each, tile=tile.number, fit=_laid_by(each.fit)) for each in runs.runs]
     agreeing = [each.fit.average for each in done if not each.outlier]
     image = agreeing[0] if len(agreeing) == 1 else torch.stack(agreeing).mean(dim=0)
-    return Patch(place, image, tuple(done), runs.reason, runs.seconds)
+    return FittedTile(place, image, tuple(done), runs.reason, runs.seconds)
 
 
 def _laid_by(result: Fit) -> Fit:
@@ -194,7 +196,7 @@ def _shown(part: Problem) -> Tensor:
     return functional.interpolate(part.measured[None], part.shape[1:], mode="bilinear")[0]
 
 
-def _together(problem: Problem, patches: list[Patch], asked: str | None) -> Runs:
+def _together(problem: Problem, patches: list[FittedTile], asked: str | None) -> Runs:
     """The result of all tiles."""
     runs = tuple(run for patch in patches for run in patch.runs)
     fitted = [patch for patch in patches if patch.runs]

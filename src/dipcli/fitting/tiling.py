@@ -12,25 +12,27 @@ from torch.nn import functional
 
 from dipcli.errors import DipError
 from dipcli.problem import Problem
-from dipcli.settings.settings import SMALLEST_TILE
+from dipcli.settings.settings import MIN_TILE_SIDE
 from dipcli.stopping.step import Place
 
-MOST = 64  # tiles along a side
+MAX_TILES_PER_SIDE = 64  # tiles along a side
 # Of two neighbours, in pixels: so much of a tile's side, within these. What it costs is measured in
 # docs/performance.md, and what a network does not know at a tile's border.
-OVERLAP, NARROWEST, WIDEST = 1 / 16, 32, 128
-DEAR = 1.2  # times the whole's pixels are too many for all tiles together
-LONGEST = 2  # times its width a tile is a strip
+OVERLAP, MIN_OVERLAP, MAX_OVERLAP = 1 / 16, 32, 128
+MAX_TILING_OVERHEAD = 1.2  # times the whole's pixels are too many for all tiles together
+MAX_ASPECT_RATIO = 2  # times its width a tile is a strip
 MARGIN = 1 / 4  # of an overlap at either end of it, where the tile that ends there does not count: it sees least there
-FEWEST = 16  # pixels that count, below which a tile has too little to go by
+MIN_KNOWN_PIXELS = 16  # pixels that count, below which a tile has too little to go by
 HOLE = 1 / 2  # of a tile's side: what is in a larger hole the tile cannot tell from what surrounds it
 CELL = 16  # pixels: how finely holes are looked for
 
 
-Cut: TypeAlias = Callable[[tuple[int, int]], list[Place]]
+TileLayout: TypeAlias = Callable[[tuple[int, int]], list[Place]]
 
 
-def layout(size: tuple[int, int], stride: int, fits: Callable[[int, int], bool], least: int = NARROWEST) -> list[Place]:
+def layout(
+    size: tuple[int, int], stride: int, fits: Callable[[int, int], bool], least: int = MIN_OVERLAP
+) -> list[Place]:
     """The fewest tiles in which a picture can be fitted, row by row; all of one size, evenly laid.
 
     Of as many tiles those that make the least work. Strips, which see little to either side, and more than `DEAR`
@@ -46,14 +48,14 @@ def layout(size: tuple[int, int], stride: int, fits: Callable[[int, int], bool],
         One that is the whole picture where that fits; none where not even the smallest tiles do.
     """
     sides = [
-        [(count, side) for count in range(1, MOST + 1) if (side := _side(length, count, stride, least))]
+        [(count, side) for count in range(1, MAX_TILES_PER_SIDE + 1) if (side := _side(length, count, stride, least))]
         for length in size
     ]
-    most = DEAR * size[0] * size[1]
+    most = MAX_TILING_OVERHEAD * size[0] * size[1]
 
     def dislike(rows: int, high: int, columns: int, wide: int) -> tuple[bool, bool, int, int]:
         narrow = min((high, size[0]), (wide, size[1]))
-        strips = max(high, wide) > LONGEST * narrow[0] and narrow[0] < narrow[1]
+        strips = max(high, wide) > MAX_ASPECT_RATIO * narrow[0] and narrow[0] < narrow[1]
         work = rows * columns * high * wide
         return work > most, strips, rows * columns, work
 
@@ -73,9 +75,9 @@ def _side(length: int, count: int, stride: int, least: int) -> int | None:
         return length
 
     def covered(many: int, side: int) -> int:
-        return many * side - (many - 1) * max(least, min(round(OVERLAP * side), WIDEST))
+        return many * side - (many - 1) * max(least, min(round(OVERLAP * side), MAX_OVERLAP))
 
-    side = stride * math.ceil(max(SMALLEST_TILE, 2 * least, length / count) / stride)
+    side = stride * math.ceil(max(MIN_TILE_SIDE, 2 * least, length / count) / stride)
     while covered(count, side) < length:
         side += stride
     return side if side < length and covered(count - 1, side) < length else None
@@ -131,7 +133,7 @@ def check(problem: Problem, places: list[Place]) -> None:
         part = problem.window(place.rows, place.columns)
         height, width = part.shape[1:]
         counting = (part.weight > 0).any(dim=0) if part.weight is not None else torch.ones(1)
-        if counting.sum() < FEWEST or _largest_hole(counting) > HOLE * min(counting.shape):
+        if counting.sum() < MIN_KNOWN_PIXELS or _largest_hole(counting) > HOLE * min(counting.shape):
             raise DipError(
                 f"A hole in the picture is too large for tiles of {width}x{height}: give more --max-memory, "
                 "a larger --tile, or fit the whole picture with --tile none."
@@ -148,7 +150,7 @@ def _largest_hole(counting: Tensor) -> int:
     return CELL * (2 * int(distance_transform_cdt(~cells.numpy(), "chessboard").max()) - 1)
 
 
-def divided(place: Place, smaller: Cut) -> list[Place]:
+def halve_place(place: Place, smaller: TileLayout) -> list[Place]:
     """A tile in smaller ones, which count as much as it did."""
     rows, columns = place.rows, place.columns
     return [
@@ -162,6 +164,6 @@ def divided(place: Place, smaller: Cut) -> list[Place]:
     ]
 
 
-def unsettled(part: Problem) -> bool:
+def has_unknown(part: Problem) -> bool:
     """Whether there is something to fit in a tile: nothing is where all is put back in the end."""
     return not torch.equal(*(part.finish(torch.full(part.shape, value)) for value in (0.0, 1.0)))

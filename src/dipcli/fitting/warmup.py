@@ -17,10 +17,10 @@ from torch import Tensor
 from dipcli.problem import Problem, identity
 from dipcli.settings import Settings
 
-WORTH = 2  # windows side by side, from which on a picture is large
+MIN_WINDOWS = 2  # windows side by side, from which on a picture is large
 
 
-class Part(NamedTuple):
+class Window(NamedTuple):
     """A window of a picture.
 
     Attributes:
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 
 def warm_up(
-    evaluate: Callable[[Part], Tensor],
+    evaluate: Callable[[Window], Tensor],
     optimizer: Any,
     problem: Problem,
     code: Tensor,
@@ -55,19 +55,19 @@ def warm_up(
         window: side of the smallest part of z that the network makes something of; None when it wants all of it.
         settings: `warmup`, `optimizer` and `seed` are used.
     """
-    if window is not None and due(problem, window, settings):
+    if window is not None and will_run(problem, window, settings):
         for part in _parts(problem, code, window, settings):
             optimizer.step(partial(evaluate, part))
 
 
-def due(problem: Problem, window: int | None, settings: Settings) -> bool:
+def will_run(problem: Problem, window: int | None, settings: Settings) -> bool:
     """Whether there are any steps to take, with what `warm_up` is given."""
     if window is None or problem.operator is not identity or settings.optimizer != "adam":
         return False
-    return settings.warmup > 0 and min(problem.shape[1:]) >= WORTH * window
+    return settings.warmup > 0 and min(problem.shape[1:]) >= MIN_WINDOWS * window
 
 
-def _parts(problem: Problem, code: Tensor, window: int, settings: Settings) -> Iterator[Part]:
+def _parts(problem: Problem, code: Tensor, window: int, settings: Settings) -> Iterator[Window]:
     """Windows, but those in which nothing counts."""
     picture, sides = problem.shape[1:], code.shape[2:]
     generator = torch.Generator().manual_seed(settings.seed)
@@ -78,7 +78,7 @@ def _parts(problem: Problem, code: Tensor, window: int, settings: Settings) -> I
         inside = (..., rows, columns)
         if weight is not None and not weight[inside].any():
             continue
-        yield Part(
+        yield Window(
             replace(
                 problem,
                 measured=problem.measured[inside],

@@ -107,7 +107,7 @@ def sized(block: bytes, width: int, height: int) -> bytes:
     return MARK + bytes(data)
 
 
-def of_tiff(file: bytes) -> bytes | None:
+def from_tiff(file: bytes) -> bytes | None:
     """What a TIFF file says of its picture, as a block; None where it says nothing, or is a BigTIFF.
 
     Args:
@@ -123,7 +123,7 @@ def of_tiff(file: bytes) -> bytes | None:
     return MARK + _head(sign, first) + data if told else None
 
 
-def into_tiff(file: bytes, block: bytes) -> bytes:
+def to_tiff(file: bytes, block: bytes) -> bytes:
     """A TIFF file that says what a sound block says; the two order their bytes alike.
 
     Args:

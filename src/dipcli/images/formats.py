@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dipcli import files
 from dipcli.errors import DipError
 from dipcli.images import exif, pillow, png, tiff
-from dipcli.images.image import SMALLEST, Picture, from_array
+from dipcli.images.image import SMALLEST, Image, from_array
 from dipcli.images.raster import Raster, check_size
 
 FORMATS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
@@ -26,7 +26,7 @@ LONGEST = {".png": 1_000_000, ".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383} 
 LARGEST_EXIF = 65_533  # bytes in a JPEG
 
 
-def read(path: Path, *, span: tuple[float, float] | None = None) -> tuple[Picture, bytes]:
+def read(path: Path, *, span: tuple[float, float] | None = None) -> tuple[Image, bytes]:
     """Read a picture and the bytes it came from; `-` is standard input.
 
     Args:
@@ -55,7 +55,7 @@ def read(path: Path, *, span: tuple[float, float] | None = None) -> tuple[Pictur
         raise DipError(f"{path}: {error}") from error
 
 
-def obtain(source: NDArray[Any] | str | Path, *, span: tuple[float, float] | None = None) -> Picture:
+def to_image(source: NDArray[Any] | str | Path, *, span: tuple[float, float] | None = None) -> Image:
     """A picture from a file or from an array, or from what NumPy makes an array of, as Pillow's pictures.
 
     Raises:
@@ -66,7 +66,7 @@ def obtain(source: NDArray[Any] | str | Path, *, span: tuple[float, float] | Non
     return from_array(np.asarray(source), span=span)
 
 
-def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Picture:
+def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Image:
     """Turn a file's bytes into a picture: orientation applied, palette resolved.
 
     Args:
@@ -98,7 +98,7 @@ def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Picture:
     )
 
 
-def check(picture: Picture, suffix: str) -> None:
+def check(picture: Image, suffix: str) -> None:
     """Find out, without writing it, whether a file of the format that the suffix names can hold a picture.
 
     Raises:
@@ -115,7 +115,7 @@ def check(picture: Picture, suffix: str) -> None:
     encode(replace(picture, pixels=picture.pixels[:, corner, corner], alpha=alpha, known=None), suffix)
 
 
-def encode(picture: Picture, suffix: str, *, quick: bool = False) -> bytes:
+def encode(picture: Image, suffix: str, *, quick: bool = False) -> bytes:
     """The bytes of a file of the format that the suffix names.
 
     Args:
@@ -156,7 +156,7 @@ def write(data: bytes, path: Path) -> None:
         sys.stdout.buffer.flush()
 
 
-def default_suffix(picture: Picture) -> str:
+def default_suffix(picture: Image) -> str:
     """.png where PNG holds the picture without loss, else .tif."""
     return ".png" if _fits_png(picture) else ".tif"
 
@@ -168,11 +168,11 @@ def _raster(data: bytes) -> Raster:
     return tiff.read(data) if data.startswith(tiff.SIGNATURES) else pillow.read(data)
 
 
-def _fits_png(picture: Picture) -> bool:
+def _fits_png(picture: Image) -> bool:
     return len(picture.pixels) <= COLOURS and picture.dtype.kind == "u"
 
 
-def _check_held(picture: Picture, suffix: str) -> None:
+def _check_held(picture: Image, suffix: str) -> None:
     """Find out whether there is such a format, and in it a place for such samples and what stands beside them.
 
     Raises:

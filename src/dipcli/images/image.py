@@ -15,7 +15,7 @@ MOST = 256  # channels; more is an array with its axes in another order
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image:
     """Pixels as the fit wants them, with what belongs to them in the file.
 
     Attributes:
@@ -44,7 +44,7 @@ class Picture:
     samples: NDArray[Any] | None = None
     known: NDArray[np.bool_] | None = None
 
-    def showing(self, pixels: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> Picture:
+    def with_pixels(self, pixels: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> Image:
         """The same kind of picture with other pixels.
 
         Args:
@@ -56,12 +56,12 @@ class Picture:
             alpha = _resized(alpha, pixels.shape[1:])
         return replace(self, pixels=pixels, alpha=alpha, known=known)
 
-    def to_8_bits(self, pixels: NDArray[np.float32]) -> Picture:
+    def to_8_bits(self, pixels: NDArray[np.float32]) -> Image:
         """Other pixels as an opaque 8-bit picture of the same colour profile, for looking at.
 
         Of more channels than a colour has, the first three are shown.
         """
-        return Picture(pixels[:3], np.dtype(np.uint8), profile=self.profile, colour=self.colour)
+        return Image(pixels[:3], np.dtype(np.uint8), profile=self.profile, colour=self.colour)
 
     def rounded(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Pixels as they would come back from a file of this kind: within 0..1, on the levels of its bit depth."""
@@ -90,7 +90,7 @@ class Picture:
         return samples[..., 0] if samples.shape[2] == 1 else samples
 
 
-def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) -> Picture:
+def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) -> Image:
     """A picture from samples in memory.
 
     Args:
@@ -131,7 +131,7 @@ def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) 
     pixels = np.empty(colours.shape, np.float32)  # made once and changed in place
     np.subtract(colours, np.float32(low), out=pixels)
     pixels /= full
-    return Picture(pixels, samples.dtype, alpha, (low, high), samples=given)
+    return Image(pixels, samples.dtype, alpha, (low, high), samples=given)
 
 
 def _resized(alpha: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
@@ -142,3 +142,6 @@ def _resized(alpha: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
     values = values if alpha.dtype.kind == "f" else np.rint(values)
     resized: NDArray[Any] = values.astype(alpha.dtype)
     return resized
+
+
+Picture = Image  # the old name

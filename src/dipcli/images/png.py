@@ -82,7 +82,7 @@ def write(raster: Raster, level: int | None = None) -> bytes:
     return data[:pixels] + beside + data[pixels:]
 
 
-def signed(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
     """Whether a file says at its beginning that it is `OURS`."""
     return files.bears(path, OURS)
 

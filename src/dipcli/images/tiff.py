@@ -57,7 +57,7 @@ def read(data: bytes) -> Raster:
         samples,
         orientation,
         profile=profile if isinstance(profile, bytes) else None,  # numbers are none
-        exif=exif.of_tiff(data),
+        exif=exif.from_tiff(data),
         resolution=_resolution(tags),
     )
 
@@ -83,7 +83,7 @@ def write(raster: Raster, *, alpha: bool) -> bytes:
     tifffile.imwrite(
         file, samples, byteorder=order, iccprofile=raster.profile, metadata=None, software=False, **options
     )
-    return exif.into_tiff(file.getvalue(), raster.exif) if raster.exif else file.getvalue()
+    return exif.to_tiff(file.getvalue(), raster.exif) if raster.exif else file.getvalue()
 
 
 def _check_whole(page: Any, length: int) -> None:

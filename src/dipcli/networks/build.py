@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from dipcli import text as specs
 from dipcli.errors import UsageError
 from dipcli.networks.architectures import Architecture, Pixels, ResNet, Skip, UNet
-from dipcli.networks.grouped import Ensemble
+from dipcli.networks.grouped import GroupedNetworks
 from dipcli.networks.layers import SCALE
 from dipcli.networks.prior import Prior
 from dipcli.settings import Settings
 
 WINDOW_SIDE = 64  # pixels: the smallest window of an image that a network is shown alone
-DEPTH = 32  # channels of z, published for most pictures with noise as the input
+DEFAULT_INPUT_DEPTH = 32  # channels of z, published for most pictures with noise as the input
 
 
 class Crop(nn.Module):
@@ -70,18 +70,18 @@ def build(settings: Settings, shape: tuple[int, int, int], guide: Tensor | None 
     if guide is not None and guide.shape[1:] != shape[1:]:
         size = f"{guide.shape[2]}x{guide.shape[1]}"
         raise UsageError(f"The guide picture is {size}, the picture {width}x{height}: give one of that size.")
-    rows, columns = sides(settings, height, width)
+    rows, columns = padded_size(settings, height, width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         code = torch.zeros(1, 0, rows, columns) if chosen.free else _code(settings, rows, columns, guide)
         network = chosen.network(code.shape[1], (channels // members, height, width), settings.pad)
     if members > 1:
-        network = Ensemble(network, members)
-    window = None if chosen.free else sides(settings, WINDOW_SIDE, WINDOW_SIDE)[0]
+        network = GroupedNetworks(network, members)
+    window = None if chosen.free else padded_size(settings, WINDOW_SIDE, WINDOW_SIDE)[0]
     return Prior(nn.Sequential(network, Crop(height, width)), code, window)
 
 
-def sides(settings: Settings, height: int, width: int) -> tuple[int, int]:
+def padded_size(settings: Settings, height: int, width: int) -> tuple[int, int]:
     """Of z for a picture of this size: what the network can halve as often as it wants to, and not too small for it."""
     chosen = architecture(settings.network)
     least = chosen.least(settings.pad)
@@ -94,7 +94,7 @@ def _multiple(side: int, stride: int) -> int:
 
 def _code(settings: Settings, height: int, width: int, guide: Tensor | None) -> Tensor:
     """z, shape (1, D, height, width): uniform noise, the coordinates, sines and cosines of them, or the guide."""
-    depth = settings.input_depth or DEPTH
+    depth = settings.input_depth or DEFAULT_INPUT_DEPTH
     if settings.input == "noise":
         return SCALE * torch.rand(1, depth, height, width)
     if settings.input == "guide":

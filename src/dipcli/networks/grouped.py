@@ -13,7 +13,7 @@ from dipcli.networks.layers import FreePicture
 WIDENED = ("in_channels", "out_channels", "groups", "num_features", "members")  # what a layer counts, where it does
 
 
-class Ensemble(nn.Module):
+class GroupedNetworks(nn.Module):
     """Networks that begin with the same weights and see the same z; each makes a picture of its own.
 
     On one CPU thread in bf16 four members of the network for dejpeg take 0.6 (128x128) to 0.8 (256x256) of the time of
@@ -29,7 +29,7 @@ class Ensemble(nn.Module):
 
     def __init__(self, network: nn.Module, members: int) -> None:
         super().__init__()
-        self.network, self.members = widened([network] * members), members
+        self.network, self.members = group_networks([network] * members), members
 
     def forward(self, z: Tensor) -> Tensor:
         """From (1, D, H, W) to the members' pictures one behind the other along the channels, (1, C, H, W)."""
@@ -37,14 +37,14 @@ class Ensemble(nn.Module):
         return pictures
 
 
-def widens(network: nn.Module) -> bool:
+def can_group(network: nn.Module) -> bool:
     """Whether `widened` knows how: it is for convolutions, norms, and what has no weights."""
     having = [each for each in network.modules() if [*each.parameters(recurse=False)]]
     known = all(isinstance(each, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d) for each in having)
-    return known and not any(isinstance(each, Ensemble) for each in network.modules())
+    return known and not any(isinstance(each, GroupedNetworks) for each in network.modules())
 
 
-def widened(networks: Sequence[nn.Module]) -> nn.Module:
+def group_networks(networks: Sequence[nn.Module]) -> nn.Module:
     """One network that computes what these do, from all their inputs one behind the other along the channels.
 
     Args:

@@ -115,7 +115,7 @@ class Features(nn.Module):
     def __init__(self, network: nn.Module, layer: str, picture: Tensor, *, normalised: bool) -> None:
         super().__init__()
         self.network = network.to("cpu", torch.float32).eval().requires_grad_(requires_grad=False)
-        self.layer = located(network, layer)
+        self.layer = find_weights(network, layer)
         mean, deviation = (MEAN, DEVIATION) if normalised else ((0.0,), (1.0,))
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("deviation", torch.tensor(deviation)[:, None, None])
@@ -144,7 +144,9 @@ class Features(nn.Module):
                 answer = self._answer(picture)
         except Exception as error:  # whatever goes wrong in there: it may be the user's own code
             size = f"{picture.shape[2]}x{picture.shape[1]}"
-            raise DipError(f"The network fails on a picture of {size} ({told(error)}): try another --size.") from error
+            raise DipError(
+                f"The network fails on a picture of {size} ({describe_layers(error)}): try another --size."
+            ) from error
         if not isinstance(answer, Tensor) or not answer.is_floating_point() or answer.shape[:1] != (1,):
             raise DipError(f"--layer {self.layer} has no tensor of shape (1, ...) for an answer: choose another layer.")
         largest = answer.abs().max()
@@ -161,7 +163,7 @@ def _stop_here(_module: nn.Module, _inputs: Any, answer: Any) -> None:
     raise _Reached(answer)
 
 
-def built_in(model: str, layer: str, weights: str, seed: int) -> tuple[nn.Module, str]:
+def load_built_in(model: str, layer: str, weights: str, seed: int) -> tuple[nn.Module, str]:
     """A network that is known by name, up to one of its layers, and the name of that layer's module.
 
     Args:
@@ -177,7 +179,7 @@ def built_in(model: str, layer: str, weights: str, seed: int) -> tuple[nn.Module
     build, file = BUILT_IN[model]
     with torch.device("meta"):  # names and shapes alone: what lies behind the layer takes neither memory nor time
         whole = build()
-    path = located(whole.network, layer, whole.names)
+    path = find_weights(whole.network, layer, whole.names)
     network = _up_to(whole.network, path)
     if weights == "random":
         randomise(network.to_empty(device="cpu"), seed)
@@ -187,7 +189,7 @@ def built_in(model: str, layer: str, weights: str, seed: int) -> tuple[nn.Module
     return network, path
 
 
-def located(network: nn.Module, layer: str, names: Mapping[str, str] | None = None) -> str:
+def find_weights(network: nn.Module, layer: str, names: Mapping[str, str] | None = None) -> str:
     """The name of the module that is meant by a layer.
 
     Raises:
@@ -235,7 +237,7 @@ def load(network: nn.Module, path: Path, spare: Collection[str] = ()) -> None:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise DipError(f"Cannot read --weights {path} ({told(error)}): check the name.") from error
+        raise DipError(f"Cannot read --weights {path} ({describe_layers(error)}): check the name.") from error
     except Exception as error:  # a damaged file can fail in any way
         raise DipError(f"--weights {path} is damaged, or holds more than tensors, which was not run: {save}") from error
     if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
@@ -252,7 +254,7 @@ def load(network: nn.Module, path: Path, spare: Collection[str] = ()) -> None:
         raise DipError(f"--weights {path} does not fit the model: {detail}") from error
 
 
-def told(error: BaseException) -> str:
+def describe_layers(error: BaseException) -> str:
     """An exception in a few words."""
     text = shorten(str(error).strip().partition("\n")[0], 120, placeholder=" ...").rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -296,5 +298,5 @@ def _fetched(file: str) -> Path:
             torch.hub.download_url_to_file(SITE + file, str(path), path.stem.rpartition("-")[2], progress=watched)
         except (OSError, RuntimeError) as error:
             advice = "try again, or fetch it elsewhere and give the file to --weights."
-            raise DipError(f"Cannot fetch {SITE}{file} ({told(error)}): {advice}") from error
+            raise DipError(f"Cannot fetch {SITE}{file} ({describe_layers(error)}): {advice}") from error
     return path

@@ -27,7 +27,7 @@ from dipcli.images.exif import ORIENTATION, TURNS
 from dipcli.problem.losses import squared_error
 
 if TYPE_CHECKING:
-    from dipcli.images.image import Picture
+    from dipcli.images.image import Image
 
 SIDE = 8  # samples on the side of a block
 WHITE = 255.0  # steps are in grey levels of 255
@@ -73,7 +73,7 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class Coding:
+class JpegCoefficients:
     """What a JPEG file says.
 
     Attributes:
@@ -89,7 +89,7 @@ class Coding:
     planes: tuple[Plane, ...]
 
 
-def read(data: bytes) -> Coding:
+def read(data: bytes) -> JpegCoefficients:
     """Read a JPEG file's tables and its rounded coefficients; no pixel is computed.
 
     Raises:
@@ -107,7 +107,7 @@ def read(data: bytes) -> Coding:
         Plane(level, jpeg.get_component_qt(number), tuple(pixels_a_sample[number]))
         for number, level in enumerate(levels)
     )
-    return Coding(jpeg.height, jpeg.width, _orientation(data), planes)
+    return JpegCoefficients(jpeg.height, jpeg.width, _orientation(data), planes)
 
 
 def _orientation(data: bytes) -> int:
@@ -159,7 +159,7 @@ class Encoder(nn.Module):
     colours: Tensor
     back: Tensor
 
-    def __init__(self, coding: Coding) -> None:
+    def __init__(self, coding: JpegCoefficients) -> None:
         super().__init__()
         self.coding = coding
         self.extent = tuple(max(sides) for sides in zip(*(plane.extent for plane in coding.planes), strict=True))
@@ -268,7 +268,7 @@ class Encoder(nn.Module):
         return F.pad(x[None], (0, beyond[1], 0, beyond[0]), mode="replicate")[0] if any(beyond) else x
 
 
-def encoder(picture: Picture) -> Encoder:
+def encoder(picture: Image) -> Encoder:
     """The encoder of the JPEG file that a picture was read from.
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from dipcli.errors import UsageError
-from dipcli.problem.noise import GREYS
+from dipcli.problem.noise import FULL_SCALE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,7 +118,7 @@ def poisson_deviance(prediction: Tensor, measured: Tensor, weight: Tensor | None
     return _mean(2 * (counted * (counted.clamp(min=DIMMEST) / predicted).log() - counted + predicted), weight)
 
 
-def named(name: str, sigma: str = "auto") -> Loss:
+def make_loss(name: str, sigma: str = "auto") -> Loss:
     """The data term that `--loss` names.
 
     Args:
@@ -131,7 +131,7 @@ def named(name: str, sigma: str = "auto") -> Loss:
     known: dict[str, Loss] = {
         "l2": squared_error,
         "l1": absolute_error,
-        "huber": Huber(UNKNOWN if sigma == "auto" else EFFICIENT * float(sigma) / GREYS),
+        "huber": Huber(UNKNOWN if sigma == "auto" else EFFICIENT * float(sigma) / FULL_SCALE),
         "poisson": poisson_deviance,
     }
     if name not in known:

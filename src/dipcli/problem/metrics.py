@@ -68,7 +68,7 @@ def luma(image: NDArray[np.float32]) -> NDArray[np.float32]:
     return (16 + np.tensordot(weights, image, axes=1)) / np.float32(255)
 
 
-def likeness(
+def measure_similarity(
     image: NDArray[np.float32],
     reference: NDArray[np.float32],
     *,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-GREYS = 255  # the scale on which people give noise levels
+FULL_SCALE = 255  # the scale on which people give noise levels
 SIDE = 16  # of the blocks that are compared, in pixels
 CALMEST = 0.1  # share of the blocks that is gone by,
 FEWEST = 8  # and at least so many, which is also the least that says anything
@@ -61,7 +61,7 @@ class Noise:
         return self.ratio > DEPENDENT
 
 
-def look(image: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> Noise | None:
+def measure_noise(image: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> Noise | None:
     """Judge the noise of a picture.
 
     On nine pictures of 256x256 with noise of 25 grey levels the level came within 5 % of the truth for independent

@@ -87,7 +87,7 @@ class Resample(nn.Module):
 
 
 @dataclass(frozen=True)
-class Keep:
+class KeepKnown:
     """Put back the pixels that are known: a last touch on a restored picture.
 
     Attributes:
@@ -102,9 +102,9 @@ class Keep:
         """From (C, H, W) to the same shape."""
         return torch.where(self.known.to(image.device), self.pixels.to(image), image)
 
-    def window(self, rows: slice, columns: slice) -> Keep:
+    def window(self, rows: slice, columns: slice) -> KeepKnown:
         """The same for a window of the picture."""
-        return Keep(self.pixels[:, rows, columns], self.known[:, rows, columns])
+        return KeepKnown(self.pixels[:, rows, columns], self.known[:, rows, columns])
 
 
 def resample(pixels: NDArray[np.float32], after: Size, kernel: Kernel) -> NDArray[np.float32]:

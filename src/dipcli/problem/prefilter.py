@@ -20,7 +20,7 @@ AROUND = ((0.7, 1.0, 0.7), (1.0, 0.0, 1.0), (0.7, 1.0, 0.7))  # the neighbours t
 
 
 @dataclass(frozen=True)
-class Sketch:
+class PrefilteredGuide:
     """What three simple filters make of a noisy picture: the guide of `dip denoise`.
 
     Non-local means, twice, and a blur. A network that sees them need not find out where things are: where there is much
@@ -43,7 +43,7 @@ class Sketch:
     level: float
     inside: tuple[slice, slice] | None = None
 
-    def window(self, rows: slice, columns: slice) -> Sketch:
+    def window(self, rows: slice, columns: slice) -> PrefilteredGuide:
         """The sketch of a window of the picture, as it is in the whole one: the filters see beyond its border."""
         around = [slice(max(0, part.start - REACH), part.stop + REACH) for part in (rows, columns)]
         inside = [

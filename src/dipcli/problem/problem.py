@@ -51,7 +51,7 @@ class Problem:
     finish: Operator = identity
 
     @property
-    def divisible(self) -> bool:
+    def tileable(self) -> bool:
         """Whether a window of the picture is a problem of its own: everything in it can be cut."""
         guide = self.guide is None or not callable(self.guide) or _cuts(self.guide)
         ends = all(each is identity or _cuts(each) for each in (self.operator, self.finish))
@@ -89,7 +89,7 @@ class Problem:
             finish=finish,
         )
 
-    def shown(self) -> Tensor | None:
+    def visible_guide(self) -> Tensor | None:
         """The guide as a network may see it."""
         return self.guide(self.weight) if callable(self.guide) else self.guide
 

@@ -18,16 +18,29 @@ import dipcli
 from dipcli import files
 from dipcli.errors import DipError
 from dipcli.fitting.engine import Fit
-from dipcli.fitting.restarts import Progress, Run
-from dipcli.fitting.rollback import Checkpoint, Held, Kept, Reached, Watched
-from dipcli.fitting.tiled import Course, Patch
+from dipcli.fitting.restarts import Run, RunsState
+from dipcli.fitting.rollback import BestAverage, Checkpoint, FitState, GuardState, Snapshot
+from dipcli.fitting.tiled import FittedTile, TilesState
 from dipcli.problem import Problem
 from dipcli.stopping.step import Place
 
 LAYOUT = 1  # of the file: one of another layout is not read
 # What a file may name. Everything else in it has to be of the class of what a fresh fit has in its place.
 KINDS: dict[str, type[Any]] = {
-    each.__name__: each for each in (Checkpoint, Course, Fit, Held, Kept, Patch, Place, Progress, Reached, Run, Watched)
+    each.__name__: each
+    for each in (
+        Checkpoint,
+        TilesState,
+        Fit,
+        Snapshot,
+        BestAverage,
+        FittedTile,
+        Place,
+        RunsState,
+        FitState,
+        Run,
+        GuardState,
+    )
 }
 SAME = "what a fresh one has"
 
@@ -187,7 +200,7 @@ class Checkpoints:
         except (TypeError, ValueError, KeyError) as error:
             raise DipError(f"{self.path} is not of a run with these options: begin it anew.") from error
 
-    def __call__(self, take: Callable[[], Progress | Course], last: bool) -> None:
+    def __call__(self, take: Callable[[], RunsState | TilesState], last: bool) -> None:
         """Write one when it is due."""
         if self.wanted() if last else perf_counter() - self.written >= self.every:
             self._write(take())
@@ -196,7 +209,7 @@ class Checkpoints:
         """The run is done: remove what it would have gone on from."""
         self.path.unlink(missing_ok=True)
 
-    def _write(self, progress: Progress | Course | None) -> None:
+    def _write(self, progress: RunsState | TilesState | None) -> None:
         try:
             content = {
                 "layout": LAYOUT,

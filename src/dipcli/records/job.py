@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dipcli import images
-from dipcli.settings.outputs import Record
+from dipcli.settings.outputs import Outputs
 from dipcli.tasks.registry import Task
 
 WHERE = ("device", "threads")  # settings that say where it runs
@@ -44,34 +44,34 @@ class Job:
     folder: Path | None = None
     stem: str = ""
     title: str = ""
-    record: Record = field(default_factory=Record)
+    outputs: Outputs = field(default_factory=Outputs)
     reference: Path | None = None
     argv: tuple[str, ...] = ()
 
-    def read(self) -> list[Path]:
+    def input_files(self) -> list[Path]:
         """The files that the run reads: none of them may be lost to it."""
         named = [Path(each) for each in self.arguments.values() if isinstance(each, str | Path)]
         return [each for each in (self.source, self.reference, *named) if each is not None and os.path.isfile(each)]
 
-    def pictures(self) -> dict[str, Path]:
+    def images(self) -> dict[str, Path]:
         """The pictures that it reads beside its source: `reference`, and those that an argument of the task names."""
         named = {"reference": self.reference, **self.arguments}
         paths = {name: Path(each) for name, each in named.items() if isinstance(each, str | Path)}
         return {name: each for name, each in paths.items() if each.suffix.lower() in images.FORMATS}
 
-    def place(self) -> Path:
+    def output_stem(self) -> Path:
         """Where the restored picture goes when `output` is None, without the suffix: that depends on the picture."""
         stem = self.stem or self.source.stem
         return self.folder / stem if self.folder else self.source.with_name(f"{stem}.{self.task.result}")
 
-    def asked(self) -> dict[str, Any]:
+    def describe_request(self) -> dict[str, Any]:
         """What was asked for, as JSON has it: an earlier result of the same is this job's too.
 
         Where it runs (device, threads) is no matter, nor what is told of it.
         """
         settings = {name: value for name, value in self.given.items() if name not in WHERE}
-        snapshots = {"snapshot_every": self.record.snapshot_every, "snapshot_at": self.record.snapshot_at}
-        compare = {"compare": True} if self.record.compare else {}
+        snapshots = {"snapshot_every": self.outputs.snapshot_every, "snapshot_at": self.outputs.snapshot_at}
+        compare = {"compare": True} if self.outputs.compare else {}
         asked = {"preset": self.preset, **settings, **snapshots, **compare, "arguments": dict(self.arguments)}
         told: dict[str, Any] = json.loads(json.dumps(asked, default=str))
         return told

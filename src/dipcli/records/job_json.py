@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from dipcli.records import checkpoints
 from dipcli.records.job import Job
-from dipcli.settings.outputs import Record
-from dipcli.tasks.registry import METHOD, tasks
+from dipcli.settings.outputs import Outputs
+from dipcli.tasks.registry import SETTING_NAMES, tasks
 
 # What `told` says of a job.
 HEAD = {
@@ -28,7 +28,7 @@ HEAD = {
 }
 
 
-def told(job: Job) -> dict[str, Any]:
+def to_json(job: Job) -> dict[str, Any]:
     """A job as paths, numbers, words, lists and dicts; `checkpoints.plain` makes JSON of the paths too."""
     return {
         "task": job.task.name,
@@ -40,13 +40,13 @@ def told(job: Job) -> dict[str, Any]:
         "folder": job.folder,
         "stem": job.stem,
         "title": job.title,
-        "record": asdict(job.record),
+        "record": asdict(job.outputs),
         "reference": job.reference,
         "argv": list(job.argv),
     }
 
 
-def understood(head: Any, hints: dict[str, Any] = HEAD) -> Job:
+def from_json(head: Any, hints: dict[str, Any] = HEAD) -> Job:
     """The job that `told` said this of: folder, stem and title may be missing.
 
     Args:
@@ -68,7 +68,7 @@ def understood(head: Any, hints: dict[str, Any] = HEAD) -> Job:
         folder=head.get("folder"),
         stem=head.get("stem") or "",
         title=head.get("title") or "",
-        record=Record(**head["record"]),
+        outputs=Outputs(**head["record"]),
         reference=head["reference"],
         argv=tuple(head["argv"]),
     )
@@ -86,7 +86,7 @@ def _checked(head: Any, hints: dict[str, Any]) -> dict[str, Any]:
     if all(checkpoints.suits(value, hint) for value, hint in said):
         takes = {each.name: get_args(each.annotation)[0] for each in tasks()[head["task"]].arguments()}
         said += [(value, takes[name]) for name, value in head["arguments"].items()]
-        said += [(name in METHOD or None, bool) for name in head["given"]]
+        said += [(name in SETTING_NAMES or None, bool) for name in head["given"]]
     if not all(checkpoints.suits(value, hint) for value, hint in said):
         raise TypeError(head)
     checked: dict[str, Any] = head

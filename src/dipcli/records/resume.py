@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from dipcli.errors import DipError
-from dipcli.fitting.restarts import Progress
-from dipcli.fitting.solve import Bench
-from dipcli.fitting.tiled import Course
+from dipcli.fitting.restarts import RunsState
+from dipcli.fitting.solve import PreparedFit
+from dipcli.fitting.tiled import TilesState
 from dipcli.records import checkpoints
 from dipcli.records import job_json as manifest
 from dipcli.records import run_record as accounts
@@ -32,7 +32,7 @@ WATCHING = ("log_every", "checkpoint_every", "keep_checkpoint", "no_report", "co
 
 
 @dataclass(frozen=True)
-class HalfDone:
+class InterruptedRun:
     """A run that was cut short.
 
     Attributes:
@@ -55,7 +55,7 @@ class HalfDone:
         Raises:
             DipError: when one has changed.
         """
-        now = checkpoints.fingerprints(job.read())
+        now = checkpoints.fingerprints(job.input_files())
         for path, before in self.files.items():
             if now.get(path) != before:
                 raise DipError(
@@ -66,7 +66,7 @@ class HalfDone:
     def places(self) -> tuple[Place, ...] | None:
         """Where its tiles are, none where the whole was fitted; None when it was cut short before that was settled."""
         begun = self.content["progress"]
-        if not isinstance(begun, dict) or begun.get("kind") != Course.__name__:
+        if not isinstance(begun, dict) or begun.get("kind") != TilesState.__name__:
             return None if begun is None else ()
         try:
             done, waiting = (begun["fields"][name] for name in ("done", "waiting"))
@@ -75,7 +75,7 @@ class HalfDone:
         except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
             raise DipError(f"The checkpoint is not one of dip {self.job.task.name}: begin anew.") from error
 
-    def progress(self, bench: Bench) -> Progress | Course | None:
+    def progress(self, bench: PreparedFit) -> RunsState | TilesState | None:
         """How far it had come, on the bench's device; None when it was cut short before the first checkpoint.
 
         Raises:
@@ -87,23 +87,23 @@ class HalfDone:
         device = torch.device(bench.settings.device)
         rule, problem = bench.settings.rule(), bench.problem
         try:
-            if bench.outlook.places:
+            if bench.estimate.places:
                 place = checkpoints.restored(begun["fields"]["waiting"]["fields"][0])
                 rule, problem = rule.resolve(problem), problem.window(place.rows, place.columns).to(device)
             state, _ = rule.start(problem)
             progress = checkpoints.restored(begun, state, device)
         except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
             raise DipError(f"The checkpoint is not one of dip {self.job.task.name}: begin anew.") from error
-        if not isinstance(progress, Progress | Course):
+        if not isinstance(progress, RunsState | TilesState):
             raise DipError("The checkpoint holds no progress: begin anew.")
         return progress
 
-    def seen(self, bench: Bench) -> Any:
+    def seen(self, bench: PreparedFit) -> Any:
         """What its observers had seen, on the bench's device."""
         return checkpoints.restored(self.content["seen"], device=torch.device(bench.settings.device))
 
 
-def described(job: Job, preset: str, output: Path, folder: Path) -> dict[str, Any]:
+def describe_run(job: Job, preset: str, output: Path, folder: Path) -> dict[str, Any]:
     """What a run is, for the head of its checkpoints: with full paths, so that it can be gone on with from anywhere.
 
     Args:
@@ -112,20 +112,20 @@ def described(job: Job, preset: str, output: Path, folder: Path) -> dict[str, An
         output: where the picture goes.
         folder: where the record goes.
     """
-    uncertainty = job.record.uncertainty and str(Path(job.record.uncertainty).absolute())
+    uncertainty = job.outputs.uncertainty and str(Path(job.outputs.uncertainty).absolute())
     full = replace(
         job,
         source=job.source if str(job.source) == "-" else job.source.absolute(),
         arguments={name: _full(value) for name, value in job.arguments.items()},
         output=output if str(output) == "-" else output.absolute(),
-        record=replace(job.record, run_dir=str(folder.absolute()), uncertainty=uncertainty),
+        outputs=replace(job.outputs, run_dir=str(folder.absolute()), uncertainty=uncertainty),
         reference=job.reference and job.reference.absolute(),
     )
-    told = {name: value for name, value in manifest.told(full).items() if name not in PLACED}
-    return told | {"preset": preset, "files": checkpoints.fingerprints(job.read())}
+    told = {name: value for name, value in manifest.to_json(full).items() if name not in PLACED}
+    return told | {"preset": preset, "files": checkpoints.fingerprints(job.input_files())}
 
 
-def find(run: Path) -> HalfDone:
+def find_run(run: Path) -> InterruptedRun:
     """A run that was cut short, by its folder or its checkpoint.
 
     Raises:
@@ -135,14 +135,14 @@ def find(run: Path) -> HalfDone:
     content = checkpoints.load(path)
     try:
         head = checkpoints.restored(content["header"])
-        job = manifest.understood(head, HEAD)
-        job = replace(job, record=replace(job.record, run_dir=str(path.parent)))  # the folder may have been moved
-        return HalfDone(job, head["preset"], head["files"], job.argv, content)
+        job = manifest.from_json(head, HEAD)
+        job = replace(job, outputs=replace(job.outputs, run_dir=str(path.parent)))  # the folder may have been moved
+        return InterruptedRun(job, head["preset"], head["files"], job.argv, content)
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
         raise DipError(f"The checkpoint of {run} is not one of this version's: begin the run anew.") from error
 
 
-def finished(run: Path) -> dict[str, Any] | None:
+def find_finished(run: Path) -> dict[str, Any] | None:
     """The account of a run that came to its end, by its folder; None when there is more to do, or none."""
     account = accounts.read(run)
     if account is None or (run / CHECKPOINT).exists() or not account.get("finished"):
@@ -150,7 +150,7 @@ def finished(run: Path) -> dict[str, Any] | None:
     return account if Path(account.get("output", "")).is_file() else None
 
 
-def matching(job: Job, output: Path, folder: Path) -> HalfDone | None:
+def find_matching_run(job: Job, output: Path, folder: Path) -> InterruptedRun | None:
     """The run of this very job that was cut short, if there is one in its folder and nothing has changed.
 
     Args:
@@ -161,9 +161,9 @@ def matching(job: Job, output: Path, folder: Path) -> HalfDone | None:
     if not (folder / CHECKPOINT).exists():
         return None
     try:
-        before = find(folder)
-        there = described(before.job, before.preset, before.job.output or output, folder)
-        if _asked(described(job, before.preset, output, folder)) != _asked(there):
+        before = find_run(folder)
+        there = describe_run(before.job, before.preset, before.job.output or output, folder)
+        if _asked(describe_run(job, before.preset, output, folder)) != _asked(there):
             return None
         before.check(job)
     except DipError:

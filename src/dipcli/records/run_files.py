@@ -10,11 +10,11 @@ from dipcli import files, images
 from dipcli.errors import DipError, UsageError
 from dipcli.images import png
 from dipcli.records.job import Job
-from dipcli.settings.outputs import Record
+from dipcli.settings.outputs import Outputs
 from dipcli.tasks.baselines.baseline import FILES, FOLDER
 
 if TYPE_CHECKING:
-    from dipcli.images.image import Picture
+    from dipcli.images.image import Image
     from dipcli.tasks.case import Case
 
 LOG = "log.csv"  # every run that keeps a record has one
@@ -29,17 +29,17 @@ REPORT = "report.html"
 GENERATOR = b'<meta name="generator" content="dipcli">'  # tells a page of ours from somebody else's
 
 
-def default_output(job: Job, picture: Picture) -> Path:
+def default_output(job: Job, picture: Image) -> Path:
     """noisy.png becomes noisy.denoised.png beside it, or noisy.png in a folder; - stays -."""
     if str(job.source) == "-":
         return job.source
     if job.folder is not None:
         files.make_folder(job.folder)
-    place = job.place()
+    place = job.output_stem()
     return place.with_name(place.name + images.default_suffix(picture))
 
 
-def run_folder(record: Record, output: Path) -> Path | None:
+def run_folder(record: Outputs, output: Path) -> Path | None:
     """Where log, snapshots and run record go: <output stem>.dip beside the output; None where none are wanted."""
     if record.run_dir:
         return Path(record.run_dir)
@@ -63,8 +63,8 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
     try:
         for old in (
             *(folder / name for name in (RECORD, CHECKPOINT, *DAMAGED, *COMPARED, FILLED)),
-            *filter(png.signed, (folder / PREVIEW, *(folder / FRAMES).glob(6 * "[0-9]" + ".png"))),
-            *(page for page in [folder / REPORT] if ours(page)),
+            *filter(png.is_ours, (folder / PREVIEW, *(folder / FRAMES).glob(6 * "[0-9]" + ".png"))),
+            *(page for page in [folder / REPORT] if is_our_page(page)),
             *(folder / "snapshots").glob(6 * "[0-9]" + "*.png"),
             *(
                 snapshot
@@ -78,7 +78,7 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
         raise DipError(f"Cannot clear the run folder {folder} ({error.strerror}): choose another --run-dir.") from error
 
 
-def ours(page: Path) -> bool:
+def is_our_page(page: Path) -> bool:
     """Whether there is a page that this program has made: any other is somebody's own."""
     return files.bears(page, GENERATOR)
 
@@ -104,8 +104,8 @@ def check_output(job: Job, case: Case, output: Path, folder: Path | None, room: 
     if output.is_dir():
         raise UsageError(f"-o {output} is a folder: name a file in it, as {output / job.source.name}.")
     files.check_writable(output.parent, room)
-    if not job.record.overwrite:
-        for read in job.read():
+    if not job.outputs.overwrite:
+        for read in job.input_files():
             if output.exists() and output.samefile(read):
                 what = "the input itself" if read == job.source else f"{read}, which is read"
                 raise UsageError(f"-o {output} is {what}: choose another name, or say --overwrite.")
@@ -119,16 +119,16 @@ def check_output(job: Job, case: Case, output: Path, folder: Path | None, room: 
 
 def _check_beside(job: Job, case: Case, folder: Path | None) -> None:
     """What is written beside the record must not take the place of something else."""
-    if job.record.compare and case.rivals is None:
+    if job.outputs.compare and case.baselines is None:
         raise UsageError(
             f"--compare is of no use: dip {job.task.name} has no classical methods beside it. Leave it out."
         )
     if folder is None:
         return
-    read = [each.resolve() for each in job.read()]
+    read = [each.resolve() for each in job.input_files()]
     damaged = DAMAGED if case.damaged is not None else ()
     filled = (FILLED,) if case.known is not None else ()
-    for name in (*damaged, *filled, *(COMPARED if job.record.compare else ())):
+    for name in (*damaged, *filled, *(COMPARED if job.outputs.compare else ())):
         place = folder / name
         if place.exists() and (place.resolve() in read or not (folder / LOG).exists()):
             raise UsageError(f"{place} is there already, not from a run: choose another --run-dir.")
@@ -136,9 +136,9 @@ def _check_beside(job: Job, case: Case, folder: Path | None) -> None:
 
 def _check_uncertainty(job: Job, case: Case, output: Path) -> None:
     """The map must be one that can be made and written, in the place of nothing that is read or written besides."""
-    if not job.record.uncertainty:
+    if not job.outputs.uncertainty:
         return
-    path = Path(job.record.uncertainty)
+    path = Path(job.outputs.uncertainty)
     if case.render:
         raise UsageError(f"--uncertainty has nothing to tell of: dip {job.task.name} writes a figure.")
     if path.suffix.lower() not in (".png", ".tif", ".tiff"):
@@ -146,5 +146,5 @@ def _check_uncertainty(job: Job, case: Case, output: Path) -> None:
     if path.is_dir():
         raise UsageError(f"--uncertainty {path} is a folder: name a file in it.")
     files.check_writable(path.parent)
-    if path.resolve() in [each.resolve() for each in (output, *job.read())]:
+    if path.resolve() in [each.resolve() for each in (output, *job.input_files())]:
         raise UsageError(f"--uncertainty {path} is the output or a file that is read: choose another name.")

@@ -19,12 +19,12 @@ from dipcli import files
 from dipcli.fitting import device as machine
 from dipcli.fitting import memory
 from dipcli.fitting.restarts import Runs
-from dipcli.fitting.solve import Bench
+from dipcli.fitting.solve import PreparedFit
 from dipcli.records.job import Job
 from dipcli.records.run_files import RECORD
 
 
-def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, result: Runs) -> dict[str, Any]:
+def account(job: Job, preset: str, output: Path, data: bytes, bench: PreparedFit, result: Runs) -> dict[str, Any]:
     """Everything that is needed to do the run again and to know how it went."""
     device = bench.prior.code.device
     first = result.first
@@ -33,7 +33,7 @@ def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, resu
         "argv": list(job.argv),
         "task": job.task.name,
         "arguments": dict(job.arguments),
-        "asked": job.asked(),
+        "asked": job.describe_request(),
         "input": str(job.source),
         "input_sha256": hashlib.sha256(data).hexdigest(),
         "output": str(output),
@@ -50,7 +50,7 @@ def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, resu
         "python": platform.python_version(),
         "iterations": sum(each.fit.steps for each in result.runs),
         "kept": first.kept,
-        "memory": first.memory,
+        "memory": first.decay,
         "reason": result.reason,
         "events": [event for each in result.runs for event in each.fit.events],
         "runs": [
@@ -59,7 +59,7 @@ def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, resu
                 "seed": each.seed,
                 "iterations": each.fit.steps,
                 "kept": each.fit.kept,
-                "memory": each.fit.memory,
+                "memory": each.fit.decay,
                 "reason": each.fit.reason,
                 "seconds": round(each.fit.seconds, 3),
                 "astray": each.outlier,
@@ -72,9 +72,9 @@ def account(job: Job, preset: str, output: Path, data: bytes, bench: Bench, resu
             for r, c, *_ in result.places
         ],
         "estimate": {
-            "memory_bytes": bench.outlook.memory,
-            "limit_bytes": bench.outlook.most,
-            "seconds_an_iteration": bench.outlook.pace,
+            "memory_bytes": bench.estimate.memory,
+            "limit_bytes": bench.estimate.limit,
+            "seconds_an_iteration": bench.estimate.seconds_per_iteration,
         },
         "seconds": round(result.seconds, 3),
         "peak_memory_bytes": machine.peak_memory(device),
@@ -95,8 +95,8 @@ def whereabouts(job: Job, folder: Path, output: Path, known: Mapping[str, bytes]
         names it): its full path; the way to it from the run's folder, which stays the same where both are moved; its
         SHA-256, None where it cannot be read any more. Of a standard stream nothing but the path `-`.
     """
-    paths = {"input": job.source, "output": output, **job.pictures()}
-    paths |= {"uncertainty": Path(job.record.uncertainty)} if job.record.uncertainty else {}
+    paths = {"input": job.source, "output": output, **job.images()}
+    paths |= {"uncertainty": Path(job.outputs.uncertainty)} if job.outputs.uncertainty else {}
     digests = {name: hashlib.sha256(each).hexdigest() for name, each in known.items()}
     return {name: _whereabouts(each, folder, digests.get(name)) for name, each in paths.items()}
 

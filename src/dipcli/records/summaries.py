@@ -8,7 +8,7 @@ from typing import Any
 from dipcli.text import clock
 
 
-def ending(account: Mapping[str, Any]) -> list[str]:
+def describe_ending(account: Mapping[str, Any]) -> list[str]:
     """How a run ended, and how good it is, in sentences."""
     count = account["iterations"]
     done = f"{count} iteration{'s' if count > 1 else ''} in {clock(account['seconds'])}"
@@ -37,7 +37,7 @@ def _decibels(measures: Mapping[str, float | None]) -> str:
     return f"{measures['psnr']:.2f} dB" + (f" ({', '.join(parts)})" if parts else "")
 
 
-def machinery(account: Mapping[str, Any]) -> str:
+def describe_machine(account: Mapping[str, Any]) -> str:
     """What it ran on."""
     memory = account["peak_memory_bytes"]
     return (

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dipcli.report.embedding import evenly
-from dipcli.report.run_folder import Numbers, Story
+from dipcli.report.run_folder import Numbers, RunFolder
 
 POINTS = 1500  # of a curve: more cannot be seen
 TOLD_APART = 5  # curves, by colour and dashes; more are drawn alike
@@ -68,7 +68,7 @@ class Chart:
         return "; ".join(words)
 
 
-def charts(story: Story) -> list[Chart]:
+def charts(story: RunFolder) -> list[Chart]:
     """The charts of a run: loss, PSNR, the rule's signal, as far as the log has them."""
     groups = _grouped(story)
     rule = str(story.account.get("rule", "")).removeprefix("rule ").partition(":")[0]
@@ -108,7 +108,7 @@ def charts(story: Story) -> list[Chart]:
     return [each for each in found if any(len(curve.points) > 1 for curve in each.curves)]
 
 
-def _grouped(story: Story) -> list[tuple[str, int | None, list[Numbers]]]:
+def _grouped(story: RunFolder) -> list[tuple[str, int | None, list[Numbers]]]:
     """The rows of each fit, with its name among the others and the iteration that was kept."""
     rows: dict[tuple[int, int], list[Numbers]] = {}
     for each in story.rows:

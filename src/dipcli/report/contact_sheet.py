@@ -10,7 +10,7 @@ from dipcli.errors import DipError
 from dipcli.report.embedding import samples
 from dipcli.report.figures import PAPER, save, styled
 from dipcli.report.gallery import chosen, psnr_of, truth_of
-from dipcli.report.run_folder import Frame, Story
+from dipcli.report.run_folder import Frame, RunFolder
 
 ACROSS = 6  # pictures in a row, at most
 INCHES = 2.0  # width of one
@@ -18,7 +18,7 @@ GAP, BENEATH = 0.08, 0.36  # inches between two, and for what is told beneath
 DOTS = (100.0, 600.0)  # an inch: as many as a picture has pixels, within these
 
 
-def draw(story: Story, path: Path) -> None:
+def draw(story: RunFolder, path: Path) -> None:
     """Write the contact sheet of a run.
 
     Raises:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dipcli import images
 from dipcli.errors import DipError
 from dipcli.images import png
-from dipcli.images.image import Picture
+from dipcli.images.image import Image
 
 LONGEST = 16_383  # pixels on a side of a WebP
 ROOMY = 0.2  # bytes a sample, below which nothing but drawings is kept without loss
@@ -52,7 +52,7 @@ class View:
     legend: str = ""
 
 
-def samples(picture: Picture) -> NDArray[np.uint8]:
+def samples(picture: Image) -> NDArray[np.uint8]:
     """A picture as 8 bits for looking at: shape (H, W) or (H, W, channels), transparency kept.
 
     Of more channels than a colour has, the first three are shown.
@@ -66,7 +66,7 @@ def samples(picture: Picture) -> NDArray[np.uint8]:
     return np.concatenate([colours, alpha[..., None]], axis=2)
 
 
-def embedded(name: str, picture: Picture, most: float, legend: str = "") -> View:
+def embedded(name: str, picture: Image, most: float, legend: str = "") -> View:
     """A picture as it goes into the page: without loss where that fits, else as WebP, else smaller too.
 
     Args:
@@ -111,7 +111,7 @@ def packed(array: NDArray[np.uint8], most: float, profile: bytes | None = None) 
         factor += max(1, int((len(data) / most) ** 0.5) - 1)  # straight to about where it fits
 
 
-def marked(picture: Picture, filled: Picture) -> Picture | None:
+def marked(picture: Image, filled: Image) -> Image | None:
     """What the network was shown of a picture: what it was to fill in one flat colour.
 
     Args:
@@ -128,13 +128,13 @@ def marked(picture: Picture, filled: Picture) -> Picture | None:
     return shown if len(picture.pixels) >= COLOURS else replace(shown, profile=None)  # which speaks of grey
 
 
-def stretched(picture: Picture) -> Picture:
+def stretched(picture: Image) -> Image:
     """A map from black to white, whatever its largest value is."""
     most = float(picture.pixels.max())
     return picture.to_8_bits(picture.pixels / most if most else picture.pixels)
 
 
-def thumbnail(picture: Picture, side: int) -> View:
+def thumbnail(picture: Image, side: int) -> View:
     """A small view, so many pixels on its longer side at most."""
     array = samples(picture)
     height, width = array.shape[:2]

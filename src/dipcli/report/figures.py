@@ -13,7 +13,7 @@ import numpy as np
 from dipcli import files
 from dipcli.errors import DipError, UsageError
 from dipcli.report.charts import Chart, charts
-from dipcli.report.run_folder import Story
+from dipcli.report.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +48,7 @@ def inline(chart: Chart) -> str:
     return text
 
 
-def draw(story: Story, path: Path) -> None:
+def draw(story: RunFolder, path: Path) -> None:
     """Write the curves of a run as a figure for a paper, one chart beneath the other.
 
     Raises:

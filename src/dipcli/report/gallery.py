@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from dipcli import images
 from dipcli.errors import DipError
 from dipcli.images import tiff
-from dipcli.images.image import Picture
+from dipcli.images.image import Image
 from dipcli.problem import metrics
 from dipcli.records.run_files import DAMAGED, FILLED, PREVIEW
 from dipcli.report.embedding import View, embedded, evenly, marked, stretched, whole
-from dipcli.report.run_folder import Frame, Story
+from dipcli.report.run_folder import Frame, RunFolder
 
 # Bytes for the large pictures, a third of them for each of the first two, and for the film strip. In a page, where they
 # grow by a third, that is 8 MB: a browser opens it without a wait.
@@ -53,7 +53,7 @@ class Gallery:
 
 class _Shown(NamedTuple):
     name: str
-    picture: Picture
+    picture: Image
     legend: str = ""
 
 
@@ -67,7 +67,7 @@ class _Shelf:
         missed: sentences on those that cannot be shown.
     """
 
-    def __init__(self, story: Story) -> None:
+    def __init__(self, story: RunFolder) -> None:
         self.files = {name: each for name, each in {**story.files, **story.beside}.items() if each.data is not None}
         self.missed = [
             FATES[each.fate].format(what=f"The {name}", path=each.path)
@@ -78,7 +78,7 @@ class _Shelf:
         given = self.open("input") if floats else None
         self.span = given.span if given and given.dtype.kind == "f" else None
 
-    def open(self, name: str, span: tuple[float, float] | None = None) -> Picture | None:
+    def open(self, name: str, span: tuple[float, float] | None = None) -> Image | None:
         """A picture by what it is for the run; None where there is none that can be read, which is told."""
         if name not in self.files:
             return None
@@ -91,7 +91,7 @@ class _Shelf:
             return None
 
 
-def gallery(story: Story) -> Gallery:
+def gallery(story: RunFolder) -> Gallery:
     """Choose and embed the pictures of a run."""
     shelf = _Shelf(story)
     if story.account.get("figures") and (drawn := shelf.open("output")):
@@ -115,7 +115,7 @@ def chosen(frames: tuple[Frame, ...], most: int = MOST) -> list[Frame]:
     return [frames[each] for each in evenly(len(frames), most)]
 
 
-def _named(story: Story, shelf: _Shelf) -> Iterator[_Shown]:
+def _named(story: RunFolder, shelf: _Shelf) -> Iterator[_Shown]:
     """What each picture is called, in the order in which they are offered: before, after, then what else there is."""
     damaged = next((name for name in DAMAGED if name in shelf.files), "")
     holes = _holes(shelf)
@@ -132,7 +132,7 @@ def _named(story: Story, shelf: _Shelf) -> Iterator[_Shown]:
     yield from _others(story, shelf, {INPUT: "input"} if holes else {})
 
 
-def _others(story: Story, shelf: _Shelf, named: dict[str, str]) -> Iterator[_Shown]:
+def _others(story: RunFolder, shelf: _Shelf, named: dict[str, str]) -> Iterator[_Shown]:
     """What other methods made, the task's own pictures, and where the outputs stray."""
     named |= {str(each["name"]).capitalize(): each["file"] for each in story.account.get("comparison") or []}
     known = {"input", "output", "reference", "uncertainty", *(["mask"] if FILLED in shelf.files else [])}
@@ -154,7 +154,7 @@ def _holes(shelf: _Shelf) -> _Shown | None:
     return _Shown("To be filled", shown, "what is pink; the rest was known") if shown else None
 
 
-def truth_of(story: Story) -> NDArray[np.float32] | None:
+def truth_of(story: RunFolder) -> NDArray[np.float32] | None:
     """The true picture, (C, H, W), where it is known to be one of the run's size."""
     shelf = _Shelf(story)
     truth = shelf.open("reference", shelf.span) or shelf.open("input" if set(DAMAGED) & set(shelf.files) else "")
@@ -173,7 +173,7 @@ def psnr_of(frame: Frame, truth: NDArray[np.float32] | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _strip(story: Story, size: tuple[int, int], missed: list[str]) -> Iterator[View]:
+def _strip(story: RunFolder, size: tuple[int, int], missed: list[str]) -> Iterator[View]:
     """The frames as views, at most so many."""
     frames = story.frames
     several = len({each.run for each in frames}) > 1
@@ -194,7 +194,7 @@ def _strip(story: Story, size: tuple[int, int], missed: list[str]) -> Iterator[V
         missed.append(f"Of {len(frames)} pictures along the way {len(taken)} are shown.")
 
 
-def _place(story: Story, frame: Frame, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
+def _place(story: RunFolder, frame: Frame, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
     """Where a tile lies in the result, in percent."""
     tiles = story.account.get("tiles") or []
     if not 0 < frame.tile <= len(tiles):

@@ -13,7 +13,7 @@ from typing import Any
 from dipcli import files, images
 from dipcli.errors import DipError
 from dipcli.records import run_record as accounts
-from dipcli.records.run_files import LOG, RECORD, REPORT, ours
+from dipcli.records.run_files import LOG, RECORD, REPORT, is_our_page
 from dipcli.report import page
 from dipcli.report import text as words
 from dipcli.report.embedding import View, thumbnail
@@ -155,7 +155,7 @@ class _Before:
 def _line(run: Path, place: Path, before: _Before) -> Line:
     """What there is to say of a run at a glance: nothing but its record and its picture is read."""
     told = accounts.read(run)
-    link = words.url(run / REPORT, place) if ours(run / REPORT) else ""
+    link = words.url(run / REPORT, place) if is_our_page(run / REPORT) else ""
     if told is None:
         state = "at work" if files.held(run) else "cut short"
         return Line(legible(run.name), "", state, sound=False, page=link)

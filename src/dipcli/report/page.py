@@ -12,12 +12,12 @@ from typing import Any
 import dipcli
 from dipcli import files
 from dipcli.errors import UsageError
-from dipcli.records.run_files import REPORT, ours
+from dipcli.records.run_files import REPORT, is_our_page
 from dipcli.report import charts
 from dipcli.report import figures as drawing
 from dipcli.report import text as words
 from dipcli.report.gallery import Gallery, gallery
-from dipcli.report.run_folder import Story, doubted, tell
+from dipcli.report.run_folder import RunFolder, find_problem, read_run_folder
 
 HERE = Path(__file__).parent
 
@@ -45,8 +45,8 @@ def make(
     """
     path = path or folder / REPORT
     check(path)
-    with doubted(folder) if account is None else nullcontext():  # our own, just made, holds nothing strange
-        text = composed(tell(folder, account, given), path.parent)
+    with find_problem(folder) if account is None else nullcontext():  # our own, just made, holds nothing strange
+        text = composed(read_run_folder(folder, account, given), path.parent)
     files.write(path, text.encode(errors="backslashreplace"))
     return path
 
@@ -59,11 +59,11 @@ def check(path: Path) -> None:
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name a file in it with -o.")
-    if path.exists() and not ours(path):
+    if path.exists() and not is_our_page(path):
         raise UsageError(f"{path} is there already, not made by dip: name another place with dip report -o.")
 
 
-def composed(story: Story, place: Path) -> str:
+def composed(story: RunFolder, place: Path) -> str:
     """The page's text.
 
     Args:
@@ -116,7 +116,7 @@ def safe(text: str) -> Any:
     return Markup(text)  # noqa: S704 - no word of it comes from outside
 
 
-def _strip_told(story: Story) -> str:
+def _strip_told(story: RunFolder) -> str:
     """What is told beneath the film strip of its numbers."""
     known = [each for each in story.frames if each.psnr is not None]
     if not known:

@@ -11,7 +11,7 @@ from dipcli.errors import DipError, UsageError
 from dipcli.report import contact_sheet as sheet
 from dipcli.report import figures as drawing
 from dipcli.report import index, page
-from dipcli.report.run_folder import doubted, is_run, tell
+from dipcli.report.run_folder import find_problem, is_run, read_run_folder
 
 Make: TypeAlias = Callable[[], Path]
 
@@ -58,8 +58,8 @@ def requests(
 
 
 def _figure(draw: Callable[..., None], folder: Path, path: Path) -> Path:
-    with doubted(folder):
-        draw(tell(folder), path)
+    with find_problem(folder):
+        draw(read_run_folder(folder), path)
     return path
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 from dipcli import files
 from dipcli.errors import DipError
 from dipcli.records import run_record as accounts
-from dipcli.records.resume import find
+from dipcli.records.resume import find_run
 from dipcli.records.run_files import CHECKPOINT, DAMAGED, FILLED, LOG, PREVIEW, RECORD
 
 State: TypeAlias = Literal["done", "interrupted", "at work", "cut short"]
@@ -64,7 +64,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Story:
+class RunFolder:
     """What a run's folder tells.
 
     Attributes:
@@ -109,7 +109,7 @@ def is_run(folder: Path) -> bool:
 
 
 @contextmanager
-def doubted(folder: Path) -> Iterator[None]:
+def find_problem(folder: Path) -> Iterator[None]:
     """Inside, what a run's folder says is used as it stands: another version may have said something else.
 
     Raises:
@@ -121,7 +121,9 @@ def doubted(folder: Path) -> Iterator[None]:
         raise DipError(f"What {folder} says of its run is not what this version writes: restore it anew.") from error
 
 
-def tell(folder: Path, account: Mapping[str, Any] | None = None, given: Mapping[str, bytes] | None = None) -> Story:
+def read_run_folder(
+    folder: Path, account: Mapping[str, Any] | None = None, given: Mapping[str, bytes] | None = None
+) -> RunFolder:
     """Read a run's folder.
 
     Args:
@@ -144,7 +146,7 @@ def tell(folder: Path, account: Mapping[str, Any] | None = None, given: Mapping[
     rows = tuple(_rows(folder / LOG))
     beside = {name: folder / name for name in (*DAMAGED, FILLED, PREVIEW)}
     beside |= {each["file"]: folder / each["file"] for each in told.get("comparison") or []}
-    return Story(
+    return RunFolder(
         folder,
         told,
         state,
@@ -158,11 +160,11 @@ def tell(folder: Path, account: Mapping[str, Any] | None = None, given: Mapping[
 def _begun(folder: Path) -> dict[str, Any]:
     """What is known of a run that has not come to an end: from its checkpoint, if that can be read."""
     try:
-        before = find(folder)
+        before = find_run(folder)
     except DipError:
         return {}
     job = before.job
-    paths = {"input": job.source, **job.pictures()}
+    paths = {"input": job.source, **job.images()}
     return {
         "task": job.task.name,
         "preset": before.preset,

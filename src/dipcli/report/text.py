@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 from dipcli.records import summaries
 from dipcli.records.run_files import LOG, RECORD
-from dipcli.report.run_folder import Story
+from dipcli.report.run_folder import RunFolder
 from dipcli.settings import Settings
-from dipcli.settings.options import knobs
+from dipcli.settings.options import option_fields
 from dipcli.text import clock, legible
 
 MEASURES = {"psnr": "PSNR", "psnr_y": "PSNR, luma", "psnr_unknown": "PSNR, unknown pixels", "ssim": "SSIM"}
@@ -51,7 +51,7 @@ class Table:
     rows: tuple[Any, ...]
 
 
-def title(story: Story) -> str:
+def title(story: RunFolder) -> str:
     """The name of the picture."""
     given = str(story.account.get("input", ""))
     if not given:
@@ -59,7 +59,7 @@ def title(story: Story) -> str:
     return "standard input" if given == "-" else legible(Path(given).name)
 
 
-def notices(story: Story) -> list[str]:
+def notices(story: RunFolder) -> list[str]:
     """What has to be known of a run that did not come to its end."""
     reached = f" It had come to iteration {story.reached}." if story.reached else ""
     resume = f" To go on: dip resume {quoted([str(story.folder)])}" if story.resumable else ""
@@ -77,7 +77,7 @@ def missed(sentences: Sequence[str]) -> list[str]:
     return [legible(each) for each in sentences]
 
 
-def facts(story: Story) -> list[tuple[str, str]]:
+def facts(story: RunFolder) -> list[tuple[str, str]]:
     """The few numbers that one looks for first."""
     told = story.account
     if "iterations" not in told:
@@ -96,12 +96,12 @@ def facts(story: Story) -> list[tuple[str, str]]:
     ]
 
 
-def sentences(story: Story) -> list[str]:
+def sentences(story: RunFolder) -> list[str]:
     """How it ended, which rule judged it, and what happened on the way."""
     told = story.account
     if "iterations" not in told:
         return []
-    ended = [each.removeprefix(f"{told['input']}: ") for each in summaries.ending(told)]
+    ended = [each.removeprefix(f"{told['input']}: ") for each in summaries.describe_ending(told)]
     ended = [each for each in ended if not each.startswith("PSNR")]  # which stands among the numbers
     rule = str(told.get("rule", ""))
     again = [] if rule in ("", "rule none") or rule in str(told.get("reason")) else [f"kept by the {rule}"]
@@ -109,7 +109,7 @@ def sentences(story: Story) -> list[str]:
     return [legible(_sentence(each)) for each in [*ended, *again, *events]]
 
 
-def measures(story: Story) -> Table | None:
+def measures(story: RunFolder) -> Table | None:
     """How near the picture and others come to the true one; None where that is not known."""
     told = story.account
     compared = [
@@ -138,7 +138,7 @@ def measures(story: Story) -> Table | None:
     )
 
 
-def runs(story: Story) -> Table | None:
+def runs(story: RunFolder) -> Table | None:
     """What became of each of several runs or tiles."""
     every = story.account.get("runs") or []
     if len(every) < FEW:
@@ -160,25 +160,25 @@ def runs(story: Story) -> Table | None:
     return Table("Tiles" if tiled else "Runs", columns, rows)
 
 
-def settings(story: Story) -> list[tuple[str, str]]:
+def settings(story: RunFolder) -> list[tuple[str, str]]:
     """Every setting by the name of its option, the task's own arguments first."""
     told = story.account
-    flags = {knob.name: knob.flag for knob in knobs(Settings)}
+    flags = {knob.name: knob.flag for knob in option_fields(Settings)}
     own = [(f"--{name.replace('_', '-')}", value) for name, value in (told.get("arguments") or {}).items()]
     rest = [(flags.get(name, name), value) for name, value in (told.get("settings") or {}).items()]
     return [(name[2:], legible(_said(value))) for name, value in (*own, *rest) if value is not None]
 
 
-def machine(story: Story) -> str:
+def machine(story: RunFolder) -> str:
     """What it ran on."""
     told = story.account
     if "parameters" not in told:
         return ""
     versions = f"dipcli {told['version']}, PyTorch {told['torch']}, Python {told['python']}"
-    return legible(f"{summaries.machinery(told)}; {versions}.")
+    return legible(f"{summaries.describe_machine(told)}; {versions}.")
 
 
-def links(story: Story, place: Path) -> list[tuple[str, str]]:
+def links(story: RunFolder, place: Path) -> list[tuple[str, str]]:
     """The files beside the page, by name and URL.
 
     Args:

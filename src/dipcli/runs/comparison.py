@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from dipcli import files, images
 from dipcli.fitting import memory
 from dipcli.records import ranking
-from dipcli.runs.interrupt import heeded
-from dipcli.runs.measures import to_truth
-from dipcli.tasks.baselines.baseline import FOLDER, Allowance, LeftOut, Rival
+from dipcli.runs.interrupt import handle_signals
+from dipcli.runs.measures import measure_against_truth
+from dipcli.tasks.baselines.baseline import FOLDER, Baseline, Budget, Skipped
 from dipcli.tasks.case import Case
 
 PATIENT = 60.0  # seconds that each rival may take, or as long as the fit did
 
 
 @dataclass(frozen=True)
-class Contest:
+class Comparison:
     """What the rivals' pictures are measured by, and where they go.
 
     Attributes:
@@ -45,7 +45,7 @@ class Contest:
     folder: Path | None
     most: int | None
 
-    def hold(
+    def run(
         self, account: Mapping[str, Any], signals: tuple[signal.Signals, ...] = ()
     ) -> tuple[dict[str, Any], signal.Signals | None]:
         """Let each rival answer.
@@ -59,16 +59,16 @@ class Contest:
         """
         answers: list[dict[str, Any]] = []
         left_out: dict[str, str] = {}
-        rivals: Sequence[Rival] = ()
+        rivals: Sequence[Baseline] = ()
         seconds = max(PATIENT, account["seconds"])
         ended_by = None
         try:
-            with heeded(*signals, say=_cut) as interrupt:
-                rivals = self.case.rivals() if self.case.rivals else ()
+            with handle_signals(*signals, say=_cut) as interrupt:
+                rivals = self.case.baselines() if self.case.baselines else ()
                 for rival in rivals:
                     try:
-                        answers.append(self.answer(rival, Allowance(seconds, self._left())))
-                    except LeftOut as reason:
+                        answers.append(self.answer(rival, Budget(seconds, self._left())))
+                    except Skipped as reason:
                         left_out[rival.name] = str(reason)
                     except Exception as error:  # noqa: BLE001 - whatever ails a rival, the restored picture is there
                         left_out[rival.name] = f"it failed ({_first_line(error)})"
@@ -81,7 +81,7 @@ class Contest:
         told = {"comparison": answers, "compared": ranking.verdict(account, answers, left_out)}
         return told, ended_by
 
-    def answer(self, rival: Rival, allowance: Allowance) -> dict[str, Any]:
+    def answer(self, rival: Baseline, allowance: Budget) -> dict[str, Any]:
         """Apply one rival, and write what it makes of the picture.
 
         Raises:
@@ -92,7 +92,7 @@ class Contest:
             warnings.simplefilter("ignore")  # of what small pictures ask too much of
             restored = rival.restore(allowance)
         seconds = allowance.spent
-        picture = self.case.picture.showing(self.case.picture.rounded(restored), self.case.known)
+        picture = self.case.image.with_pixels(self.case.image.rounded(restored), self.case.known)
         kind = images.default_suffix(picture)
         told: dict[str, Any] = {"name": rival.name, "seconds": round(seconds, 6), "file": None}
         if self.folder:
@@ -102,12 +102,12 @@ class Contest:
             told["file"] = name
         if self.truth is not None:
             written = images.decode(images.encode(picture, self.suffix), span=picture.span).pixels[: len(restored)]
-            told |= to_truth(self.case, written, self.truth)
+            told |= measure_against_truth(self.case, written, self.truth)
         return told
 
     def _left(self) -> int | None:
         """Bytes that a rival may take beside the pictures that are in memory."""
-        return None if self.most is None else self.most - memory.BASE - self.case.size
+        return None if self.most is None else self.most - memory.BASE - self.case.bytes_in_memory
 
 
 def _cut() -> NoReturn:

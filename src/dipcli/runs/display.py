@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ahead:
+class Expected:
     """What is known of fits before they begin.
 
     Attributes:
@@ -38,16 +38,16 @@ class Ahead:
 class Display(Protocol):
     """What the composition root asks of a display."""
 
-    def watching(self, title: str, ahead: Ahead) -> AbstractContextManager[object]:
+    def watching(self, title: str, ahead: Expected) -> AbstractContextManager[object]:
         """Inside, a fit is under way."""
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """An iteration is over."""
 
-    def tell(self, row: Row) -> None:
+    def show_row(self, row: Row) -> None:
         """There are new numbers."""
 
-    def tally(self, failed: int) -> None:
+    def show_failures(self, failed: int) -> None:
         """So many pictures of several have failed so far."""
 
     def note(self, text: str) -> None:
@@ -57,17 +57,17 @@ class Display(Protocol):
 class Silent:
     """Show nothing."""
 
-    def watching(self, title: str, ahead: Ahead) -> AbstractContextManager[object]:  # noqa: ARG002
+    def watching(self, title: str, ahead: Expected) -> AbstractContextManager[object]:  # noqa: ARG002
         """There is nothing to prepare."""
         return nullcontext()
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """Say nothing."""
 
-    def tell(self, row: Row) -> None:
+    def show_row(self, row: Row) -> None:
         """Say nothing."""
 
-    def tally(self, failed: int) -> None:
+    def show_failures(self, failed: int) -> None:
         """Say nothing."""
 
     def note(self, text: str) -> None:
@@ -78,7 +78,7 @@ class Bar:
     """tqdm's bar, for notebooks and scripts."""
 
     @contextmanager
-    def watching(self, title: str, ahead: Ahead) -> Iterator[None]:
+    def watching(self, title: str, ahead: Expected) -> Iterator[None]:
         """Show the bar."""
         from tqdm.auto import tqdm  # noqa: PLC0415 - only notebooks and scripts pay for it
 
@@ -93,11 +93,11 @@ class Bar:
             self.note(f"iteration {step.number}: {step.event}")
         self.bar.update()
 
-    def tell(self, row: Row) -> None:
+    def show_row(self, row: Row) -> None:
         """Show the numbers behind the bar."""
-        self.bar.set_postfix_str("  ".join(numbers(row)))
+        self.bar.set_postfix_str("  ".join(format_row(row)))
 
-    def tally(self, failed: int) -> None:
+    def show_failures(self, failed: int) -> None:
         """There is but one picture."""
 
     def note(self, text: str) -> None:
@@ -105,7 +105,7 @@ class Bar:
         self.bar.write(text, file=sys.stderr)
 
 
-def numbers(row: Row | None) -> list[str]:
+def format_row(row: Row | None) -> list[str]:
     """The numbers of a row that people look at: loss, PSNR to the measurement and, where it is known, to the truth."""
     if row is None:
         return []

@@ -19,17 +19,17 @@ class Interrupt:
 
     received: signal.Signals | None = None
 
-    def asked(self) -> str | None:
+    def reason(self) -> str | None:
         """Why the run should end now, for a rule."""
         return f"it was interrupted by {self.received.name}" if self.received else None
 
 
-class NotBegunError(Exception):
+class NotStartedError(Exception):
     """Somebody asked for the end before the fit had begun: nothing was touched."""
 
 
 @contextmanager
-def heeded(*signals: signal.Signals, say: Callable[[], None] = lambda: None) -> Iterator[Interrupt]:
+def handle_signals(*signals: signal.Signals, say: Callable[[], None] = lambda: None) -> Iterator[Interrupt]:
     """Inside, the first of these signals is noted; a second one acts as it did before.
 
     Only the main thread can heed signals; elsewhere nothing changes. A signal that the process was started to ignore is

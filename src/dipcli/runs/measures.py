@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from dipcli import images
 from dipcli.images import from_array
 from dipcli.problem import metrics
-from dipcli.problem.noise import GREYS
+from dipcli.problem.noise import FULL_SCALE
 from dipcli.runs.observers import Metrics, tensor
 from dipcli.tasks.case import Case
 
 
-def written_spread(values: NDArray[np.float32], path: Path) -> dict[str, Any]:
+def write_uncertainty(values: NDArray[np.float32], path: Path) -> dict[str, Any]:
     """Write the map of the spread; where it is and what white means in it, in grey levels of 255."""
     most = float(values.max())
     samples: NDArray[Any] = values
@@ -27,10 +27,10 @@ def written_spread(values: NDArray[np.float32], path: Path) -> dict[str, Any]:
         full = np.iinfo(np.uint16).max
         samples = np.rint(values * (full / most if most else 0)).astype(np.uint16)
     images.write(images.encode(from_array(samples), path.suffix), path)
-    return {"uncertainty": str(path), "uncertainty_most": GREYS * most}
+    return {"uncertainty": str(path), "uncertainty_most": FULL_SCALE * most}
 
 
-def measured(
+def measure_result(
     case: Case, meter: Metrics, restored: NDArray[np.float32], truth: NDArray[np.float32] | None
 ) -> dict[str, Any]:
     """How near a restored picture, (C, H, W), is to the measurement, and to the truth where that is known.
@@ -39,19 +39,21 @@ def measured(
         psnr_noisy; psnr_ref, psnr_ref_y, psnr_ref_unknown, ssim_ref and the baselines' own, where there is a truth;
         None for infinite; the task's conclusion.
     """
-    measures = {"psnr_noisy": meter.agreement(tensor(restored, meter.problem.measured.device))}
+    measures = {"psnr_noisy": meter.measurement_psnr(tensor(restored, meter.problem.measured.device))}
     told: dict[str, Any] = {}
     if truth is not None:
-        compare = partial(metrics.likeness, reference=truth, border=case.border, known=case.known)
-        told |= to_truth(case, restored, truth)
-        told["baselines"] = {name: _finite(compare(baseline)) for name, baseline in case.baselines.items()}
+        compare = partial(metrics.measure_similarity, reference=truth, border=case.border, known=case.known)
+        told |= measure_against_truth(case, restored, truth)
+        told["baselines"] = {name: _finite(compare(baseline)) for name, baseline in case.baseline_images.items()}
     conclusion = case.conclude(restored) if case.conclude else None
     return _finite(measures) | told | {"conclusion": conclusion}
 
 
-def to_truth(case: Case, restored: NDArray[np.float32], truth: NDArray[np.float32]) -> dict[str, float | None]:
+def measure_against_truth(
+    case: Case, restored: NDArray[np.float32], truth: NDArray[np.float32]
+) -> dict[str, float | None]:
     """How near a picture, (C, H, W), is to the truth: psnr_ref, psnr_ref_y, psnr_ref_unknown, ssim_ref."""
-    measures = metrics.likeness(restored, truth, border=case.border, known=case.known)
+    measures = metrics.measure_similarity(restored, truth, border=case.border, known=case.known)
     return _finite({f"{name[:4]}_ref{name[4:]}": value for name, value in measures.items()})
 
 

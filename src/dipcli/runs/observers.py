@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from dipcli.images.image import Picture
+    from dipcli.images.image import Image
     from dipcli.problem import Problem
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Step
@@ -47,7 +47,7 @@ COLUMNS = (
 )
 
 
-WHOLE = 0  # in the place of a tile's number, where there are none
+NO_TILE = 0  # in the place of a tile's number, where there are none
 
 
 class Metrics:
@@ -85,13 +85,13 @@ class Metrics:
             "seconds": round(step.seconds, 3),
             "loss": float(step.loss),
             "lr": step.rate,
-            "psnr_noisy": self.agreement(step.image, shown),
-            "psnr_noisy_smoothed": self.agreement(step.average, shown),
-            "holdout": verdict.signal[1] if verdict.signal and verdict.signal[0] == "holdout" else None,
+            "psnr_noisy": self.measurement_psnr(step.image, shown),
+            "psnr_noisy_smoothed": self.measurement_psnr(step.average, shown),
+            "holdout": verdict.criterion[1] if verdict.criterion and verdict.criterion[0] == "holdout" else None,
             "event": step.event,
             "run": step.run,
             "tile": step.tile.number if step.tile else None,
-            "signal": verdict.signal[1] if verdict.signal else None,
+            "signal": verdict.criterion[1] if verdict.criterion else None,
         }
         if reference is not None:
             smoothed = pixels(shown.finish(step.average))
@@ -101,7 +101,7 @@ class Metrics:
         for told in self.tell:
             told(row)
 
-    def agreement(self, image: Tensor, problem: Problem | None = None) -> float:
+    def measurement_psnr(self, image: Tensor, problem: Problem | None = None) -> float:
         """PSNR of A(x) against the measurement, in dB, over the values that count.
 
         Args:
@@ -178,7 +178,7 @@ class Snapshots:
     def __init__(
         self,
         folder: Path,
-        picture: Picture,
+        picture: Image,
         every: int | None,
         at: frozenset[int],
         finish: Callable[[Tensor], Tensor],
@@ -204,7 +204,7 @@ def _rows(path: Path, after: tuple[int, int, int]) -> list[list[str]]:
     tile, run, number = (COLUMNS.index(name) for name in ("tile", "run", "iteration"))
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[run].isdecimal()]
-    return [row for row in rows if (int(row[tile] or WHOLE), int(row[run]), int(row[number])) <= after]
+    return [row for row in rows if (int(row[tile] or NO_TILE), int(row[run]), int(row[number])) <= after]
 
 
 def pixels(image: Tensor) -> NDArray[np.float32]:

@@ -18,8 +18,8 @@ from dipcli.runs.observers import pixels
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dipcli.fitting.tiled import Course
-    from dipcli.images.image import Picture
+    from dipcli.fitting.tiled import TilesState
+    from dipcli.images.image import Image
     from dipcli.problem import Problem
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Place, Step
@@ -42,7 +42,7 @@ class Preview:
         begin: how far an earlier part of a run in tiles had come.
     """
 
-    def __init__(self, path: Path, picture: Picture, problem: Problem, begin: Course | None = None) -> None:
+    def __init__(self, path: Path, picture: Image, problem: Problem, begin: TilesState | None = None) -> None:
         self.path, self.picture, self.problem = path, picture, problem
         self.factor = factor(problem.shape, LARGEST)
         self.due = perf_counter() + SOON
@@ -104,7 +104,7 @@ class Frames:
         problem: of the whole picture.
     """
 
-    def __init__(self, folder: Path, picture: Picture, problem: Problem) -> None:
+    def __init__(self, folder: Path, picture: Image, problem: Problem) -> None:
         self.folder, self.picture, self.problem = folder, picture, problem
         self.factor = factor(problem.shape, SMALL)
 
@@ -120,7 +120,7 @@ class Frames:
         files.write(path, _coded(image, self.picture))
 
 
-def _coded(image: Tensor, picture: Picture) -> bytes:
+def _coded(image: Tensor, picture: Image) -> bytes:
     """A file of it that says whose it is."""
     shown = picture.to_8_bits(pixels(image))
     return images.encode(replace(shown, colour=shown.colour + png.OURS), ".png", quick=True)

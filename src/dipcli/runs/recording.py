@@ -9,15 +9,15 @@ from typing import Any
 
 from dipcli import files, images
 from dipcli.errors import DipError
-from dipcli.fitting.engine import Observer, let_go
-from dipcli.fitting.restarts import Progress
-from dipcli.fitting.solve import Bench, Hold
-from dipcli.fitting.tiled import Course
+from dipcli.fitting.engine import Observer, no_checkpoint
+from dipcli.fitting.restarts import RunsState
+from dipcli.fitting.solve import Hold, PreparedFit
+from dipcli.fitting.tiled import TilesState
 from dipcli.images import png
-from dipcli.images.image import Picture, from_array
+from dipcli.images.image import Image, from_array
 from dipcli.records.checkpoints import Checkpoints
 from dipcli.records.job import Job
-from dipcli.records.resume import HalfDone, described
+from dipcli.records.resume import InterruptedRun, describe_run
 from dipcli.records.run_files import CHECKPOINT, FILLED, FRAMES, LOG, PREVIEW, RECORD, clear
 from dipcli.runs.display import Display
 from dipcli.runs.observers import Log, Row, Snapshots
@@ -40,9 +40,9 @@ class Recording:
         checkpoints: the last of which stays where the run was cut short.
     """
 
-    told: tuple[Callable[[Row], None], ...] = ()
+    log: tuple[Callable[[Row], None], ...] = ()
     observers: tuple[Observer, ...] = ()
-    hold: Hold = let_go
+    checkpoint: Hold = no_checkpoint
     preview: Preview | None = None
     checkpoints: Checkpoints | None = None
 
@@ -57,15 +57,15 @@ class Recording:
             self.checkpoints.end()
 
 
-def begun(
+def open_recording(
     job: Job,
-    picture: Picture,
+    picture: Image,
     preset: str,
     plan: Plan,
-    bench: Bench,
+    bench: PreparedFit,
     *,
-    before: HalfDone | None,
-    progress: Progress | Course | None,
+    before: InterruptedRun | None,
+    progress: RunsState | TilesState | None,
     watching: Sequence[Observer],
     interrupted: Callable[[], bool],
     display: Display,
@@ -89,54 +89,54 @@ def begun(
         return Recording()
     files.sweep(*(folder / name for name in (LOG, CHECKPOINT, RECORD, PREVIEW)))
     if progress is None:
-        clear(folder, spared=job.read())
+        clear(folder, spared=job.input_files())
     _write_damage(picture, case, folder)
-    every, at = job.record.snapshot_every, job.record.snapshots_asked()
-    observers: list[Callable[..., None]] = [
-        Snapshots(folder / "snapshots", case.picture, every, at, case.problem.finish)
-    ]
-    if not job.record.no_report:
-        observers.append(Frames(folder / FRAMES, case.picture, bench.problem))
+    every, at = job.outputs.snapshot_every, job.outputs.snapshot_iterations()
+    observers: list[Callable[..., None]] = [Snapshots(folder / "snapshots", case.image, every, at, case.problem.finish)]
+    if not job.outputs.no_report:
+        observers.append(Frames(folder / FRAMES, case.image, bench.problem))
     if preview := _preview(job, plan, bench, folder, progress):
         observers.append(preview)
     checkpoints = Checkpoints(
         folder / CHECKPOINT,
-        described(job, preset, plan.output, folder),
-        job.record.between_checkpoints(),
-        lambda: job.record.keep_checkpoint or interrupted(),
+        describe_run(job, preset, plan.output, folder),
+        job.outputs.checkpoint_interval(),
+        lambda: job.outputs.keep_checkpoint or interrupted(),
         watching,
     )
     checkpoints.begin(before.seen(bench) if before and progress else None)
     log = Log(folder / LOG, progress.reached if progress else None)
     return Recording(
-        (unless_it_fails(log, display),),
-        tuple(unless_it_fails(each, display) for each in observers),
-        unless_it_fails(checkpoints, display),
+        (ignore_write_errors(log, display),),
+        tuple(ignore_write_errors(each, display) for each in observers),
+        ignore_write_errors(checkpoints, display),
         preview,
         checkpoints,
     )
 
 
-def _write_damage(picture: Picture, case: Case, folder: Path) -> None:
+def _write_damage(picture: Image, case: Case, folder: Path) -> None:
     """What was made of a picture whose damage is simulated, and what is to be filled."""
     if case.damaged is not None:
-        damaged = picture.showing(case.damaged)
+        damaged = picture.with_pixels(case.damaged)
         kind = images.default_suffix(damaged)
         images.write(images.encode(damaged, kind), folder / f"damaged{kind}")
     if case.known is not None:
         images.write(images.encode(from_array(~case.known), ".png"), folder / FILLED)
 
 
-def _preview(job: Job, plan: Plan, bench: Bench, folder: Path, progress: Progress | Course | None) -> Preview | None:
+def _preview(
+    job: Job, plan: Plan, bench: PreparedFit, folder: Path, progress: RunsState | TilesState | None
+) -> Preview | None:
     """Who shows the picture while it is at work; nobody where something of somebody else's would be in the way."""
     path = folder / PREVIEW
-    others = [each.resolve() for each in (plan.output, *job.read())]
-    if path.resolve() in others or (path.exists() and not png.signed(path)):
+    others = [each.resolve() for each in (plan.output, *job.input_files())]
+    if path.resolve() in others or (path.exists() and not png.is_ours(path)):
         return None
-    return Preview(path, plan.case.picture, bench.problem, progress if isinstance(progress, Course) else None)
+    return Preview(path, plan.case.image, bench.problem, progress if isinstance(progress, TilesState) else None)
 
 
-def unless_it_fails(observer: Callable[..., None], display: Display) -> Callable[..., None]:
+def ignore_write_errors(observer: Callable[..., None], display: Display) -> Callable[..., None]:
     """The same observer, silenced when it fails to write: a full disk must not cost the picture."""
     failed = False
 

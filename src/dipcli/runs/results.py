@@ -21,9 +21,9 @@ from dipcli.records import run_record as accounts
 from dipcli.records.job import Job
 from dipcli.records.run_files import RECORD, REPORT
 from dipcli.report import page
-from dipcli.runs.comparison import Contest
+from dipcli.runs.comparison import Comparison
 from dipcli.runs.display import Display
-from dipcli.runs.measures import measured, written_spread
+from dipcli.runs.measures import measure_result, write_uncertainty
 from dipcli.runs.observers import Metrics, pixels
 from dipcli.runs.plan import Plan, suffix_of
 
@@ -45,11 +45,11 @@ def write_picture(plan: Plan, result: Runs, meter: Metrics) -> tuple[dict[str, A
             elif suffix == ".png":
                 images.write(file, output)
         return {"conclusion": conclusion, "figures": list(figures)}, figures[".png"]
-    file = images.encode(case.picture.showing(restored, case.known), suffix_of(output))
+    file = images.encode(case.image.with_pixels(restored, case.known), suffix_of(output))
     images.write(file, output)
     # What is measured is what is in the file, rounded as it is there; some formats make three channels of one.
-    written = images.decode(file, span=case.picture.span).pixels[: len(restored)]
-    return measured(case, meter, written, plan.truth), file
+    written = images.decode(file, span=case.image.span).pixels[: len(restored)]
+    return measure_result(case, meter, written, plan.truth), file
 
 
 def write_account(
@@ -65,8 +65,8 @@ def write_account(
         spread: gives the map.
     """
     _write(plan, account)
-    if job.record.uncertainty:
-        account |= written_spread(spread(), Path(job.record.uncertainty))
+    if job.outputs.uncertainty:
+        account |= write_uncertainty(spread(), Path(job.outputs.uncertainty))
     if plan.folder:
         account["files"] = accounts.whereabouts(job, plan.folder, plan.output, given)
     _write(plan, account)
@@ -76,13 +76,13 @@ def compare(
     job: Job, plan: Plan, account: dict[str, Any], display: Display, signals: tuple[signal.Signals, ...]
 ) -> signal.Signals | None:
     """Hold classical methods beside the result, if that was asked for, and add it to the account; what cut it short."""
-    if not job.record.compare:
+    if not job.outputs.compare:
         return None
     display.note(f"{job.source}: written; now the classical methods")
     machine.release_memory(torch.device("cpu"))
     most = memory.limit(replace(plan.settings, device="cpu"))
-    contest = Contest(plan.case, plan.truth, suffix_of(plan.output), plan.folder, most)
-    told, ended_by = contest.hold(account, signals)
+    contest = Comparison(plan.case, plan.truth, suffix_of(plan.output), plan.folder, most)
+    told, ended_by = contest.run(account, signals)
     account |= told
     _write(plan, account)
     return ended_by
@@ -90,7 +90,7 @@ def compare(
 
 def write_page(job: Job, plan: Plan, account: dict[str, Any], given: dict[str, bytes], display: Display) -> None:
     """Make the run's page, if it has one; whatever is wrong with it must not cost what was done before."""
-    if plan.folder is None or job.record.no_report:
+    if plan.folder is None or job.outputs.no_report:
         return
     try:
         page.make(plan.folder, account=account, given=given)

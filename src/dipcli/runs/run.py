@@ -12,21 +12,21 @@ from typing import Any
 from dipcli import files, images, stopping
 from dipcli.fitting import device as machine
 from dipcli.fitting.engine import Observer
-from dipcli.fitting.evaluate import Descend, alone
-from dipcli.fitting.restarts import Deadline, Progress
-from dipcli.fitting.solve import Bench, prepare, solve
-from dipcli.fitting.tiled import Course
-from dipcli.fitting.warmup import due
+from dipcli.fitting.evaluate import Evaluate, evaluate_alone
+from dipcli.fitting.restarts import Deadline, RunsState
+from dipcli.fitting.solve import PreparedFit, prepare, solve
+from dipcli.fitting.tiled import TilesState
+from dipcli.fitting.warmup import will_run
 from dipcli.records import run_record as accounts
 from dipcli.records.job import Job
-from dipcli.records.resume import HalfDone
+from dipcli.records.resume import InterruptedRun
 from dipcli.runs import recording
 from dipcli.runs import results as delivery
-from dipcli.runs.display import Ahead, Display, Silent
-from dipcli.runs.interrupt import Interrupt, NotBegunError, heeded
+from dipcli.runs.display import Display, Expected, Silent
+from dipcli.runs.interrupt import Interrupt, NotStartedError, handle_signals
 from dipcli.runs.observers import Metrics
-from dipcli.runs.plan import planned, worries
-from dipcli.runs.uncertainty import Spread
+from dipcli.runs.plan import make_plan, warnings_for
+from dipcli.runs.uncertainty import Uncertainty
 from dipcli.settings import Settings
 
 
@@ -36,9 +36,9 @@ def restore(
     display: Display | None = None,
     signals: tuple[signal.Signals, ...] = (),
     announce: Callable[[str, Settings, str], None] = lambda *_: None,
-    resume: HalfDone | bool = False,
+    resume: InterruptedRun | bool = False,
     interrupt: Interrupt | None = None,
-    descend: Descend = alone,
+    descend: Evaluate = evaluate_alone,
 ) -> tuple[dict[str, Any], signal.Signals | None]:
     """Restore one picture and leave what the record asks for.
 
@@ -65,13 +65,15 @@ def restore(
     """
     display = display or Silent()
     picture, data = images.read(job.source)
-    preset, plan, before, deadline = planned(job, picture, resume, display)
+    preset, plan, before, deadline = make_plan(job, picture, resume, display)
     case, settings, output, folder, truth = plan
-    watched = Spread.pictures if job.record.uncertainty else 0
-    bench = prepare(case.problem, settings, beside=case.size, watched=watched, places=before.places if before else None)
-    for remark in (*case.remarks, *worries(case, output)):
+    watched = Uncertainty.pictures if job.outputs.uncertainty else 0
+    bench = prepare(
+        case.problem, settings, beside=case.bytes_in_memory, watched=watched, places=before.places if before else None
+    )
+    for remark in (*case.remarks, *warnings_for(case, output)):
         display.note(f"{job.source}: {remark}")
-    settings.rule().start(bench.first)  # what it refuses, it refuses before anything is touched
+    settings.rule().start(bench.first_problem)  # what it refuses, it refuses before anything is touched
     rule = settings.rule().describe(bench.problem)
     if settings.stop.partition(":")[0] == stopping.Auto.name:
         display.note(f"{job.source}: {rule}")
@@ -79,19 +81,19 @@ def restore(
     progress = before.progress(bench) if before else None
     if progress:
         display.note(f"{job.source}: {_standing(progress)}")
-        deadline = Deadline(settings.budget(), spent=progress.seconds)
+        deadline = Deadline(settings.time_budget(), spent=progress.seconds)
 
     def warn() -> None:
         display.note("Ending after this iteration, keeping the best picture so far; once more to end at once.")
 
-    spread = Spread()
-    watching: list[Observer] = [*case.observers, *([spread] if job.record.uncertainty else [])]
-    heeding = nullcontext(interrupt) if interrupt else heeded(*signals, say=warn)
+    spread = Uncertainty()
+    watching: list[Observer] = [*case.observers, *([spread] if job.outputs.uncertainty else [])]
+    heeding = nullcontext(interrupt) if interrupt else handle_signals(*signals, say=warn)
     with files.claimed(*_written(output, folder)), heeding as ending:
         if ending.received:
-            raise NotBegunError
+            raise NotStartedError
         files.sweep(output)
-        record = recording.begun(
+        record = recording.open_recording(
             job,
             picture,
             preset,
@@ -103,18 +105,18 @@ def restore(
             interrupted=lambda: ending.received is not None,
             display=display,
         )
-        meter = Metrics(bench.problem, truth, job.record.log_every, [display.tell, *record.told])
+        meter = Metrics(bench.problem, truth, job.outputs.log_every, [display.show_row, *record.log])
         ahead = _ahead(job, preset, bench, deadline, begun=progress is not None)
         with display.watching(job.title or job.source.name, ahead):
             result = solve(
                 bench,
                 deadline=deadline,
-                asked=ending.asked,
+                asked=ending.reason,
                 observers=[meter, display, *watching, *record.observers],
-                begin=progress,
-                hold=record.hold,
-                say=lambda text: display.note(f"{job.source}: {text}"),
-                descend=descend,
+                resume_from=progress,
+                checkpoint=record.checkpoint,
+                notify=lambda text: display.note(f"{job.source}: {text}"),
+                evaluate=descend,
             )
         ended_by = ending.received
         account = {"rule": rule, **accounts.account(job, preset, output, data, bench, result)}
@@ -124,7 +126,7 @@ def restore(
         account |= told | {"peak_memory_bytes": machine.peak_memory(bench.prior.code.device)}
         given = {"input": data, "output": written}
         delivery.write_account(job, plan, account, given, lambda: spread.map(result, case.known))
-        if ended_by is None and not job.record.keep_checkpoint:
+        if ended_by is None and not job.outputs.keep_checkpoint:
             record.drop_checkpoint()
         stopped_by = ended_by or delivery.compare(job, plan, account, display, signals)
         delivery.write_page(job, plan, account, given, display)
@@ -133,21 +135,21 @@ def restore(
     return account, stopped_by
 
 
-def _ahead(job: Job, preset: str, bench: Bench, deadline: Deadline, *, begun: bool) -> Ahead:
+def _ahead(job: Job, preset: str, bench: PreparedFit, deadline: Deadline, *, begun: bool) -> Expected:
     """What there is to say to a display before the fit."""
     settings = bench.settings
     usual = job.task.lengths.get(preset)
-    return Ahead(
+    return Expected(
         iterations=settings.iterations,
         usual=usual and min(usual, settings.max_iterations),
         most=settings.max_iterations,
         runs=settings.runs or (None if settings.time else 1),
-        warmup=not begun and due(bench.first, bench.prior.window, settings),
+        warmup=not begun and will_run(bench.first_problem, bench.prior.window, settings),
         left=deadline.left,
     )
 
 
-def _standing(progress: Progress | Course) -> str:
+def _standing(progress: RunsState | TilesState) -> str:
     """Where a run goes on from, in words."""
     tile, run, iteration = progress.reached
     told = [f"tile {tile}"] if tile else []
@@ -155,12 +157,12 @@ def _standing(progress: Progress | Course) -> str:
     return f"going on from {', '.join([*told, f'iteration {iteration}'])}"
 
 
-def _foretold(job: Job, preset: str, bench: Bench, display: Display) -> str:
+def _foretold(job: Job, preset: str, bench: PreparedFit, display: Display) -> str:
     """What memory and time it will take, in words; of a large picture or tiles it is said now, and nothing is left."""
-    outlook = bench.outlook
+    outlook = bench.estimate
     iterations = job.task.usual(preset, bench.settings) * (bench.settings.runs or 1)
-    words = outlook.told(iterations, bench.settings.budget())
-    if outlook.pace is None and not outlook.places:
+    words = outlook.describe(iterations, bench.settings.time_budget())
+    if outlook.seconds_per_iteration is None and not outlook.places:
         return words
     display.note(f"{job.source}: {words}")
     return ""

@@ -9,9 +9,9 @@ import torch
 from dipcli.errors import DipError
 from dipcli.fitting import device as machine
 from dipcli.fitting import memory
-from dipcli.fitting.estimate import foretell
+from dipcli.fitting.estimate import estimate_resources
 from dipcli.fitting.restarts import Deadline
-from dipcli.fitting.solve import LARGE, TRIALS, WINDOW, resolved, threads
+from dipcli.fitting.solve import LARGE_IMAGE_PIXELS, TRIAL_ITERATIONS, TRIAL_WINDOW, resolve_settings, use_threads
 from dipcli.settings import Settings
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import Task
@@ -19,7 +19,7 @@ from dipcli.tasks.registry import Task
 BY_SPEED = ("fast", "balanced", "best")
 
 
-def planned(task: Task, pose: Callable[[str], tuple[Case, Settings]], deadline: Deadline) -> str:
+def choose_preset(task: Task, pose: Callable[[str], tuple[Case, Settings]], deadline: Deadline) -> str:
     """The best preset whose usual number of iterations fits into the time there is, by the pace of a few of them.
 
     A slower preset is tried only where the faster one fits.
@@ -41,20 +41,20 @@ def planned(task: Task, pose: Callable[[str], tuple[Case, Settings]], deadline: 
             if chosen:
                 break  # too large for this machine: the faster one will do
             raise
-        if chosen and not deadline.room(seconds):
+        if chosen and not deadline.has_room(seconds):
             break
         chosen = preset
-        if not deadline.room(seconds):
+        if not deadline.has_room(seconds):
             break
     return chosen
 
 
 def _pace(case: Case, settings: Settings) -> float:
     """Seconds an iteration; of a large picture by that of a window."""
-    problem, settings = case.problem, resolved(settings)
+    problem, settings = case.problem, resolve_settings(settings)
     size = problem.shape[1:]
-    side = WINDOW if size[0] * size[1] >= LARGE else max(size)
+    side = TRIAL_WINDOW if size[0] * size[1] >= LARGE_IMAGE_PIXELS else max(size)
     machine.keep_memory(torch.device(settings.device))
-    with threads(settings.threads), machine.enough_memory(problem.shape):
-        cost, _ = memory.measure(problem, settings, side=side, trials=TRIALS)
-        return foretell(problem, settings, cost, case.size).pace or 0.0
+    with use_threads(settings.threads), machine.translate_memory_errors(problem.shape):
+        cost, _ = memory.measure(problem, settings, side=side, trials=TRIAL_ITERATIONS)
+        return estimate_resources(problem, settings, cost, case.bytes_in_memory).seconds_per_iteration or 0.0

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from dipcli.fitting import tiling as tiles
-from dipcli.fitting.rollback import LOOKED_AT
-from dipcli.runs.observers import WHOLE
+from dipcli.fitting.rollback import CHECK_INTERVAL
+from dipcli.runs.observers import NO_TILE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MEMORY = 0.99  # of the variance of the outputs
 
 
-class Spread:
+class Uncertainty:
     """How far the outputs stray about the picture that is kept: what the fit is not sure of.
 
     Within a run it is the exponential variance of the outputs up to the kept iteration, in which the noise on the
@@ -45,11 +45,11 @@ class Spread:
         self.older: Tensor | None = None
         self.newer: Tensor | None = None
         self.mean = self.variance = torch.zeros(())
-        self.which, self.count = (WHOLE, 0), 0
+        self.which, self.count = (NO_TILE, 0), 0
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """Take in one output; after a collapse go back as the fit does, and begin anew."""
-        which = (step.tile.number if step.tile else WHOLE, step.run)
+        which = (step.tile.number if step.tile else NO_TILE, step.run)
         if which != self.which:
             if which[0] != self.which[0]:  # the tiles that are done
                 self.kept = {each: variance.mean(dim=0, keepdim=True) for each, variance in self.kept.items()}
@@ -70,7 +70,7 @@ class Spread:
         self.variance = (1 - share) * (self.variance + share * change**2)
         if verdict.keep or which not in self.kept:
             self.kept[which] = self.variance
-        if step.number % LOOKED_AT == 0:
+        if step.number % CHECK_INTERVAL == 0:
             self.older, self.newer = self.newer, self.kept[which]
 
     def remember(self) -> dict[str, Any]:
@@ -96,13 +96,13 @@ class Spread:
             parts = ((place, self._variance(runs, number)) for number, place in self.places.items())
             total = tiles.blend((1, height, width), parts)
         else:
-            total = self._variance(runs, WHOLE)
+            total = self._variance(runs, NO_TILE)
         spread: NDArray[np.float32] = total[0].sqrt()[:height, :width].cpu().numpy()
         return spread if known is None or known.shape != spread.shape else np.where(known, np.float32(0), spread)
 
     def _variance(self, runs: Runs, tile: int) -> Tensor:
         """Within the runs of a tile, or of the whole, and between them: mean over the channels, shape (1, H, W)."""
-        agreeing = [each for each in runs.runs if (each.tile or WHOLE) == tile and not each.outlier]
+        agreeing = [each for each in runs.runs if (each.tile or NO_TILE) == tile and not each.outlier]
         total = torch.stack([self.kept[tile, each.number] for each in agreeing]).mean(dim=0)
         if len(agreeing) > 1:
             total = total + torch.stack([each.fit.average for each in agreeing]).var(dim=0)

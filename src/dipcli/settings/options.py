@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 from dipcli.errors import UsageError
 
 
-class Option(NamedTuple):
+class OptionInfo(NamedTuple):
     """How a field is spoken of on the command line, and which values it may have.
 
     Attributes:
@@ -33,13 +33,13 @@ class Option(NamedTuple):
     below: float | None = None
 
 
-class Knob(NamedTuple):
+class OptionField(NamedTuple):
     """One field as the command line and the Python API see it."""
 
     name: str
     type: Any
     default: Any
-    option: Option
+    option: OptionInfo
 
     @property
     def flag(self) -> str:
@@ -47,23 +47,23 @@ class Knob(NamedTuple):
         return self.option.flag or "--" + self.name.replace("_", "-")
 
 
-def knobs(cls: type[Any]) -> list[Knob]:
+def option_fields(cls: type[Any]) -> list[OptionField]:
     """The fields of `cls` in their order, with their types and options."""
     hints = get_type_hints(cls, include_extras=True)
     return [
-        Knob(field.name, kind, field.default, option)
+        OptionField(field.name, kind, field.default, option)
         for field in fields(cls)
         for kind, option in [get_args(hints[field.name])]
     ]
 
 
-def check(values: Any) -> None:
+def check_fields(values: Any) -> None:
     """See that the fields of a dataclass are of their types and in their ranges.
 
     Raises:
         UsageError: when one is not; the sentence names the option.
     """
-    for knob in knobs(type(values)):
+    for knob in option_fields(type(values)):
         value = getattr(values, knob.name)
         if value is None and _optional(knob.type):
             continue

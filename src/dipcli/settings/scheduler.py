@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from dipcli.errors import DipError, UsageError
 
-WAYS = "choose local, slurm, or the address of a Dask scheduler as tcp://host:8786"
-NEEDED = {"local": ("distributed",), "address": ("distributed",), "slurm": ("distributed", "dask_jobqueue")}
+SCHEDULER_KINDS = "choose local, slurm, or the address of a Dask scheduler as tcp://host:8786"
+REQUIRED_MODULES = {"local": ("distributed",), "address": ("distributed",), "slurm": ("distributed", "dask_jobqueue")}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Scheduler:
     count: int | None = None
 
 
-def named(text: str) -> Scheduler:
+def parse_scheduler(text: str) -> Scheduler:
     """The scheduler that `--scheduler` names: local, local:4, slurm, slurm:100, tcp://host:port or tls://host:port.
 
     Raises:
@@ -37,7 +37,7 @@ def named(text: str) -> Scheduler:
         DipError: when what it needs is not installed.
     """
     found = _found(text)
-    if missing := [each for each in NEEDED[found.kind] if find_spec(each) is None]:
+    if missing := [each for each in REQUIRED_MODULES[found.kind] if find_spec(each) is None]:
         raise DipError(
             f"--scheduler {text} needs {missing[0].replace('_', '-')}: install dip as dipcli[cluster], or leave it out."
         )
@@ -56,7 +56,7 @@ def _found(text: str) -> Scheduler:
         return Scheduler("address", text.rstrip("/"))
     match = re.fullmatch(r"(local|slurm)(?::(\d{1,6}))?", text)
     if not match:
-        raise UsageError(f"--scheduler {text!r} is unknown: {WAYS}.")
+        raise UsageError(f"--scheduler {text!r} is unknown: {SCHEDULER_KINDS}.")
     count = None if match[2] is None else int(match[2])
     if count == 0:
         raise UsageError(f"--scheduler {text} would have nobody to do the work: write {match[1]}:1 or more.")

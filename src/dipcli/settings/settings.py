@@ -9,14 +9,14 @@ from typing import Annotated, Literal
 from dipcli import stopping
 from dipcli import text as specs
 from dipcli.errors import UsageError
-from dipcli.problem.noise import GREYS
-from dipcli.settings.options import Option, check
+from dipcli.problem.noise import FULL_SCALE
+from dipcli.settings.options import OptionInfo, check_fields
 
 Precision = Literal["auto", "fp32", "bf16"]
-LARGEST_SEED = 2**63 - 1
-SMALLEST_TILE = 128  # pixels: of smaller ones most is overlap
+MAX_SEED = 2**63 - 1
+MIN_TILE_SIDE = 128  # pixels: of smaller ones most is overlap
 # Of the averages that a rule chooses from; the first is the published one.
-MEMORIES = (0.99, 0.98, 0.995, 0.998)
+DECAYS = (0.99, 0.98, 0.995, 0.998)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +29,18 @@ class Settings:
 
     iterations: Annotated[
         int | None,
-        Option(
+        OptionInfo(
             "Run exactly this many iterations. Without it the run ends when the stopping rule says so.",
             "--iters",
             least=1,
         ),
     ] = None
     max_iterations: Annotated[
-        int, Option("The most iterations when the stopping rule decides.", "--max-iters", least=1)
+        int, OptionInfo("The most iterations when the stopping rule decides.", "--max-iters", least=1)
     ] = 5000
     stop: Annotated[
         str,
-        Option(
+        OptionInfo(
             "When to stop and which picture to keep: holdout (smallest error at pixels left out), emv or wmv (smallest "
             "moving or windowed variance of the outputs), sigma (as far from the input as the noise), none (the last "
             "average) or auto (holdout, but sigma where neighbouring pixels share their noise). Parameters follow as "
@@ -49,18 +49,18 @@ class Settings:
     ] = "auto"
     sigma: Annotated[
         str,
-        Option("Noise level on the scale of 0 to 255, where a rule or a loss wants it; auto estimates it."),
+        OptionInfo("Noise level on the scale of 0 to 255, where a rule or a loss wants it; auto estimates it."),
     ] = "auto"
     time: Annotated[
         str | None,
-        Option(
+        OptionInfo(
             "A time budget for the fit, as 90s, 15m or 1h30m: without --preset the best preset that fits in it, and "
             "restarts, averaged, as long as there is time for another."
         ),
     ] = None
     runs: Annotated[
         int | None,
-        Option(
+        OptionInfo(
             "Fit so many times with different seeds and average the results; one that went astray is left out. 1 when "
             "not given, but with --time as many as fit.",
             least=1,
@@ -69,14 +69,14 @@ class Settings:
     ] = None
     network: Annotated[
         str,
-        Option(
+        OptionInfo(
             "The prior: skip (encoder-decoder), with skip:channels=16,32,64:skips=0,4,4:up=nearest for another "
             "shape, unet, resnet, or pixels (no network: the picture itself is the variable).",
         ),
     ] = "skip"
     input: Annotated[
         Literal["noise", "meshgrid", "fourier", "guide"],
-        Option(
+        OptionInfo(
             "The network's fixed input: uniform noise, the pixel coordinates, sines and cosines of them, or a guide: "
             "the flash picture of dip flash, the decoded one of dip dejpeg, and for dip denoise what three simple "
             "filters make of the picture."
@@ -84,27 +84,27 @@ class Settings:
     ] = "noise"
     input_depth: Annotated[
         int | None,
-        Option(
+        OptionInfo(
             "Channels of the network's input; 32 when not given, always 2 for meshgrid, those of the guide.",
             least=1,
             most=4096,
         ),
     ] = None
-    pad: Annotated[Literal["reflection", "zero"], Option("How convolutions see beyond the border.")] = "reflection"
+    pad: Annotated[Literal["reflection", "zero"], OptionInfo("How convolutions see beyond the border.")] = "reflection"
     optimize: Annotated[
-        Literal["net", "net,input"], Option("What is fitted: the weights, or the weights and the input.")
+        Literal["net", "net,input"], OptionInfo("What is fitted: the weights, or the weights and the input.")
     ] = "net"
     optimizer: Annotated[
-        Literal["adam", "lbfgs"], Option("Adam, or L-BFGS after 100 steps of Adam at a rate of 0.001.")
+        Literal["adam", "lbfgs"], OptionInfo("Adam, or L-BFGS after 100 steps of Adam at a rate of 0.001.")
     ] = "adam"
-    rate: Annotated[float, Option("Learning rate.", "--lr", above=0)] = 0.01
-    beta2: Annotated[float, Option("Adam's memory of squared gradients.", least=0, below=1)] = 0.999
+    rate: Annotated[float, OptionInfo("Learning rate.", "--lr", above=0)] = 0.01
+    beta2: Annotated[float, OptionInfo("Adam's memory of squared gradients.", least=0, below=1)] = 0.999
     reg_noise: Annotated[
-        float, Option("Standard deviation of the fresh noise added to the input at each iteration.", least=0)
+        float, OptionInfo("Standard deviation of the fresh noise added to the input at each iteration.", least=0)
     ] = 1 / 30
     warmup: Annotated[
         int,
-        Option(
+        OptionInfo(
             "Steps on small windows of the picture before the first iteration, where the picture is large enough and "
             "is itself what was measured.",
             least=0,
@@ -113,57 +113,57 @@ class Settings:
     ] = 0
     ema: Annotated[
         float | None,
-        Option(
+        OptionInfo(
             "Memory of the running average of the outputs; 0 keeps single outputs. Without it there are several "
             "averages, of 0.98 to 0.998, and the stopping rule chooses.",
             least=0,
             below=1,
         ),
     ] = None
-    tv: Annotated[float, Option("Weight of the total variation of the picture in the loss.", least=0)] = 0.0
+    tv: Annotated[float, OptionInfo("Weight of the total variation of the picture in the loss.", least=0)] = 0.0
     seed: Annotated[
         int,
-        Option(
+        OptionInfo(
             "Seed of all random numbers: same seed, settings and CPU, same bits.",
             group="The machine",
             least=0,
-            most=LARGEST_SEED,
+            most=MAX_SEED,
         ),
     ] = 0
-    device: Annotated[str, Option("auto, cpu, cuda, cuda:1 ..., or mps.", group="The machine")] = "auto"
+    device: Annotated[str, OptionInfo("auto, cpu, cuda, cuda:1 ..., or mps.", group="The machine")] = "auto"
     precision: Annotated[
         Precision,
-        Option("Arithmetic of the network; auto takes bf16 where the hardware has it.", group="The machine"),
+        OptionInfo("Arithmetic of the network; auto takes bf16 where the hardware has it.", group="The machine"),
     ] = "auto"
     tile: Annotated[
         str,
-        Option(
+        OptionInfo(
             "A large picture is fitted in overlapping tiles, each by itself, which are blended: auto does so where the "
             "whole takes too much memory, none never does, a number is their longest side in pixels, "
-            f"{SMALLEST_TILE} or more.",
+            f"{MIN_TILE_SIDE} or more.",
             group="The machine",
         ),
     ] = "auto"
     max_memory: Annotated[
         str | None,
-        Option(
+        OptionInfo(
             "The most memory to use, as 8G or 800M, of the GPU where the fit runs on one; four fifths of what is free "
             "when not given.",
             group="The machine",
         ),
     ] = None
     threads: Annotated[
-        int | None, Option("CPU threads; PyTorch's choice when not given.", group="The machine", least=1, most=1024)
+        int | None, OptionInfo("CPU threads; PyTorch's choice when not given.", group="The machine", least=1, most=1024)
     ] = None
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
         stopping.parse_rule(self.stop)
         self.noise_level()
-        self.budget()
-        self.side()
-        self.most_memory()
-        if self.seed + (self.runs or 1) > LARGEST_SEED:
+        self.time_budget()
+        self.tile_side()
+        self.memory_limit()
+        if self.seed + (self.runs or 1) > MAX_SEED:
             raise UsageError(f"--seed {self.seed} is too large for {self.runs} runs: use a smaller one.")
 
     def noise_level(self) -> float | None:
@@ -178,11 +178,13 @@ class Settings:
             level = float(self.sigma)
         except ValueError:
             level = math.nan
-        if not 0 < level <= GREYS:
-            raise UsageError(f"--sigma {self.sigma} is no noise level: use auto or a number above 0, up to {GREYS}.")
+        if not 0 < level <= FULL_SCALE:
+            raise UsageError(
+                f"--sigma {self.sigma} is no noise level: use auto or a number above 0, up to {FULL_SCALE}."
+            )
         return level
 
-    def budget(self) -> float | None:
+    def time_budget(self) -> float | None:
         """Of `--time`, in seconds.
 
         Raises:
@@ -195,7 +197,7 @@ class Settings:
         except ValueError:
             raise UsageError(f"--time {self.time!r} is no time: write it as 90s, 15m or 1h30m.") from None
 
-    def side(self) -> int | None:
+    def tile_side(self) -> int | None:
         """Of the tiles that `--tile` asks for, in pixels; None for auto and none.
 
         Raises:
@@ -203,11 +205,11 @@ class Settings:
         """
         if self.tile in ("auto", "none"):
             return None
-        if not self.tile.isdecimal() or int(self.tile) < SMALLEST_TILE:
-            raise UsageError(f"--tile {self.tile} is no side: use auto, none or {SMALLEST_TILE} pixels and more.")
+        if not self.tile.isdecimal() or int(self.tile) < MIN_TILE_SIDE:
+            raise UsageError(f"--tile {self.tile} is no side: use auto, none or {MIN_TILE_SIDE} pixels and more.")
         return int(self.tile)
 
-    def most_memory(self) -> int | None:
+    def memory_limit(self) -> int | None:
         """Of `--max-memory`, in bytes.
 
         Raises:
@@ -234,6 +236,6 @@ class Settings:
         return limited.with_noise_level(self.noise_level() or 0.0)
 
     @property
-    def memories(self) -> tuple[float, ...]:
+    def decays(self) -> tuple[float, ...]:
         """Of the running averages, the one that is logged first."""
-        return MEMORIES if self.ema is None else (self.ema,)
+        return DECAYS if self.ema is None else (self.ema,)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dipcli.problem import identity
-from dipcli.problem.noise import GREYS
-from dipcli.stopping.discrepancy import Sigma, seen
+from dipcli.problem.noise import FULL_SCALE
+from dipcli.stopping.discrepancy import Sigma, examine_noise
 from dipcli.stopping.holdout import HoldOut
 from dipcli.stopping.rule import Rule, Verdict
 
@@ -40,7 +40,7 @@ class Auto(Rule):
 
     def start(self, problem: Problem) -> tuple[tuple[Rule, str, Any], Problem]:
         """The chosen rule, why it was chosen, and what it starts with."""
-        rule, why = chosen(problem, self.level, self.patience)
+        rule, why = choose_rule(problem, self.level, self.patience)
         state, problem = rule.start(problem)
         return (rule, why, state), problem
 
@@ -58,14 +58,14 @@ class Auto(Rule):
 
     def resolve(self, problem: Problem) -> Rule:
         """The chosen rule."""
-        return chosen(problem, self.level, self.patience)[0]
+        return choose_rule(problem, self.level, self.patience)[0]
 
     def describe(self, problem: Problem) -> str:
         """The chosen rule, and why it was chosen."""
-        return chosen(problem, self.level, self.patience)[1]
+        return choose_rule(problem, self.level, self.patience)[1]
 
 
-def chosen(problem: Problem, level: float = 0.0, patience: int = HoldOut.patience) -> tuple[Rule, str]:
+def choose_rule(problem: Problem, level: float = 0.0, patience: int = HoldOut.patience) -> tuple[Rule, str]:
     """The rule for a problem, and why, in a few words.
 
     Args:
@@ -76,10 +76,10 @@ def chosen(problem: Problem, level: float = 0.0, patience: int = HoldOut.patienc
     holdout = HoldOut(patience=patience)
     if problem.operator is not identity or problem.weight is not None:
         return holdout, "rule holdout"
-    noise = seen(problem)
+    noise = examine_noise(problem)
     if noise is None:
         return holdout, "rule holdout: too little to judge the noise by"
     if not noise.dependent or not noise.level:
         return holdout, "rule holdout: the noise is independent from pixel to pixel"
-    level = level or GREYS * noise.level
+    level = level or FULL_SCALE * noise.level
     return Sigma(level), f"rule sigma: neighbouring pixels share their noise, of some {level:.0f} of 255"

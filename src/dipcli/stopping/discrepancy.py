@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dipcli.errors import UsageError
 from dipcli.problem.losses import squared_error
-from dipcli.problem.noise import GREYS, Noise, look
+from dipcli.problem.noise import FULL_SCALE, Noise, measure_noise
 from dipcli.stopping.rule import Rule, Verdict
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Sigma(Rule):
         Raises:
             UsageError: when it cannot be estimated.
         """
-        level = self.level / GREYS or estimated(problem)
+        level = self.level / FULL_SCALE or estimate_noise_level(problem)
         return _Sought(problem, level), problem
 
     def judge(self, step: Step, state: _Sought) -> tuple[Verdict, _Sought]:
@@ -53,13 +53,15 @@ class Sigma(Rule):
         problem = state.problem
         difference = math.sqrt(squared_error(problem.operator(step.average), problem.measured, problem.weight))
         reached = difference <= state.level
-        reason = f"the picture differs from the input by as much as the noise does, {GREYS * state.level:.3g} of 255"
+        reason = (
+            f"the picture differs from the input by as much as the noise does, {FULL_SCALE * state.level:.3g} of 255"
+        )
         # Beyond that the fit can only learn noise: with `--iters` what is kept stays what was kept here.
         verdict = Verdict(
             not state.reached,
             reason if reached else None,
-            ("difference", GREYS * difference),
-            aim=GREYS * state.level,
+            ("difference", FULL_SCALE * difference),
+            threshold=FULL_SCALE * state.level,
         )
         return verdict, replace(state, reached=state.reached or reached)
 
@@ -69,28 +71,28 @@ class Sigma(Rule):
 
     def resolve(self, problem: Problem) -> Sigma:
         """Estimate the noise level from the whole image where it was not given."""
-        return self if self.level else replace(self, level=GREYS * estimated(problem))
+        return self if self.level else replace(self, level=FULL_SCALE * estimate_noise_level(problem))
 
 
-def estimated(problem: Problem) -> float:
+def estimate_noise_level(problem: Problem) -> float:
     """The standard deviation of the noise, 0..1, from a look at the measurement.
 
     Raises:
         UsageError: when it is no picture, too small a one, or one without noise.
     """
-    noise = seen(problem)
+    noise = examine_noise(problem)
     if noise is None or not noise.level:
         raise UsageError("There is nothing to estimate the noise level from: give it as --sigma 25.")
     return noise.level
 
 
-def seen(problem: Problem) -> Noise | None:
+def examine_noise(problem: Problem) -> Noise | None:
     """What a look at the measurement tells of its noise; None where it is no picture or too small a one."""
     measured, weight = problem.measured, problem.weight
     if measured.ndim != 3:  # noqa: PLR2004 - (C, H, W)
         return None
     known = None if weight is None else (weight.expand_as(measured).amin(dim=0) > 0).cpu().numpy()
-    return look(measured.float().cpu().numpy(), known)
+    return measure_noise(measured.float().cpu().numpy(), known)
 
 
 @dataclass(frozen=True)

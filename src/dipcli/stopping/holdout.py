@@ -84,7 +84,7 @@ class HoldOut(Rule):
         left = max(self.patience - waited, 0)
         if step.number % EVERY:
             nothing = state.least == math.inf
-            return Verdict(keep=nothing, signal=state.signal, left=None if nothing else left), state
+            return Verdict(keep=nothing, criterion=state.signal, patience_left=None if nothing else left), state
         problem = state.problem
         errors = [
             float(problem.loss(problem.operator(average), problem.measured, state.weight)) for average in step.averages
@@ -96,10 +96,10 @@ class HoldOut(Rule):
             perfect = None
             if problem.measured.ndim > FLAT and float(squared_error(best, problem.measured, state.weight)) < PERFECT:
                 perfect = "the held-out pixels are predicted to a fraction of a grey level"
-            verdict = Verdict(True, perfect, signal, which, left=self.patience)
+            verdict = Verdict(True, perfect, signal, which, patience_left=self.patience)
             return verdict, replace(state, least=error, at=step.number, signal=signal)
         reason = f"the held-out pixels were not predicted better for {waited} iterations" if not left else None
-        return Verdict(stop=reason, signal=signal, left=left), replace(state, signal=signal)
+        return Verdict(stop=reason, criterion=signal, patience_left=left), replace(state, signal=signal)
 
     def _chosen(self, counting: Tensor) -> Tensor:
         """A random share of what counts, at least one."""

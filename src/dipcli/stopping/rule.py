@@ -27,10 +27,10 @@ class Verdict:
 
     keep: bool = False
     stop: str | None = None
-    signal: tuple[str, float] | None = None
+    criterion: tuple[str, float] | None = None
     average_index: int = 0
-    left: int | None = None
-    aim: float | None = None
+    patience_left: int | None = None
+    threshold: float | None = None
 
 
 class Rule(ABC):
@@ -93,7 +93,7 @@ class Ending(Rule):
 
     rule: Rule
     end: Callable[[Step, str | None], str | None]
-    heeds: bool = True
+    heeds_rule: bool = True
 
     def start(self, problem: Problem) -> tuple[Any, Problem]:
         """What the rule starts with."""
@@ -102,8 +102,8 @@ class Ending(Rule):
     def judge(self, step: Step, state: Any) -> tuple[Verdict, Any]:
         """The rule's verdict with another end."""
         verdict, state = self.rule.judge(step, state)
-        if not self.heeds:
-            verdict = replace(verdict, left=None, aim=None)
+        if not self.heeds_rule:
+            verdict = replace(verdict, patience_left=None, threshold=None)
         return replace(verdict, stop=self.end(step, verdict.stop)), state
 
     def with_noise_level(self, level: float) -> Ending:
@@ -122,7 +122,7 @@ class Ending(Rule):
 def exactly(rule: Rule, iterations: int) -> Rule:
     """Run so many iterations, whatever the rule says of stopping; what is kept stays its matter."""
     reason = f"the {iterations} iterations asked for are done"
-    return Ending(rule, lambda step, _: reason if step.number >= iterations else None, heeds=False)
+    return Ending(rule, lambda step, _: reason if step.number >= iterations else None, heeds_rule=False)
 
 
 def at_most(rule: Rule, iterations: int) -> Rule:

@@ -145,9 +145,9 @@ def _compared(variance: float, number: int, lowest: _Lowest, guard: int, patienc
     """The verdict on a variance, and the smallest so far."""
     signal = ("variance", variance)
     if number <= guard:
-        return Verdict(keep=True, signal=signal), lowest
+        return Verdict(keep=True, criterion=signal), lowest
     if variance < lowest.value:
-        return Verdict(keep=True, signal=signal, left=patience), _Lowest(variance, number)
+        return Verdict(keep=True, criterion=signal, patience_left=patience), _Lowest(variance, number)
     waited = number - lowest.at
     reason = f"the variance has not fallen for {waited} iterations" if waited >= patience else None
-    return Verdict(stop=reason, signal=signal, left=max(patience - waited, 0)), lowest
+    return Verdict(stop=reason, criterion=signal, patience_left=max(patience - waited, 0)), lowest

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dipcli.images.image import Picture
+    from dipcli.images.image import Image
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Step
-    from dipcli.tasks.baselines.baseline import Rival
+    from dipcli.tasks.baselines.baseline import Baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +42,11 @@ class Case:
     """
 
     problem: Problem
-    picture: Picture
+    image: Image
     truth: NDArray[np.float32] | None = None
     damaged: NDArray[np.float32] | None = None
-    baselines: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    rivals: Callable[[], Sequence[Rival]] | None = None
+    baseline_images: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    baselines: Callable[[], Sequence[Baseline]] | None = None
     known: NDArray[np.bool_] | None = None
     border: int = 0
     remarks: tuple[str, ...] = ()
@@ -57,11 +57,11 @@ class Case:
     suffixes: tuple[str, ...] = ()
 
     @property
-    def size(self) -> int:
+    def bytes_in_memory(self) -> int:
         """Bytes of all its pictures, each counted once."""
-        picture, guide = self.picture, self.problem.guide
+        picture, guide = self.image, self.problem.guide
         arrays = [picture.pixels, picture.samples, picture.alpha, self.truth, self.damaged, self.known]
-        arrays += [*self.baselines.values(), self.problem.measured.numpy()]
+        arrays += [*self.baseline_images.values(), self.problem.measured.numpy()]
         if self.problem.weight is not None:
             arrays.append(self.problem.weight.numpy())
         if guide is not None and not callable(guide):

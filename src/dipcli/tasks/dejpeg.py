@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dipcli.images.image import Picture
+    from dipcli.images.image import Image
 
 # The network is shown the decoded picture under fresh noise at every step, which it can no more copy than plain noise
 # but need not invent: half the steps, and more detail in the end. Measured: docs/results.md.
@@ -56,7 +56,7 @@ BLIND: Presets = {
 
 @task(presets=PRESETS, result="dejpegged")
 def dejpeg(
-    image: Picture,
+    image: Image,
     blind: Annotated[
         bool,
         typer.Option(
@@ -92,8 +92,8 @@ def dejpeg(
     if encoder is None:
         return Case(
             problem=Problem(measured=decoded, shape=image.pixels.shape),
-            picture=image,
-            baselines=baselines,
+            image=image,
+            baseline_images=baselines,
             remarks=(refused,) if refused else (),
             presets=BLIND,
         )
@@ -112,7 +112,7 @@ def dejpeg(
             guide=encoder.extend(decoded),
             finish=encoder.finish,
         ),
-        picture=image,
-        baselines=baselines,
+        image=image,
+        baseline_images=baselines,
         conclude=conclude,
     )

@@ -8,8 +8,8 @@ import typer
 
 from dipcli.errors import UsageError
 from dipcli.problem import Problem, losses
-from dipcli.problem.noise import GREYS, Noise, look
-from dipcli.problem.prefilter import Sketch
+from dipcli.problem.noise import FULL_SCALE, Noise, measure_noise
+from dipcli.problem.prefilter import PrefilteredGuide
 from dipcli.tasks import LossOption
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import PUBLISHED, Presets, task
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dipcli.images.image import Picture
-    from dipcli.tasks.baselines.baseline import Rival
+    from dipcli.images.image import Image
+    from dipcli.tasks.baselines.baseline import Baseline
 
 LOUD = 50  # from here on more input noise was published: 1/20 in place of 1/30
 LOUDEST = 1000  # of 255 grey levels: nothing is left of the picture
@@ -85,7 +85,7 @@ WITHOUT_SKETCH: Presets = {
 
 @task(presets=PRESETS, result="denoised", lengths={"fast": 450, "balanced": 950, "best": 950})
 def denoise(
-    image: Picture,
+    image: Image,
     simulate_noise: Annotated[
         float | None,
         typer.Option(
@@ -127,40 +127,41 @@ def denoise(
         # Always the same noise, clipped and rounded as in a file: the run can be repeated from what is written.
         generator = np.random.default_rng(0)
         added = [
-            (each + generator.normal(0, simulate_noise / GREYS, each.shape)).astype(np.float32) for each in image.pixels
+            (each + generator.normal(0, simulate_noise / FULL_SCALE, each.shape)).astype(np.float32)
+            for each in image.pixels
         ]
         pixels = image.rounded(np.stack(added))
-    seen = look(pixels)
-    level = str(GREYS * seen.level) if seen and seen.level and sigma == "auto" else sigma
-    strongest = float(sigma) if sigma != "auto" else GREYS * seen.strongest if seen else 0.0
+    seen = measure_noise(pixels)
+    level = str(FULL_SCALE * seen.level) if seen and seen.level and sigma == "auto" else sigma
+    strongest = float(sigma) if sigma != "auto" else FULL_SCALE * seen.strongest if seen else 0.0
     problem = Problem(
         measured=torch.from_numpy(pixels),
         shape=pixels.shape,
-        loss=losses.named(loss, level),
-        guide=Sketch(pixels, strongest / GREYS) if strongest else None,
+        loss=losses.make_loss(loss, level),
+        guide=PrefilteredGuide(pixels, strongest / FULL_SCALE) if strongest else None,
     )
     # The sketches keep impulses, and noise that neighbours share.
     plain = input != "guide" or not strongest or loss == "l1" or (seen is not None and seen.dependent)
     presets = dict(WITHOUT_SKETCH) if plain else _sketched(strongest)
     if simulate_noise is not None and simulate_noise >= LOUD:
         presets["paper"] = {"reg_noise": 1 / 20}
-    remarks = worries(pixels, seen, loss)
+    remarks = warnings_for(pixels, seen, loss)
 
-    def rivals() -> list[Rival]:
+    def rivals() -> list[Baseline]:
         from dipcli.tasks.baselines.denoising import classical
 
-        stated = None if level == "auto" else float(level) / GREYS
+        stated = None if level == "auto" else float(level) / FULL_SCALE
         return classical(pixels, stated, impulses=loss == "l1")
 
     if simulate_noise is None:
-        return Case(problem=problem, picture=image, rivals=rivals, remarks=remarks, presets=presets)
+        return Case(problem=problem, image=image, baselines=rivals, remarks=remarks, presets=presets)
     return Case(
         problem=problem,
-        picture=image,
+        image=image,
         truth=image.pixels,
         damaged=pixels,
-        baselines={"noisy": pixels},
-        rivals=rivals,
+        baseline_images={"noisy": pixels},
+        baselines=rivals,
         remarks=remarks,
         presets=presets,
     )
@@ -171,7 +172,7 @@ def _sketched(level: float) -> dict[str, dict[str, float]]:
     return {preset: {"reg_noise": min(max(share * level, LEAST), MOST)} for preset, share in REG.items()}
 
 
-def worries(pixels: NDArray[np.float32], seen: Noise | None, loss: str) -> tuple[str, ...]:
+def warnings_for(pixels: NDArray[np.float32], seen: Noise | None, loss: str) -> tuple[str, ...]:
     """What the user should know before the fit.
 
     Args:
@@ -181,18 +182,23 @@ def worries(pixels: NDArray[np.float32], seen: Noise | None, loss: str) -> tuple
     """
     if pixels.min() == pixels.max():
         return ("the picture is of one colour: there is nothing to remove",)
-    if seen and seen.level < CLEAN / GREYS:
-        return (f"there is hardly any noise in the picture ({GREYS * seen.level:.1f} of {GREYS}): it can only lose",)
-    if seen and seen.dependent and seen.level < FAINT / GREYS:
-        faint = f"what looks like noise is faint ({GREYS * seen.level:.0f} of {GREYS}) and may be fine texture"
+    if seen and seen.level < CLEAN / FULL_SCALE:
+        return (
+            f"the image looks nearly noise-free (sigma {FULL_SCALE * seen.level:.1f} of {FULL_SCALE}): denoising will "
+            "probably degrade it",
+        )
+    if seen and seen.dependent and seen.level < FAINT / FULL_SCALE:
+        faint = (
+            f"what looks like noise is faint ({FULL_SCALE * seen.level:.0f} of {FULL_SCALE}) and may be fine texture"
+        )
         return (f"{faint}: a clean picture can only lose",)
-    wild = share_of_wild(pixels)
+    wild = fraction_of_outliers(pixels)
     if wild > MANY and loss == "l2":
         return (f"{100 * wild:.0f} % of the values are black or white among others: for such noise try --loss l1",)
     return ()
 
 
-def share_of_wild(pixels: NDArray[np.float32]) -> float:
+def fraction_of_outliers(pixels: NDArray[np.float32]) -> float:
     """Share of the values, of (C, H, W) in 0..1, that are at an end of the range and far from their neighbours."""
     from scipy.ndimage import median_filter
 

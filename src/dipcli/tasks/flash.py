@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dipcli.images.image import Picture
+    from dipcli.images.image import Image
 
 PRESETS: Presets = {
     "fast": {
@@ -61,7 +61,7 @@ ALIGNED = 1.5  # pixels: what a tripod and the estimate allow
 
 @task(presets=PRESETS, result="relit")
 def flash(
-    image: Picture,
+    image: Image,
     guide: Annotated[
         str, typer.Option(metavar="FLASH", help="The picture of the same scene taken with a flash, of the same size.")
     ],
@@ -83,7 +83,7 @@ def flash(
 
     from dipcli import images
 
-    twin = images.obtain(guide).pixels
+    twin = images.to_image(guide).pixels
     if twin.shape[1:] != image.pixels.shape[1:]:
         (height, width), (tall, wide) = twin.shape[1:], image.pixels.shape[1:]
         raise DipError(
@@ -101,9 +101,9 @@ def flash(
             measured=torch.from_numpy(image.pixels),
             shape=image.pixels.shape,
             guide=torch.from_numpy(twin),
-            loss=losses.named(loss, sigma),
+            loss=losses.make_loss(loss, sigma),
         ),
-        picture=image,
+        image=image,
         remarks=tuple(remarks),
     )
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from dipcli.images.image import Picture
+    from dipcli.images.image import Image
 
 LOUDEST = 1000  # of 255 grey levels: nothing is left of the picture
 
@@ -44,7 +44,7 @@ PRESETS: Presets = {
 
 @task(presets=PRESETS, result="impedance")
 def impedance(
-    image: Picture,
+    image: Image,
     size: Annotated[
         int | None,
         typer.Option(
@@ -113,7 +113,7 @@ def impedance(
             members=len(TARGETS),
             finish=side_by_side,
         ),
-        picture=image.to_8_bits(pixels),
+        image=image.to_8_bits(pixels),
         remarks=tuple(remarks),
         observers=(curves,),
         conclude=lambda _: curves.conclude(),

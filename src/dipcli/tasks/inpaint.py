@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dipcli.images.image import Picture
-    from dipcli.tasks.baselines.baseline import Rival
+    from dipcli.images.image import Image
+    from dipcli.tasks.baselines.baseline import Baseline
 
 Damage = Literal["auto", "text", "hole", "region", "scattered"]
 
@@ -79,7 +79,7 @@ MUCH = 0.6  # share of the picture: so much is seldom meant to be filled
 
 @task(presets=PRESETS, result="inpainted")
 def inpaint(
-    image: Picture,
+    image: Image,
     mask: Annotated[
         str,
         typer.Option(
@@ -121,7 +121,7 @@ def inpaint(
     """
     import torch  # here, not above: `dip --help` must not pay for it
 
-    from dipcli.problem.operators import Keep
+    from dipcli.problem.operators import KeepKnown
 
     own = isinstance(mask, str) and mask == "alpha"
     marked, remarks = _transparent(image, mask_invert) if own else _marked(image, mask, mask_invert)
@@ -141,7 +141,7 @@ def inpaint(
     measured = torch.from_numpy(image.pixels)
     known = torch.from_numpy(~marked)[None]
 
-    def rivals() -> list[Rival]:
+    def rivals() -> list[Baseline]:
         from dipcli.tasks.baselines.inpainting import classical
 
         return classical(image.pixels, marked)
@@ -152,11 +152,11 @@ def inpaint(
             measured=measured,
             shape=image.pixels.shape,
             weight=known.float(),
-            loss=losses.named(loss, sigma),
-            finish=Keep(measured, known),
+            loss=losses.make_loss(loss, sigma),
+            finish=KeepKnown(measured, known),
         ),
-        picture=opaque,
-        rivals=rivals,
+        image=opaque,
+        baselines=rivals,
         known=~marked,
         remarks=tuple(remarks),
         presets=adapted(kind, network),
@@ -193,11 +193,11 @@ def judged(marked: NDArray[np.bool_]) -> str:
     return "text" if distance_transform_edt(padded).max() <= max(3, min(marked.shape) / 40) else "hole"
 
 
-def _marked(image: Picture, mask: Any, invert: bool) -> tuple[NDArray[np.bool_], list[str]]:
+def _marked(image: Image, mask: Any, invert: bool) -> tuple[NDArray[np.bool_], list[str]]:
     """Which pixels a mask marks, (H, W), and what there is to say of it."""
     from dipcli import images
 
-    given = images.obtain(mask)
+    given = images.to_image(mask)
     levels = given.pixels.mean(axis=0)
     if given.alpha is not None:  # what was left transparent was not painted
         levels = levels * given.alpha / _full(given.alpha)
@@ -209,7 +209,7 @@ def _marked(image: Picture, mask: Any, invert: bool) -> tuple[NDArray[np.bool_],
     return _halved(1 - levels if invert else levels, "the mask")
 
 
-def _transparent(image: Picture, invert: bool) -> tuple[NDArray[np.bool_], list[str]]:
+def _transparent(image: Image, invert: bool) -> tuple[NDArray[np.bool_], list[str]]:
     """Which pixels are transparent, (H, W)."""
     if image.alpha is None:
         raise DipError("--mask alpha needs a picture with transparency, this one has none: name a mask file.")
@@ -224,7 +224,7 @@ def _halved(levels: NDArray[Any], what: str) -> tuple[NDArray[np.bool_], list[st
     return levels >= 1 / 2, [told] if between else []
 
 
-def _filled(image: Picture, marked: NDArray[np.bool_]) -> NDArray[Any] | None:
+def _filled(image: Image, marked: NDArray[np.bool_]) -> NDArray[Any] | None:
     """The transparency with what is filled made opaque: else nobody would see it."""
     import numpy as np
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from dipcli.images.image import Picture
+    from dipcli.images.image import Image
 
 SMALLEST, LARGEST = 16, 2048  # pixels on a side
 
@@ -60,7 +60,7 @@ PRESETS: Presets = {
 
 @task(presets=PRESETS, result="inverted")
 def invert(
-    image: Picture,
+    image: Image,
     model: Annotated[
         str,
         typer.Option(
@@ -136,7 +136,7 @@ def invert(
     untrained = f"The weights of {model} are random: they have learned nothing from pictures."
     return Case(
         problem=Problem(measured=measured, shape=truth.shape, operator=features),
-        picture=carrier,
+        image=carrier,
         truth=truth,
         remarks=(untrained,) if weights == "random" else (),
         conclude=conclude,
@@ -168,7 +168,7 @@ def square(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 
 def _network(model: str, layer: str, weights: str | None, seed: int) -> tuple[nn.Module, str, bool]:
     """The network, the name of the layer's module, and whether it wants its pictures normalised as ImageNet's."""
-    from dipcli.problem.features import BUILT_IN, built_in
+    from dipcli.problem.features import BUILT_IN, load_built_in
 
     if ":" in model:
         return _own(model, weights, seed), layer, False
@@ -182,7 +182,7 @@ def _network(model: str, layer: str, weights: str | None, seed: int) -> tuple[nn
             f"--model {model} needs --weights: a FILE with its state dict, download to fetch PyTorch's (alexnet "
             "233 MB, vgg16 528 MB, vgg19 548 MB), or random for a network that has learned nothing."
         )
-    return *built_in(model, layer, weights, seed), True
+    return *load_built_in(model, layer, weights, seed), True
 
 
 def _own(model: str, weights: str | None, seed: int) -> nn.Module:
@@ -192,7 +192,7 @@ def _own(model: str, weights: str | None, seed: int) -> nn.Module:
     """
     import torch
 
-    from dipcli.problem.features import load, told
+    from dipcli.problem.features import describe_layers, load
 
     if weights in ("random", "download"):
         raise UsageError(
@@ -209,8 +209,8 @@ def _own(model: str, weights: str | None, seed: int) -> nn.Module:
             network: Any = getattr(import_module(module), function)()
     except (Exception, SystemExit) as error:
         raise DipError(
-            f"--model {model} does not work ({told(error)}): name a module, of this folder or installed, and a "
-            "function in it that returns a network, as mynet:build."
+            f"--model {model} does not work ({describe_layers(error)}): name a module, in this folder or installed, and "
+            "a function in it that returns a network, as mynet:build."
         ) from error
     finally:
         sys.path.remove(folder)

@@ -14,7 +14,7 @@ from dipcli.settings import Settings
 from dipcli.tasks.case import Case
 
 if TYPE_CHECKING:
-    from dipcli.images.image import Picture
+    from dipcli.images.image import Image
     from dipcli.problem import Problem
 
 Presets = Mapping[str, Mapping[str, Any]]
@@ -34,7 +34,7 @@ PUBLISHED: Mapping[str, Any] = {
     "warmup": 0,
     "stop": "none",
 }
-METHOD = frozenset(each.name for each in fields(Settings))
+SETTING_NAMES = frozenset(each.name for each in fields(Settings))
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class Task:
 
     def arguments(self) -> list[inspect.Parameter]:
         """The task's own parameters: all of its function's but the picture, and but those that are settings."""
-        # Picture and the like are heavy to import and of no interest to the command line: any type will do for them.
-        heavy = {"Picture": Any, "Problem": Any, "NDArray": Any}
+        # Image and the like are heavy to import and of no interest to the command line: any type will do for them.
+        heavy = {"Image": Any, "Problem": Any, "NDArray": Any}
         hints = get_type_hints(self.pose, localns=heavy, include_extras=True)
         _, *own = inspect.signature(self.pose).parameters.values()
-        return [each.replace(annotation=hints[each.name]) for each in own if each.name not in METHOD]
+        return [each.replace(annotation=hints[each.name]) for each in own if each.name not in SETTING_NAMES]
 
     def settings(
         self, preset: str = DEFAULT_PRESET, adapted: Mapping[str, Mapping[str, Any]] | None = None, **given: Any
@@ -76,7 +76,7 @@ class Task:
         Raises:
             UsageError: when there is no such preset, or a value is outside its range.
         """
-        chosen = {name: value for name, value in self._preset(preset).items() if name in METHOD}
+        chosen = {name: value for name, value in self._preset(preset).items() if name in SETTING_NAMES}
         chosen |= (adapted or {}).get(preset, {})
         most = given.get("max_iterations")
         rules = given.get("stop", "none") != "none" or (most and most < (chosen.get("iterations") or 0))
@@ -89,7 +89,7 @@ class Task:
         return Settings(**{**chosen, **given})
 
     def case(
-        self, picture: Picture, preset: str, arguments: Mapping[str, Any], given: Mapping[str, Any]
+        self, picture: Image, preset: str, arguments: Mapping[str, Any], given: Mapping[str, Any]
     ) -> tuple[Case, Settings]:
         """What the task makes of a picture, and the settings for it.
 
@@ -104,10 +104,12 @@ class Task:
         """
         known = inspect.signature(self.pose).parameters
         settings = self.settings(preset, **given)
-        own = {name: value for name, value in self._preset(preset).items() if name not in METHOD} | dict(arguments)
-        own |= {name: getattr(settings, name) for name in known if name in METHOD}
+        own = {name: value for name, value in self._preset(preset).items() if name not in SETTING_NAMES} | dict(
+            arguments
+        )
+        own |= {name: getattr(settings, name) for name in known if name in SETTING_NAMES}
         posed = self.pose(picture, **own)
-        case = posed if isinstance(posed, Case) else Case(problem=posed, picture=picture)
+        case = posed if isinstance(posed, Case) else Case(problem=posed, image=picture)
         return case, self.settings(preset, case.presets, **given)
 
     def usual(self, preset: str, settings: Settings) -> int:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dipcli.images.image import Picture
-    from dipcli.tasks.baselines.baseline import Rival
+    from dipcli.images.image import Image
+    from dipcli.tasks.baselines.baseline import Baseline
 
 PUBLISHED = {
     **registry.PUBLISHED,
@@ -66,7 +66,7 @@ BEYOND = {"iterations": 4000, "reg_noise": 0.05}
 
 @task(presets=PRESETS, result="enlarged")
 def superres(
-    image: Picture,
+    image: Image,
     scale: Annotated[
         float,
         typer.Option(help="How many times larger each side becomes: 1.5 to 8, fractions too.", metavar="FACTOR"),
@@ -137,7 +137,7 @@ def superres(
         again = operators.resample(restored, small, chosen)
         return f"it shrinks back to the input with {psnr(again, measured):.1f} dB"
 
-    def rivals() -> list[Rival]:
+    def rivals() -> list[Baseline]:
         return enlarging.classical(measured, large)
 
     return Case(
@@ -145,15 +145,15 @@ def superres(
             measured=torch.from_numpy(measured),
             shape=(channels, *large),
             operator=operators.Resample(large, small, chosen),
-            loss=losses.named(loss, sigma),
+            loss=losses.make_loss(loss, sigma),
         ),
-        picture=image,
+        image=image,
         truth=image.pixels if simulate else None,
         damaged=measured if simulate else None,
-        baselines={
+        baseline_images={
             way: image.rounded(enlarging.enlarged(measured, large, way)) for way in ("bicubic", "nearest") if simulate
         },
-        rivals=rivals,
+        baselines=rivals,
         border=math.ceil(scale),
         presets=dict.fromkeys(("best", "paper"), BEYOND) if scale > PUBLISHED_TO else {},
         remarks=(f"{small[1]}x{small[0]} becomes {large[1]}x{large[0]}",),

@@ -184,7 +184,9 @@ def _model() -> str:
 def _on_the_bus(system: Path) -> Iterator[Card]:
     """NVIDIA's display controllers on the PCI bus."""
     for each in sorted(system.glob("sys/bus/pci/devices/*")):
-        if groups.words(each / "vendor") == ["0x10de"] and "".join(groups.words(each / "class")).startswith("0x03"):
+        if groups.describe_limits(each / "vendor") == ["0x10de"] and "".join(
+            groups.describe_limits(each / "class")
+        ).startswith("0x03"):
             yield Card("an NVIDIA card")
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dipcli.cli.progress.layout import GAP
 from dipcli.cli.progress.progress import Standing
-from dipcli.runs.display import Ahead, Display, Silent
+from dipcli.runs.display import Display, Expected, Silent
 from dipcli.text import legible
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Lines:
         forced = os.environ.get("FORCE_COLOR") and not os.environ.get("NO_COLOR")
         self.strong = (BOLD, PLAIN) if forced else ("", "")
 
-    def watching(self, title: str, ahead: Ahead) -> AbstractContextManager[object]:
+    def watching(self, title: str, ahead: Expected) -> AbstractContextManager[object]:
         """Remember what is being fitted."""
         self.title, self.standing, self.last = title, Standing(ahead), perf_counter()
         return nullcontext()
@@ -55,11 +55,11 @@ class Lines:
             begin, end = self.strong
             self._write(f"{begin}{legible(self.title)}:{end} {failed}{legible(self.standing.line())}")
 
-    def tell(self, row: Row) -> None:
+    def show_row(self, row: Row) -> None:
         """Keep the numbers for the next line."""
         self.standing.hear(row)
 
-    def tally(self, failed: int) -> None:
+    def show_failures(self, failed: int) -> None:
         """Keep it for the next line."""
         self.failed = failed
 

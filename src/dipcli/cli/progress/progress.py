@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dipcli.cli.progress.layout import GAP
 from dipcli.cli.progress.sparkline import Curve
-from dipcli.runs.display import Ahead, numbers
+from dipcli.runs.display import Expected, format_row
 from dipcli.text import clock, legible
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Standing:
         row: the latest numbers.
     """
 
-    def __init__(self, ahead: Ahead) -> None:
+    def __init__(self, ahead: Expected) -> None:
         self.ahead = ahead
         self.number, self.where, self.over = 0, (0, 0, 1), False
         self.pace = 0.0
@@ -57,8 +57,10 @@ class Standing:
             self.pace = max(self.latest - self.first, 1e-6) / (step.number - self.since)
         if verdict.keep:
             self.best = step.number
-        if verdict.signal and (self.verdict is None or verdict.signal != self.verdict.signal):
-            self.curves["rule"].add(math.log(verdict.signal[1]) if verdict.signal[1] > 0 else verdict.signal[1])
+        if verdict.criterion and (self.verdict is None or verdict.criterion != self.verdict.criterion):
+            self.curves["rule"].add(
+                math.log(verdict.criterion[1]) if verdict.criterion[1] > 0 else verdict.criterion[1]
+            )
         self.number, self.where, self.verdict, self.over = step.number, where, verdict, verdict.stop is not None
 
     def hear(self, row: Row) -> None:
@@ -78,9 +80,9 @@ class Standing:
         number, verdict = self.number, self.verdict
         if ahead.usual and ahead.usual > number:
             return ahead.usual
-        if verdict is None or verdict.left is None:
+        if verdict is None or verdict.patience_left is None:
             return None
-        return min(number + verdict.left, ahead.most or number + verdict.left)
+        return min(number + verdict.patience_left, ahead.most or number + verdict.patience_left)
 
     @property
     def share(self) -> float | None:
@@ -157,13 +159,13 @@ class Standing:
         verdict, best = self.verdict, self.best
         if verdict is None:
             return []
-        name, value = verdict.signal or ("", 0.0)
+        name, value = verdict.criterion or ("", 0.0)
         name = legible(name)
-        if verdict.aim is not None:
-            told = f"{value:.3g}; ends at {verdict.aim:.3g}"
+        if verdict.threshold is not None:
+            told = f"{value:.3g}; ends at {verdict.threshold:.3g}"
             return [f"{name} {told}", told]
-        if verdict.left is not None:
-            return _waiting(name, self.number, best, verdict.left)
+        if verdict.patience_left is not None:
+            return _waiting(name, self.number, best, verdict.patience_left)
         if not name and best == self.number:  # it always keeps the latest
             return []
         kept = [] if best is None else [f"best so far at {best}", f"best at {best}"]
@@ -171,7 +173,7 @@ class Standing:
 
     def line(self) -> str:
         """All of it on one line."""
-        told = [self.place(), self.count(), self.rate(), self.left(), *numbers(self.row), *self.opinion()[:1]]
+        told = [self.place(), self.count(), self.rate(), self.left(), *format_row(self.row), *self.opinion()[:1]]
         return GAP.join(each for each in told if each)
 
 

@@ -13,7 +13,7 @@ from dipcli.cli.progress.layout import DOTS, ELLIPSIS, Form, Part, cells, fitted
 from dipcli.cli.progress.live import Pane, measured, say
 from dipcli.cli.progress.progress import Standing
 from dipcli.cli.progress.sparkline import BLOCKS, sparkline
-from dipcli.runs.display import Ahead, numbers
+from dipcli.runs.display import Expected, format_row
 from dipcli.text import legible
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ class Terminal:
     def __init__(self) -> None:
         # Whoever asks for it has seen that there is a terminal; what the environment says is about colours.
         self.console = Console(stderr=True, highlight=False, emoji=False, force_terminal=True, legacy_windows=False)
-        self.title, self.standing, self.failed = "", Standing(Ahead()), 0
+        self.title, self.standing, self.failed = "", Standing(Expected()), 0
         encoding = self.console.encoding
         self.blocks, self.bar, self.ellipsis = (
             _writable(rich, plain, encoding) for rich, plain in ((BLOCKS, ""), (BAR, PLAIN_BAR), (ELLIPSIS, DOTS))
         )
 
     @contextmanager
-    def watching(self, title: str, ahead: Ahead) -> Iterator[None]:
+    def watching(self, title: str, ahead: Expected) -> Iterator[None]:
         """Show how far it is."""
         written = legible(title).encode(self.console.encoding, "backslashreplace")
         self.title, self.standing = written.decode(self.console.encoding), Standing(ahead)
@@ -59,11 +59,11 @@ class Terminal:
         if step.event:
             self.note(f"iteration {step.number}: {step.event}")
 
-    def tell(self, row: Row) -> None:
+    def show_row(self, row: Row) -> None:
         """Show the numbers from now on."""
         self.standing.hear(row)
 
-    def tally(self, failed: int) -> None:
+    def show_failures(self, failed: int) -> None:
         """Show how many pictures failed so far."""
         self.failed = failed
 
@@ -123,7 +123,7 @@ class Terminal:
     def _numbers(self) -> list[Part]:
         """Loss and PSNR, and the curve of what matters most: nearness to the truth, else what the rule goes by."""
         worths = (30, 50, 90)
-        told = [part("", (worth, text)) for worth, text in zip(worths, numbers(self.standing.row), strict=False)]
+        told = [part("", (worth, text)) for worth, text in zip(worths, format_row(self.standing.row), strict=False)]
         curve = next((each.values for each in self.standing.curves.values() if each.values), [])
         widths = range(LONGEST_CURVE, SHORTEST_CURVE - 1, -1)
         drawn = [(5 if width > SHORTEST_CURVE else 20, sparkline(curve, width, self.blocks)) for width in widths]

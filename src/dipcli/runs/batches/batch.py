@@ -14,8 +14,8 @@ from dipcli import files
 from dipcli.errors import DipError, UsageError
 from dipcli.images import FORMATS, pillow
 from dipcli.records.job import Job
-from dipcli.records.resume import HalfDone
-from dipcli.runs.batches.finished import KINDS, finished
+from dipcli.records.resume import InterruptedRun
+from dipcli.runs.batches.finished import KINDS, find_earlier_result
 from dipcli.runs.batches.sources import Source, gather, stems
 from dipcli.runs.display import Display
 from dipcli.runs.run import restore
@@ -125,7 +125,7 @@ def lay_out(like: Job, arguments: list[Path], output: str | None) -> Batch:
     if found.several:
         _check_folder(like, arguments, output, len(found.pictures))
     entries = _placed(like, found.pictures, folder)
-    taken = {os.path.abspath(f"{job.place()}{kind}"): job.source for job, _ in entries for kind in KINDS}
+    taken = {os.path.abspath(f"{job.output_stem()}{kind}"): job.source for job, _ in entries for kind in KINDS}
     results = [each for each in found.pictures if taken.get(os.path.abspath(each.path), each.path) != each.path]
     if results:
         others = {each.path for each in found.pictures} - {each.path for each in results}
@@ -142,7 +142,7 @@ def _check_folder(like: Job, arguments: list[Path], output: str | None, count: i
     if output == "-" or os.path.isfile(output) or (not meant and Path(output).suffix.lower() in FORMATS):
         raise UsageError(f"-o {output} cannot take {count} pictures: name a folder.")
     same = [each for each in arguments if os.path.isdir(each) and os.path.realpath(each) == os.path.realpath(output)]
-    if same and not like.record.overwrite:
+    if same and not like.outputs.overwrite:
         raise UsageError(f"-o {output} is where the pictures are: leave it out to have the results beside them.")
 
 
@@ -167,7 +167,7 @@ def restore_all(
     display: Display,
     signals: tuple[signal.Signals, ...] = (),
     announce: Callable[[Job, str, Settings, str], None] = lambda *_: None,
-    resume: HalfDone | None = None,
+    resume: InterruptedRun | None = None,
 ) -> Iterator[Outcome]:
     """Restore one picture after the other, past those that fail.
 
@@ -183,7 +183,7 @@ def restore_all(
     """
     shut: dict[Path, DipError] = {}
     for number, (job, _) in enumerate(batch.entries, start=1):
-        if known := settled(batch, number, shut):
+        if known := decide_without_fit(batch, number, shut):
             yield known
             continue
         try:
@@ -202,7 +202,7 @@ def restore_all(
                 return
 
 
-def settled(batch: Batch, number: int, shut: dict[Path, DipError]) -> Outcome | None:
+def decide_without_fit(batch: Batch, number: int, shut: dict[Path, DipError]) -> Outcome | None:
     """What becomes of a picture for which no fit is begun; None where one is to be.
 
     Args:
@@ -217,7 +217,7 @@ def settled(batch: Batch, number: int, shut: dict[Path, DipError]) -> Outcome | 
         if wrong:
             raise wrong
         if batch.several:
-            if earlier := finished(job):
+            if earlier := find_earlier_result(job):
                 return Outcome(earlier.account, skipped=earlier.word, number=number)
             _check_place(place, shut)
     except DipError as error:
@@ -228,7 +228,7 @@ def settled(batch: Batch, number: int, shut: dict[Path, DipError]) -> Outcome | 
     return None
 
 
-def not_begun(batch: Batch, number: int, by: signal.Signals) -> Outcome:
+def not_started(batch: Batch, number: int, by: signal.Signals) -> Outcome:
     """The outcome of a picture that a signal came before."""
     job = batch.entries[number - 1].job
     return Outcome({"input": str(job.source)}, ended_by=by, number=number, begun=False)

@@ -19,14 +19,14 @@ OTHERWISE = "already restored with other options: --overwrite restores it anew"
 UNRECORDED = "its result is there already, without a record of the run: --overwrite restores it anew"
 
 
-class Earlier(NamedTuple):
+class EarlierResult(NamedTuple):
     """What an earlier run told of its result, and a word on why that will do."""
 
     account: dict[str, Any]
     word: str
 
 
-def finished(job: Job) -> Earlier | None:
+def find_earlier_result(job: Job) -> EarlierResult | None:
     """What an earlier run has left, where it leaves nothing to do; None where the picture is to be restored.
 
     A run that came to its end and whose output is there is not repeated while the picture, and what else was read, is
@@ -39,33 +39,33 @@ def finished(job: Job) -> Earlier | None:
     Raises:
         DipError: when a file is there of which nobody knows where it comes from.
     """
-    if job.record.overwrite:
+    if job.outputs.overwrite:
         return None
-    place, folder = job.place(), _run_folder(job)
+    place, folder = job.output_stem(), _run_folder(job)
     account = accounts.read(folder)
     if account is not None:
         output = place.with_name(place.name + Path(str(account.get("output"))).suffix)
         if account.get("finished") is not True or not os.path.isfile(output) or _changed(job, account, folder):
             return None
-        same = (account.get("task"), account.get("asked")) == (job.task.name, job.asked())
+        same = (account.get("task"), account.get("asked")) == (job.task.name, job.describe_request())
         account |= {"input": str(job.source), "output": str(output)}
-        return Earlier(account, ALREADY if same else OTHERWISE)
-    if (folder / LOG).exists() and not job.record.no_run_dir:  # it was killed
+        return EarlierResult(account, ALREADY if same else OTHERWISE)
+    if (folder / LOG).exists() and not job.outputs.no_run_dir:  # it was killed
         return None
     for output in (place.with_name(place.name + kind) for kind in KINDS):
         if not os.path.isfile(output):
             continue
-        if not any(each.stat().st_mtime > output.stat().st_mtime for each in job.read()):
+        if not any(each.stat().st_mtime > output.stat().st_mtime for each in job.input_files()):
             account = {"input": str(job.source), "output": str(output)}
-            return Earlier(account, ALREADY if job.record.no_run_dir else UNRECORDED)
-        if not job.record.no_run_dir:
+            return EarlierResult(account, ALREADY if job.outputs.no_run_dir else UNRECORDED)
+        if not job.outputs.no_run_dir:
             raise DipError(f"{output} is there already, not from a run: say --overwrite to replace it.")
     return None
 
 
 def _run_folder(job: Job) -> Path:
     """Of one of several pictures, before it is known what kind of file its result will be."""
-    place = job.place()
+    place = job.output_stem()
     return place.with_name(place.name + RUN)
 
 
@@ -77,7 +77,7 @@ def _changed(job: Job, account: dict[str, Any], folder: Path) -> bool:
         with job.source.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         written = (folder / RECORD).stat().st_mtime
-        others = [each for each in job.read() if each != job.source]
+        others = [each for each in job.input_files() if each != job.source]
         return digest != account.get("input_sha256") or any(each.stat().st_mtime > written for each in others)
     except OSError:
         return True  # reading it will tell what is wrong

@@ -11,13 +11,13 @@ import torch
 
 from dipcli.errors import DipError
 from dipcli.fitting import lockstep, memory
-from dipcli.fitting.solve import threads
+from dipcli.fitting.solve import use_threads
 from dipcli.records.job import Job
 from dipcli.runs.batches import throughput as pace
-from dipcli.runs.batches.batch import Batch, Outcome, failed, not_begun, settled
-from dipcli.runs.batches.shared_display import Turns
+from dipcli.runs.batches.batch import Batch, Outcome, decide_without_fit, failed, not_started
+from dipcli.runs.batches.shared_display import SharedDisplay
 from dipcli.runs.display import Display
-from dipcli.runs.interrupt import Interrupt, NotBegunError, heeded
+from dipcli.runs.interrupt import Interrupt, NotStartedError, handle_signals
 from dipcli.runs.run import restore
 from dipcli.settings import Settings
 
@@ -48,12 +48,12 @@ def restore_together(
     def warn() -> None:
         display.note("Ending after this iteration, keeping the best pictures so far; once more to end at once.")
 
-    with heeded(*signals, say=warn) as interrupt:
-        work = _Work(batch, Turns(display), signals, interrupt, announce)
+    with handle_signals(*signals, say=warn) as interrupt:
+        work = _Work(batch, SharedDisplay(display), signals, interrupt, announce)
         for group in batch.of_one_size():
             due = []
             for number in group:
-                if known := settled(batch, number, work.shut):
+                if known := decide_without_fit(batch, number, work.shut):
                     yield known
                 else:
                     due.append(number)
@@ -61,9 +61,9 @@ def restore_together(
                 work.left += due
             elif due:
                 job = batch.entries[due[0] - 1].job
-                yield from work.done(due, pace.batch_size(job, wanted, len(due), display.note, interrupt.asked))
+                yield from work.done(due, pace.batch_size(job, wanted, len(due), display.note, interrupt.reason))
         if work.left and interrupt.received:
-            yield not_begun(batch, work.left[0], interrupt.received)
+            yield not_started(batch, work.left[0], interrupt.received)
 
 
 class _Work:
@@ -77,7 +77,7 @@ class _Work:
     def __init__(
         self,
         batch: Batch,
-        turns: Turns,
+        turns: SharedDisplay,
         signals: tuple[signal.Signals, ...],
         interrupt: Interrupt,
         announce: Callable[[Job, str, Settings, str], None],
@@ -101,7 +101,7 @@ class _Work:
         sharing = memory.SHARING.set(together)
         try:
             # Each fit sets the number of threads, and puts it back: all to the same.
-            with threads(self.batch.entries[0].job.given.get("threads") or torch.get_num_threads()):
+            with use_threads(self.batch.entries[0].job.given.get("threads") or torch.get_num_threads()):
                 yield from lockstep.run(feed, together)
         finally:
             memory.SHARING.reset(sharing)
@@ -118,11 +118,11 @@ class _Work:
                 announce=partial(self.announce, job),
                 resume=True,
                 interrupt=self.interrupt,
-                descend=lockstep.descend,
+                descend=lockstep.evaluate_jointly,
             )
         except DipError as error:
             return failed(self.batch, number, error)
-        except NotBegunError:
-            return not_begun(self.batch, number, self.interrupt.received or signal.SIGTERM)
+        except NotStartedError:
+            return not_started(self.batch, number, self.interrupt.received or signal.SIGTERM)
         self.interrupt.received = self.interrupt.received or ended_by  # it may have been the comparison that was cut
         return Outcome(account, ended_by=ended_by, number=number)

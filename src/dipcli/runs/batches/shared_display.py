@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dipcli.runs.display import Ahead, Display
+from dipcli.runs.display import Display, Expected
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dipcli.stopping.step import Step
 
 
-class Turns:
+class SharedDisplay:
     """What fits at work at the same time have in common.
 
     Args:
@@ -32,14 +32,14 @@ class Turns:
     def __init__(self, display: Display) -> None:
         self.display = display
         self.at_work = self.coming = 0
-        self.whose: Turn | None = None
+        self.whose: DisplayOfOne | None = None
         self.shown: AbstractContextManager[object] | None = None
 
-    def next(self) -> Turn:
+    def next(self) -> DisplayOfOne:
         """The display of another."""
-        return Turn(self)
+        return DisplayOfOne(self)
 
-    def show(self, turn: Turn) -> bool:
+    def show(self, turn: DisplayOfOne) -> bool:
         """Whether this one is shown; it is from now on, where none else is."""
         if self.whose is None:
             count = self.at_work + self.coming - 1
@@ -48,21 +48,21 @@ class Turns:
             self.shown.__enter__()
         return self.whose is turn
 
-    def end(self, turn: Turn) -> None:
+    def end(self, turn: DisplayOfOne) -> None:
         """This one is over: another may be shown."""
         if self.whose is turn and self.shown:
             shown, self.whose, self.shown = self.shown, None, None
             shown.__exit__(None, None, None)
 
 
-class Turn:
+class DisplayOfOne:
     """The display of one of them: all that it has to say is said, its progress is shown where no other's is."""
 
-    def __init__(self, turns: Turns) -> None:
-        self.turns, self.title, self.ahead = turns, "", Ahead()
+    def __init__(self, turns: SharedDisplay) -> None:
+        self.turns, self.title, self.ahead = turns, "", Expected()
 
     @contextmanager
-    def watching(self, title: str, ahead: Ahead) -> Iterator[None]:
+    def watching(self, title: str, ahead: Expected) -> Iterator[None]:
         """Inside, it is at work."""
         self.title, self.ahead = title, ahead
         self.turns.at_work += 1
@@ -80,12 +80,12 @@ class Turn:
         elif step.event:
             self.note(f"{self.title}: iteration {step.number}: {step.event}")
 
-    def tell(self, row: Row) -> None:
+    def show_row(self, row: Row) -> None:
         """Show the numbers, where it is its turn."""
         if self.turns.whose is self:
-            self.turns.display.tell(row)
+            self.turns.display.show_row(row)
 
-    def tally(self, failed: int) -> None:
+    def show_failures(self, failed: int) -> None:
         """Others count."""
 
     def note(self, text: str) -> None:

@@ -13,7 +13,7 @@ from dipcli import images, stopping
 from dipcli.errors import DipError
 from dipcli.fitting import device as machine
 from dipcli.fitting import lockstep, memory
-from dipcli.fitting.solve import Bench, prepare, solve
+from dipcli.fitting.solve import PreparedFit, prepare, solve
 from dipcli.records.job import Job
 from dipcli.stopping.step import Step
 from dipcli.tasks.registry import DEFAULT_PRESET
@@ -25,7 +25,7 @@ FEW = 4  # pictures for which it is not worth finding out
 ENDLESS = 10**9  # iterations
 
 
-class Pace(NamedTuple):
+class Throughput(NamedTuple):
     """What was measured.
 
     Attributes:
@@ -43,9 +43,9 @@ class Pace(NamedTuple):
         return self.limit is None or together * self.memory <= self.limit
 
 
-def measured(
-    bench: Bench, together: int = 1, seconds: float = SECONDS, asked: Callable[[], object] = lambda: None
-) -> Pace:
+def measure_throughput(
+    bench: PreparedFit, together: int = 1, seconds: float = SECONDS, asked: Callable[[], object] = lambda: None
+) -> Throughput:
     """Fit a picture for a while, so many times at once.
 
     Args:
@@ -75,7 +75,7 @@ def measured(
                 stop=stopping.exactly(stopping.Never(), ENDLESS),
                 asked=enough,
                 observers=[watch],
-                descend=lockstep.descend,
+                evaluate=lockstep.evaluate_jointly,
             )
             for _ in range(together)
         ]
@@ -85,10 +85,10 @@ def measured(
     # The first iteration of each is slower than the others, and so are those after the first that ended.
     counted = times[together : len(times) - together + 1]
     pace = (len(counted) - 1) / (counted[-1] - counted[0]) if len(counted) > 1 else 0.0
-    return Pace(pace, bench.outlook.whole, memory.limit(bench.settings))
+    return Throughput(pace, bench.estimate.whole, memory.limit(bench.settings))
 
 
-def laid_out(job: Job) -> Bench:
+def prepare_job(job: Job) -> PreparedFit:
     """A fit of a picture that begins with its first iteration, and writes nothing.
 
     Raises:
@@ -97,7 +97,7 @@ def laid_out(job: Job) -> Bench:
     picture, _ = images.read(job.source)
     given = {name: value for name, value in job.given.items() if name != "time"} | {"warmup": 0, "runs": 1}
     case, settings = job.task.case(picture, job.preset or DEFAULT_PRESET, job.arguments, given)
-    return prepare(case.problem, settings, stop=stopping.Never(), beside=case.size)
+    return prepare(case.problem, settings, stop=stopping.Never(), beside=case.bytes_in_memory)
 
 
 def batch_size(
@@ -120,21 +120,21 @@ def batch_size(
     if most < (2 if wanted else FEW):
         return 1
     try:
-        bench = laid_out(job)
+        bench = prepare_job(job)
         if wanted:
             limit = memory.limit(bench.settings)
-            fitting = most if limit is None else max(1, min(most, limit // bench.outlook.whole))
+            fitting = most if limit is None else max(1, min(most, limit // bench.estimate.whole))
             if fitting < most:
                 say(f"{job.source}: there is memory for {fitting} of this size together.")
             return fitting
-        return _fastest(partial(measured, bench, asked=asked), job, most, say)
+        return _fastest(partial(measure_throughput, bench, asked=asked), job, most, say)
     except DipError:
         return 1  # the fit itself will tell what is wrong
 
 
-def _fastest(tried: Callable[[int], Pace], job: Job, most: int, say: Callable[[str], None]) -> int:
+def _fastest(tried: Callable[[int], Throughput], job: Job, most: int, say: Callable[[str], None]) -> int:
     """The smallest number than which neither twice nor four times as many are faster."""
-    paces: dict[int, Pace] = {}
+    paces: dict[int, Throughput] = {}
     best = count = 1
     while count <= min(most, 4 * best):
         paces[count] = pace = tried(count)

@@ -23,12 +23,12 @@ FOLDER = "compare"  # in the run's
 FILES = ("nlmeans", "tv", "wavelets", "median", "cubic", "biharmonic", "bicubic", "lanczos")
 
 
-class LeftOut(Exception):  # noqa: N818 - nothing went wrong
+class Skipped(Exception):  # noqa: N818 - nothing went wrong
     """A rival does not answer; the message says why, to go on a sentence."""
 
 
 @dataclass(frozen=True)
-class Allowance:
+class Budget:
     """What one rival may take: it counts from when it is made.
 
     Attributes:
@@ -54,14 +54,14 @@ class Allowance:
         """
         total = self.spent + seconds
         if total > self.seconds:
-            raise LeftOut(f"it would take about {roughly(total)}, the limit is {roughly(self.seconds)}")
+            raise Skipped(f"it would take about {roughly(total)}, the limit is {roughly(self.seconds)}")
         if self.memory is not None and memory > self.memory:
             there = f"{max(0, self.memory) / GIB:.1f} are left (--max-memory)"
-            raise LeftOut(f"it would take about {memory / GIB:.1f} GiB, {there}")
+            raise Skipped(f"it would take about {memory / GIB:.1f} GiB, {there}")
 
 
 @dataclass(frozen=True)
-class Rival:
+class Baseline:
     """One classical method, ready to be applied to one picture.
 
     Attributes:
@@ -72,4 +72,4 @@ class Rival:
 
     name: str
     file: str
-    restore: Callable[[Allowance], NDArray[np.float32]]
+    restore: Callable[[Budget], NDArray[np.float32]]

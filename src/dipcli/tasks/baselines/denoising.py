@@ -23,9 +23,9 @@ from skimage.restoration import (
     estimate_sigma,
 )
 
-from dipcli.tasks.baselines.baseline import Allowance, LeftOut, Rival
+from dipcli.tasks.baselines.baseline import Baseline, Budget, Skipped
 
-Method: TypeAlias = Callable[[NDArray[np.float32], float, Allowance], NDArray[np.float32]]
+Method: TypeAlias = Callable[[NDArray[np.float32], float, Budget], NDArray[np.float32]]
 
 # Side of the patches, how far they are looked for, in pixels, strength by the noise level: scikit-image's own example
 # for the slow, exact way. On four pictures of 256x256 it was 0 to 0.8 dB better than the fast way at 0.6.
@@ -43,7 +43,7 @@ FAINTEST = 1e-4  # noise, of the range: less is rounding
 MEDIAN = 3  # pixels, side of its window
 
 
-def classical(noisy: NDArray[np.float32], level: float | None, *, impulses: bool = False) -> list[Rival]:
+def classical(noisy: NDArray[np.float32], level: float | None, *, impulses: bool = False) -> list[Baseline]:
     """The methods for a noisy picture.
 
     Args:
@@ -51,23 +51,23 @@ def classical(noisy: NDArray[np.float32], level: float | None, *, impulses: bool
         level: standard deviation of the noise, 0..1; None where only scikit-image's own estimate is to be had.
         impulses: whether single pixels are wild.
     """
-    median = Rival("median", "median", lambda _: median_filter(noisy, size=(1, MEDIAN, MEDIAN)))
+    median = Baseline("median", "median", lambda _: median_filter(noisy, size=(1, MEDIAN, MEDIAN)))
     methods = (
         ("non-local means", "nlmeans", non_local_means),
         ("total variation", "tv", total_variation),
         ("wavelet shrinkage", "wavelets", wavelets),
     )
 
-    def leveled(method: Method, allowance: Allowance) -> NDArray[np.float32]:
+    def leveled(method: Method, allowance: Budget) -> NDArray[np.float32]:
         sigma = level or estimate_sigma(noisy, average_sigmas=True, channel_axis=0)
         if not sigma > FAINTEST:
-            raise LeftOut("there is no noise to be seen in the picture")
+            raise Skipped("there is no noise to be seen in the picture")
         return method(noisy, float(sigma), allowance)
 
-    return [median] * impulses + [Rival(name, file, partial(leveled, method)) for name, file, method in methods]
+    return [median] * impulses + [Baseline(name, file, partial(leveled, method)) for name, file, method in methods]
 
 
-def non_local_means(noisy: NDArray[np.float32], level: float, allowance: Allowance) -> NDArray[np.float32]:
+def non_local_means(noisy: NDArray[np.float32], level: float, allowance: Budget) -> NDArray[np.float32]:
     """The mean of pixels whose surroundings look alike.
 
     Source:
@@ -95,7 +95,7 @@ def non_local_means(noisy: NDArray[np.float32], level: float, allowance: Allowan
     return restored
 
 
-def total_variation(noisy: NDArray[np.float32], level: float, allowance: Allowance) -> NDArray[np.float32]:
+def total_variation(noisy: NDArray[np.float32], level: float, allowance: Budget) -> NDArray[np.float32]:
     """The picture of least total variation for its distance to the noisy one, channel by channel.
 
         minimise over x   TV(x) + |x - y|^2 / (2 weight)
@@ -120,7 +120,7 @@ def total_variation(noisy: NDArray[np.float32], level: float, allowance: Allowan
     return restored
 
 
-def wavelets(noisy: NDArray[np.float32], level: float, allowance: Allowance) -> NDArray[np.float32]:
+def wavelets(noisy: NDArray[np.float32], level: float, allowance: Budget) -> NDArray[np.float32]:
     """Wavelet coefficients drawn towards zero, by a threshold that each band chooses, averaged over shifts.
 
     Source:

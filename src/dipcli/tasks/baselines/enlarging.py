@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dipcli.tasks.baselines.baseline import Allowance, Rival
+from dipcli.tasks.baselines.baseline import Baseline, Budget
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -17,13 +17,13 @@ FILTERS = {
 }
 
 
-def classical(small: NDArray[np.float32], size: tuple[int, int]) -> list[Rival]:
+def classical(small: NDArray[np.float32], size: tuple[int, int]) -> list[Baseline]:
     """The methods for a small picture, (C, h, w) of 0..1, that is to be of the size (H, W)."""
 
-    def by(way: str) -> Callable[[Allowance], NDArray[np.float32]]:
+    def by(way: str) -> Callable[[Budget], NDArray[np.float32]]:
         return lambda _: enlarged(small, size, way)
 
-    return [Rival("bicubic", "bicubic", by("bicubic")), Rival("Lanczos", "lanczos", by("lanczos"))]
+    return [Baseline("bicubic", "bicubic", by("bicubic")), Baseline("Lanczos", "lanczos", by("lanczos"))]
 
 
 def enlarged(small: NDArray[np.float32], size: tuple[int, int], way: str) -> NDArray[np.float32]:

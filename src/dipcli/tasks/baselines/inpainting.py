@@ -10,7 +10,7 @@ from scipy.interpolate import griddata
 from scipy.ndimage import distance_transform_edt
 from skimage.restoration import inpaint_biharmonic
 
-from dipcli.tasks.baselines.baseline import Allowance, Rival
+from dipcli.tasks.baselines.baseline import Baseline, Budget
 
 WHOLE = 2**16  # known pixels: with more of them only those around the holes are gone by,
 AROUND = 8  # so many pixels wide: kate (512x512, text) in 1.2 s for 9.7, and 0.1 dB less
@@ -20,7 +20,7 @@ HOLE_SECONDS, HOLE_BYTES = 2e-7, 6500  # of the surface, for each unknown pixel 
 VALUE_BYTES = 36  # and for each value of the picture: 24 megapixels took 33
 
 
-def classical(pixels: NDArray[np.float32], marked: NDArray[np.bool_]) -> list[Rival]:
+def classical(pixels: NDArray[np.float32], marked: NDArray[np.bool_]) -> list[Baseline]:
     """The methods for a picture with holes.
 
     Args:
@@ -28,12 +28,12 @@ def classical(pixels: NDArray[np.float32], marked: NDArray[np.bool_]) -> list[Ri
         marked: what is to be filled, shape (H, W).
     """
     return [
-        Rival("cubic interpolation", "cubic", partial(cubic, pixels, marked)),
-        Rival("biharmonic filling", "biharmonic", partial(biharmonic, pixels, marked)),
+        Baseline("cubic interpolation", "cubic", partial(cubic, pixels, marked)),
+        Baseline("biharmonic filling", "biharmonic", partial(biharmonic, pixels, marked)),
     ]
 
 
-def cubic(pixels: NDArray[np.float32], marked: NDArray[np.bool_], allowance: Allowance) -> NDArray[np.float32]:
+def cubic(pixels: NDArray[np.float32], marked: NDArray[np.bool_], allowance: Budget) -> NDArray[np.float32]:
     """Smooth cubic pieces on triangles between known pixels; beyond the outermost of them the nearest.
 
     Source:
@@ -54,7 +54,7 @@ def cubic(pixels: NDArray[np.float32], marked: NDArray[np.bool_], allowance: All
     return restored
 
 
-def biharmonic(pixels: NDArray[np.float32], marked: NDArray[np.bool_], allowance: Allowance) -> NDArray[np.float32]:
+def biharmonic(pixels: NDArray[np.float32], marked: NDArray[np.bool_], allowance: Budget) -> NDArray[np.float32]:
     """The smoothest surface through what is known: its Laplacian's Laplacian is zero in the holes.
 
     Source:

@@ -1,0 +1,51 @@
+"""`dip` as a shell would call it, in this process or in one of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from typer.testing import CliRunner, Result
+
+TINY = "skip:channels=8,8:skips=4,4"
+
+
+@dataclass
+class Dip:
+    """Calls the command line in this process."""
+
+    app: Callable[[], object]
+
+    def __call__(self, *arguments: object, stdin: bytes | None = None) -> Result:
+        return CliRunner().invoke(self.app(), [str(each) for each in arguments], input=stdin)
+
+    def quick(
+        self, *arguments: object, iterations: int = 3, stdin: bytes | None = None, report: bool = False
+    ) -> Result:
+        """With a tiny network, and without the page."""
+        tiny = ("--iters", iterations, "--network", TINY, "--input", "noise", "--input-depth", 4)
+        return self(*arguments, *tiny, *([] if report else ["--no-report"]), stdin=stdin)
+
+
+def start(*arguments: object, patch: str = "") -> subprocess.Popen[str]:
+    code = f"import torch; torch.set_num_threads(1); {patch}\nfrom dipcli.cli.app import main; main()"
+    tiny = ["--network", TINY, "--input", "noise", "--input-depth", "4"]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments), *tiny],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for(ready: object, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not ready():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "nothing happened for a minute"
+        time.sleep(0.05)

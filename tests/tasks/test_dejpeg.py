@@ -1,0 +1,140 @@
+"""The task: a JPEG is fitted by what its file says, everything else by its pixels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from command_line import TINY, Dip
+from problem.test_jpeg import NATURAL, ODD, jpeg, turned
+from samples import scene
+
+from dipcli import images, networks
+from dipcli.fitting import engine
+from dipcli.images.image import from_array
+from dipcli.problem import identity
+from dipcli.problem.jpeg import Encoder
+from dipcli.settings import Settings
+from dipcli.tasks.case import Case
+from dipcli.tasks.registry import tasks
+
+DEJPEG = tasks()["dejpeg"]
+
+
+def posed(data: bytes, **own: bool) -> Case:
+    case = DEJPEG.pose(images.decode(data), **own)
+    assert isinstance(case, Case)
+    return case
+
+
+@pytest.mark.parametrize("array", [NATURAL, ODD, ODD[..., 0]], ids=["colour", "odd", "grey"])
+def test_a_jpeg_is_fitted_by_its_own_numbers(array: np.ndarray) -> None:
+    case = posed(jpeg(array))
+    problem = case.problem
+    assert isinstance(problem.operator, Encoder)
+    assert problem.operator(torch.rand(problem.shape)).shape == problem.measured.shape
+    assert problem.finish(torch.rand(problem.shape)).shape == case.image.pixels.shape
+    assert case.remarks == ()
+
+
+def test_blind_is_the_published_problem() -> None:
+    case = posed(jpeg(ODD), blind=True)
+    assert case.problem.operator is identity
+    assert np.array_equal(case.problem.measured.numpy(), case.image.pixels)
+    assert case.remarks == ()
+
+
+def test_the_paper_preset_is_blind_and_the_published_method() -> None:
+    paper = DEJPEG.settings("paper")
+    assert DEJPEG.presets["paper"]["blind"] is True
+    assert sum(each.numel() for each in networks.build(paper, (3, 64, 64)).network.parameters()) == 572_827
+    assert (paper.rate, paper.reg_noise, paper.ema, paper.beta2) == (0.01, 1 / 30, 0.99, 0.999)
+    assert (paper.iterations, paper.stop, paper.input_depth, paper.pad) == (2400, "none", 3, "reflection")
+
+
+def png(array: np.ndarray) -> bytes:
+    return iio.imwrite("<bytes>", array, extension=".png")
+
+
+def garbled(data: bytes) -> bytes:
+    """With some bytes of the coefficients lost, as decoders mend it without a word."""
+    return data[: len(data) // 2] + data[len(data) // 2 + 40 :]
+
+
+def test_what_is_no_jpeg_is_fitted_by_its_pixels_and_it_is_said() -> None:
+    for picture in (images.decode(png(ODD)), from_array(ODD)):
+        case = DEJPEG.pose(picture)
+        assert isinstance(case, Case)
+        assert case.problem.operator is identity
+        assert "--blind" in case.remarks[0]
+        assert "not from a JPEG file" in case.remarks[0]
+
+
+@pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
+def test_the_network_is_shown_the_decoded_picture_but_never_when_that_is_fitted(preset: str) -> None:
+    case = posed(jpeg(ODD))
+    assert DEJPEG.settings(preset, case.presets).input == "guide"
+    assert case.problem.guide is not None
+    assert case.problem.guide.shape == case.problem.shape
+    case = posed(jpeg(ODD), blind=True)
+    assert DEJPEG.settings(preset, case.presets).input == "noise"
+    assert case.problem.guide is None
+
+
+def test_an_rgb_jpeg_is_fitted_by_its_pixels_and_it_is_said() -> None:
+    case = posed(jpeg(ODD, sampling="4:4:4", keep_rgb=True))
+    assert case.problem.operator is identity
+    assert "is in RGB" in case.remarks[0]
+
+
+def test_a_damaged_jpeg_is_fitted_one_way_or_the_other() -> None:
+    problem = posed(garbled(jpeg(NATURAL, 90))).problem
+    assert problem.operator(torch.rand(problem.shape)).shape == problem.measured.shape
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_turned_jpeg_is_restored_upright(orientation: int) -> None:
+    case = posed(turned(ODD, orientation))
+    encoder = case.problem.operator
+    assert isinstance(encoder, Encoder)
+    finished = case.problem.finish(encoder.extend(torch.from_numpy(case.image.pixels)))
+    assert np.abs(finished.numpy() - case.image.pixels).mean() < 3 / 255
+
+
+def test_how_much_of_the_restored_picture_agrees_is_told() -> None:
+    case = posed(jpeg(NATURAL))
+    assert case.conclude is not None
+    truth = NATURAL.transpose(2, 0, 1).astype(np.float32) / 255
+    assert float(case.conclude(truth).split()[0]) > 99.9
+    told = case.conclude(np.zeros_like(case.image.pixels))
+    assert told.endswith("% of its coefficients agree with the file.")
+    assert float(told.split()[0]) < 99
+
+
+def test_free_pixels_reach_a_picture_that_agrees() -> None:
+    """With no prior at all: what is left of the loss is the pull, and the middle of every interval is reached."""
+    problem = posed(jpeg(scene(32, 32), sampling="4:4:4")).problem
+    settings = Settings(network="pixels", rate=0.02, reg_noise=0, ema=0, iterations=400, stop="none", precision="fp32")
+    fit = engine.fit(problem, networks.build(settings, problem.shape), settings)
+    assert isinstance(problem.operator, Encoder)
+    assert problem.operator.agreement(fit.image) > 0.99
+
+
+def test_it_runs_from_the_command_line(dip: Dip, tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(turned(ODD, 6))
+    result = dip("dejpeg", path, "--json", "-q", "--iters", 3, "--network", TINY)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["task"] == "dejpeg"
+    assert iio.imread(tmp_path / "photo.dejpegged.png").shape == (53, 37, 3)
+
+
+def test_the_python_api_takes_arrays() -> None:
+    import dipcli
+
+    result = dipcli.dejpeg(ODD, blind=True, iterations=2, network=TINY, input_depth=4)
+    assert result.image.shape == ODD.shape
