@@ -145,7 +145,7 @@ class Features(nn.Module):
         except Exception as error:  # whatever goes wrong in there: it may be the user's own code
             size = f"{picture.shape[2]}x{picture.shape[1]}"
             raise DipError(
-                f"The network fails on a picture of {size} ({describe_layers(error)}): try another --size."
+                f"The network fails on a picture of {size} ({describe_error(error)}): try another --size."
             ) from error
         if not isinstance(answer, Tensor) or not answer.is_floating_point() or answer.shape[:1] != (1,):
             raise DipError(f"--layer {self.layer} has no tensor of shape (1, ...) for an answer: choose another layer.")
@@ -237,7 +237,7 @@ def load(network: nn.Module, path: Path, spare: Collection[str] = ()) -> None:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise DipError(f"Cannot read --weights {path} ({describe_layers(error)}): check the name.") from error
+        raise DipError(f"Cannot read --weights {path} ({describe_error(error)}): check the name.") from error
     except Exception as error:  # a damaged file can fail in any way
         raise DipError(f"--weights {path} is damaged, or holds more than tensors, which was not run: {save}") from error
     if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
@@ -254,7 +254,7 @@ def load(network: nn.Module, path: Path, spare: Collection[str] = ()) -> None:
         raise DipError(f"--weights {path} does not fit the model: {detail}") from error
 
 
-def describe_layers(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An exception in a few words."""
     text = shorten(str(error).strip().partition("\n")[0], 120, placeholder=" ...").rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -298,5 +298,5 @@ def _fetched(file: str) -> Path:
             torch.hub.download_url_to_file(SITE + file, str(path), path.stem.rpartition("-")[2], progress=watched)
         except (OSError, RuntimeError) as error:
             advice = "try again, or fetch it elsewhere and give the file to --weights."
-            raise DipError(f"Cannot fetch {SITE}{file} ({describe_layers(error)}): {advice}") from error
+            raise DipError(f"Cannot fetch {SITE}{file} ({describe_error(error)}): {advice}") from error
     return path

@@ -183,10 +183,8 @@ def warnings_for(pixels: NDArray[np.float32], seen: Noise | None, loss: str) -> 
     if pixels.min() == pixels.max():
         return ("the picture is of one colour: there is nothing to remove",)
     if seen and seen.level < CLEAN / FULL_SCALE:
-        return (
-            f"the image looks nearly noise-free (sigma {FULL_SCALE * seen.level:.1f} of {FULL_SCALE}): denoising will "
-            "probably degrade it",
-        )
+        level = f"{FULL_SCALE * seen.level:.1f} of {FULL_SCALE}"
+        return (f"the image looks nearly noise-free (sigma {level}): denoising will probably degrade it",)
     if seen and seen.dependent and seen.level < FAINT / FULL_SCALE:
         faint = (
             f"what looks like noise is faint ({FULL_SCALE * seen.level:.0f} of {FULL_SCALE}) and may be fine texture"

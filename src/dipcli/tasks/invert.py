@@ -192,7 +192,7 @@ def _own(model: str, weights: str | None, seed: int) -> nn.Module:
     """
     import torch
 
-    from dipcli.problem.features import describe_layers, load
+    from dipcli.problem.features import describe_error, load
 
     if weights in ("random", "download"):
         raise UsageError(
@@ -209,7 +209,7 @@ def _own(model: str, weights: str | None, seed: int) -> nn.Module:
             network: Any = getattr(import_module(module), function)()
     except (Exception, SystemExit) as error:
         raise DipError(
-            f"--model {model} does not work ({describe_layers(error)}): name a module, in this folder or installed, and "
+            f"--model {model} does not work ({describe_error(error)}): name a module, in this folder or installed, and "
             "a function in it that returns a network, as mynet:build."
         ) from error
     finally:
