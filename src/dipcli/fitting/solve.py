@@ -131,8 +131,8 @@ def solve(
         "deadline": deadline or Deadline(settings.time_budget()),
         "asked": asked,
         "observers": tuple(observers),
-        "hold": checkpoint,
-        "descend": evaluate,
+        "checkpoint": checkpoint,
+        "evaluate": evaluate,
     }
     with use_threads(settings.threads), machine.translate_memory_errors(problem.shape):
         if not places:
