@@ -284,7 +284,7 @@ def _leave_a_run(run: Path, monkeypatch: pytest.MonkeyPatch, *, cut_short: bool)
     asked = Interrupt.reason
     with monkeypatch.context() as patch:
         if cut_short:
-            patch.setattr(Interrupt, "asked", pressed)
+            patch.setattr(Interrupt, "reason", pressed)
         code, _, err = call(["dip", "denoise", source, "-o", output, "--log-every", "1"])
     assert code == (130 if cut_short else 0), err
     assert (run / "checkpoint.pt").exists() == cut_short

@@ -106,7 +106,7 @@ def test_auto_finds_out_how_many(
         tried.append((bench.problem.shape[1:], together))
         return pace.Throughput({1: 10.0, 2: 19.0, 4: 19.5}[together], 1000, None)  # of five there are no eight
 
-    monkeypatch.setattr(pace, "measured", measured)
+    monkeypatch.setattr(pace, "measure_throughput", measured)
     result = dip.quick("denoise", folder, "-o", tmp_path / "out", "--batch-size", "auto")
     assert tried == [((20, 24), 1), ((20, 24), 2), ((20, 24), 4)], "too few of the other size to find out"
     assert "0.png, by pictures together: 1 10.0, 2 19.0, 4 19.5. So 2 together." in result.stderr
@@ -132,7 +132,7 @@ def test_the_smallest_number_than_which_more_are_hardly_faster(
         tried.append(together)
         return pace.Throughput(paces[together], 100, limit)
 
-    monkeypatch.setattr(pace, "measured", measured)
+    monkeypatch.setattr(pace, "measure_throughput", measured)
     job = Job(task=tasks()["denoise"], source=draw(tmp_path / "a.png"))
     said: list[str] = []
     assert pace.batch_size(job, None, most, said.append) == best
@@ -141,7 +141,7 @@ def test_the_smallest_number_than_which_more_are_hardly_faster(
 
 
 def test_a_trial_that_is_cut_short_says_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(pace, "measured", lambda *_, **__: pace.Throughput(0.0, 100, None))
+    monkeypatch.setattr(pace, "measure_throughput", lambda *_, **__: pace.Throughput(0.0, 100, None))
     said: list[str] = []
     assert pace.batch_size(Job(task=tasks()["denoise"], source=draw(tmp_path / "a.png")), None, 9, said.append) == 1
     assert said == []
