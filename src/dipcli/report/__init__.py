@@ -1,1 +1,1 @@
-"""The page of a run, and of a folder of them: pictures, curves and settings in one file that needs nothing else."""
+"""The HTML page of a run and of a folder of runs: images, curves and settings in one self-contained file."""

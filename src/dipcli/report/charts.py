@@ -1,21 +1,15 @@
-"""The curves of a run: which there are, and what is marked on them."""
+"""The curves of a run: loss, PSNR and the criterion of the stopping rule."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dipcli.report.embedding import evenly
-from dipcli.report.run_folder import Numbers, RunFolder
+from dipcli.report.embedding import space_evenly
+from dipcli.report.run_folder import LogRow, RunFolder
+from dipcli.stopping import rules
 
-POINTS = 1500  # of a curve: more cannot be seen
-TOLD_APART = 5  # curves, by colour and dashes; more are drawn alike
-SIGNALS = {
-    "holdout": "error at held-out pixels",
-    "emv": "variance of the outputs",
-    "wmv": "variance of the outputs",
-    "sigma": "difference from the input, of 255",
-}
+MAX_POINTS = 1500  # of a curve
+MAX_STYLES = 5  # curves that differ by colour and dashes; if there are more, all look the same
 
 
 @dataclass(frozen=True)
@@ -23,19 +17,17 @@ class Curve:
     """One line of a chart.
 
     Attributes:
-        label: what it is; empty for one that needs no word.
+        label: for the legend; empty for none.
         points: iteration and value.
-        colour: by its place in the palette.
-        dashes: by their place among `DASHES`.
-        pale: whether it only accompanies another.
-        kept: the iteration whose average was kept.
+        style: index of its colour and dashes.
+        is_faint: whether it is drawn faintly, behind the others.
+        kept: the iteration whose average was kept, to be marked.
     """
 
     label: str
     points: tuple[tuple[float, float], ...]
-    colour: int = 0
-    dashes: int = 0
-    pale: bool = False
+    style: int = 0
+    is_faint: bool = False
     kept: int | None = None
 
 
@@ -47,84 +39,87 @@ class Chart:
         title: what they show.
         unit: of the values.
         curves: those that have points.
-        falling: whether they are best at their lowest.
+        may_be_logarithmic: whether a wide range of values is drawn on a logarithmic scale.
     """
 
     title: str
     unit: str
     curves: tuple[Curve, ...]
-    falling: bool = True
+    may_be_logarithmic: bool = True
 
     @property
-    def told(self) -> str:
-        """What can be seen in it, in words."""
-        words = []
-        for each in (each for each in self.curves if not each.pale):
-            (begin, first), (end, last) = each.points[0], each.points[-1]
-            kept = f", kept {each.kept}" if each.kept else ""
-            words.append(
-                f"{each.label or self.title}: {first:.4g} at iteration {begin:.0f}, {last:.4g} at {end:.0f}{kept}"
+    def description(self) -> str:
+        """The ends of each curve in words."""
+        sentences = []
+        for curve in self.curves:
+            if not curve.is_faint:
+                (begin, first), (end, last) = curve.points[0], curve.points[-1]
+                kept = f", kept {curve.kept}" if curve.kept else ""
+                label = curve.label or self.title
+                sentences.append(f"{label}: {first:.4g} at iteration {begin:.0f}, {last:.4g} at {end:.0f}{kept}")
+        return "; ".join(sentences)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The log of one fit, with its name among the others and the iteration that was kept."""
+
+    name: str
+    rows: list[LogRow]
+    kept: int | None
+
+
+def build_charts(run: RunFolder) -> list[Chart]:
+    """Return the charts for which the log has at least two points."""
+    fits = _split_log(run)
+    rule_name = run.record.rule.removeprefix("rule ").partition(":")[0] if run.record else ""
+    rule = rules().get(rule_name)
+    charts = [
+        Chart("Loss", "", _build_curves(fits, "loss")),
+        Chart("PSNR to the reference", "dB", _build_curves(fits, "psnr_ref_smoothed", "psnr_ref"), False),
+        Chart("PSNR to the measurement", "dB", _build_curves(fits, "psnr_noisy_smoothed", "psnr_noisy"), False),
+        Chart("Stopping criterion", rule.criterion_label if rule else "", _build_curves(fits, "signal")),
+    ]
+    return [chart for chart in charts if any(len(curve.points) > 1 for curve in chart.curves)]
+
+
+def _build_curves(fits: list[_Fit], column: str, output_column: str = "") -> tuple[Curve, ...]:
+    """The curves of one chart: one for each fit; for a single fit also that of its outputs without averaging."""
+    if len(fits) > 1:
+        same = len(fits) > MAX_STYLES
+        curves = [
+            Curve("" if same else fit.name, _select_points(fit.rows, column), 0 if same else number, same, fit.kept)
+            for number, fit in enumerate(fits)
+        ]
+    else:
+        curves = [
+            curve
+            for fit in fits
+            for curve in (
+                Curve("running average" if output_column else "", _select_points(fit.rows, column), kept=fit.kept),
+                Curve("network output", _select_points(fit.rows, output_column), is_faint=True),
             )
-        return "; ".join(words)
+        ]
+    return tuple(curve for curve in curves if curve.points)
 
 
-def charts(story: RunFolder) -> list[Chart]:
-    """The charts of a run: loss, PSNR, the rule's signal, as far as the log has them."""
-    groups = _grouped(story)
-    rule = str(story.account.get("rule", "")).removeprefix("rule ").partition(":")[0]
-    several = len(groups) > 1
-
-    def of(*columns: tuple[str, str, bool]) -> tuple[Curve, ...]:
-        chosen = [each for each in columns if not each[2]][:1] if several else columns
-        drawn = []
-        for number, (name, kept, rows) in enumerate(groups):
-            alike = len(groups) > TOLD_APART
-            for place, (column, label, pale) in enumerate(chosen):
-                points = _points(rows, column)
-                if not points:
-                    continue
-                colour = 0 if alike else number if several else place // 2
-                word = ("" if alike else name) if several else label
-                dashes = colour if several else 0
-                drawn.append(Curve(word, points, colour, dashes, pale or alike, None if pale else kept))
-        return tuple(drawn)
-
-    found = [
-        Chart("Loss", "", of(("loss", "", False))),
-        Chart(
-            "PSNR to the true picture",
-            "dB",
-            of(("psnr_ref_smoothed", "running average", False), ("psnr_ref", "the network's output", True)),
-            falling=False,
-        ),
-        Chart(
-            "PSNR to what was measured",
-            "dB",
-            of(("psnr_noisy_smoothed", "running average", False), ("psnr_noisy", "the network's output", True)),
-            falling=False,
-        ),
-        Chart("What the rule goes by", SIGNALS.get(rule, ""), of(("signal", "", False))),
-    ]
-    return [each for each in found if any(len(curve.points) > 1 for curve in each.curves)]
-
-
-def _grouped(story: RunFolder) -> list[tuple[str, int | None, list[Numbers]]]:
-    """The rows of each fit, with its name among the others and the iteration that was kept."""
-    rows: dict[tuple[int, int], list[Numbers]] = {}
-    for each in story.rows:
-        rows.setdefault((int(each.get("tile") or 0), int(each.get("run") or 1)), []).append(each)
-    kept = {
-        (each.get("tile") or 0, each.get("run", number)): each.get("kept")
-        for number, each in enumerate(story.account.get("runs") or [], start=1)
-    }
-    many = len({run for _, run in rows}) > 1
+def _split_log(run: RunFolder) -> list[_Fit]:
+    """Split the log by fit."""
+    rows: dict[tuple[int, int], list[LogRow]] = {}
+    for row in run.rows:
+        rows.setdefault((int(row.get("tile") or 0), int(row.get("run") or 1)), []).append(row)
+    fits = run.record.runs if run.record else ()
+    kept = {(fit.tile or 0, fit.run): fit.kept for fit in fits}
+    several = len({number for _, number in rows}) > 1
     return [
-        (" ".join([*([f"tile {tile}"] if tile else []), *([f"run {run}"] if many else [])]), kept.get((tile, run)), own)
-        for (tile, run), own in rows.items()
+        _Fit(
+            " ".join([f"tile {tile}"] * bool(tile) + [f"run {number}"] * several), own_rows, kept.get((tile, number))
+        )
+        for (tile, number), own_rows in rows.items()
     ]
 
 
-def _points(rows: Iterable[Numbers], column: str) -> tuple[tuple[float, float], ...]:
+def _select_points(rows: list[LogRow], column: str) -> tuple[tuple[float, float], ...]:
     pairs = [(row["iteration"], row.get(column)) for row in rows]
-    known = [(x, y) for x, y in pairs if x is not None and y is not None]
-    return tuple(known[each] for each in evenly(len(known), POINTS))
+    points = [(x, y) for x, y in pairs if x is not None and y is not None]
+    return tuple(points[index] for index in space_evenly(len(points), MAX_POINTS))

@@ -1,4 +1,4 @@
-"""Drawing the curves of a run: into the page in its own colours, and for a paper."""
+"""Drawing charts: as SVG within the page, in its colours, and as figures for a paper."""
 
 from __future__ import annotations
 
@@ -12,149 +12,131 @@ import numpy as np
 
 from dipcli import files
 from dipcli.errors import DipError, UsageError
-from dipcli.report.charts import Chart, charts
+from dipcli.report.charts import Chart, Curve, build_charts
 from dipcli.report.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INCHES = (5.0, 2.9)  # of one chart: in a page a point of its text is about a pixel on a telephone
+CHART_INCHES = (5.0, 2.9)  # on a phone a point of its text is then about a pixel
 DPI = 200
-WIDE = 20  # times the smallest value: from there on the scale is logarithmic
-KINDS = (".png", ".pdf", ".svg")
+MIN_LOG_RATIO = 20  # largest to smallest value from which on the scale is logarithmic
 DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
-# Okabe and Ito's, told apart by the colour-blind too; in a page others stand in their place when it is dark.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
-PAPER = {"ink": "#222222", "faint": "#8c8c8c", "grid": "#e4e4e4"} | {f"line{k}": each for k, each in enumerate(COLOURS)}
-MARKERS = {name: f"#0102{k:02x}" for k, name in enumerate(PAPER)}
+# The palette of Okabe and Ito, which colour-blind readers can tell apart; the page has its own for dark mode.
+CURVE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
+PAPER_COLOURS = {"ink": "#222222", "faint": "#8c8c8c", "grid": "#e4e4e4"} | {
+    f"line{number}": colour for number, colour in enumerate(CURVE_COLOURS)
+}
+PLACEHOLDERS = {name: f"#0102{number:02x}" for number, name in enumerate(PAPER_COLOURS)}  # for CSS variables
+METADATA: Mapping[str, Mapping[str, Any]] = {
+    ".png": {"Software": "dipcli"},
+    ".pdf": {"Creator": "dipcli", "Producer": None, "CreationDate": None},
+    ".svg": {"Creator": "dipcli", "Date": None},
+}
 
 
-def inline(chart: Chart) -> str:
-    """A chart as SVG within a page, in the page's own colours and type."""
-    with styled():
-        figure = _figure([chart], MARKERS)
+def draw_svg(chart: Chart) -> str:
+    """Draw a chart as an SVG element that takes colours and font from the page."""
+    with use_default_style():
         file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
-    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px var(--type)", text)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text)
-    for name, marker in MARKERS.items():
-        text = text.replace(marker, f"var(--{name})")
-    return text
+        _draw_figure([chart], PLACEHOLDERS).savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    start = svg.index("<svg")
+    end = svg.index(">", start)
+    head = re.sub(r' (width|height)="[^"]*"', "", svg[start:end])
+    body = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg[end:], flags=re.DOTALL)  # a style would hold for the page
+    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px var(--type)", body)
+    for name, placeholder in PLACEHOLDERS.items():
+        body = body.replace(placeholder, f"var(--{name})")
+    return head + body
 
 
-def draw(story: RunFolder, path: Path) -> None:
-    """Write the curves of a run as a figure for a paper, one chart beneath the other.
-
-    Raises:
-        DipError: when there are none, or it cannot be written.
-    """
-    found = charts(story)
-    if not found:
-        raise DipError(f"There are no curves of {story.folder} yet: its log has fewer than two rows.")
-    with styled():
-        save(_figure(found, PAPER), path, "--curves")
-
-
-def save(figure: Figure, path: Path, option: str, dpi: float = DPI) -> None:
-    """Write a figure, in the place of an earlier one of ours but of nothing else.
-
-    Args:
-        figure: what.
-        path: where; its suffix names the format.
-        option: that named it, for sentences.
-        dpi: dots an inch, where it is made of dots.
+def write_curves(run: RunFolder, path: Path) -> None:
+    """Write the charts of a run as a figure for a paper, one below the other.
 
     Raises:
-        DipError: when it cannot be written there.
+        DipError: if there are none, or the file cannot be written.
     """
-    check_figure(path, option)
-    stamp: Mapping[str, Mapping[str, Any]] = {
-        ".png": {"Software": "dipcli"},
-        ".pdf": {"Creator": "dipcli", "Producer": None, "CreationDate": None},
-        ".svg": {"Creator": "dipcli", "Date": None},
-    }
-    kind = path.suffix.lower()
+    charts = build_charts(run)
+    if not charts:
+        raise DipError(f"{run.folder} has no curves yet: its log has fewer than two rows.")
+    with use_default_style():
+        save_figure(_draw_figure(charts, PAPER_COLOURS), path)
+
+
+def save_figure(figure: Figure, path: Path, dpi: float = DPI) -> None:
+    """Write a figure in the format that the suffix names."""
+    suffix = path.suffix.lower()
     file = io.BytesIO()
-    figure.savefig(file, format=kind[1:], dpi=dpi, metadata=dict(stamp[kind]))
+    figure.savefig(file, format=suffix[1:], dpi=dpi, metadata=dict(METADATA[suffix]))
     files.write(path, file.getvalue())
 
 
-def check_figure(path: Path, option: str) -> None:
-    """Find out whether a figure can be written there.
+def check_figure_path(path: Path, option: str) -> None:
+    """Check that a figure can be written.
 
     Raises:
-        UsageError: when the name is not one of a figure, or the file that is there is not ours.
+        UsageError: if the suffix is unsupported, or the file exists and dipcli did not make it.
     """
-    if path.suffix.lower() not in KINDS:
-        raise UsageError(f"{option} {path} is no name of a figure: use one of {' '.join(KINDS)}.")
+    if path.suffix.lower() not in METADATA:
+        raise UsageError(f"{option} {path}: unsupported format; use one of {' '.join(METADATA)}.")
     if path.is_dir():
         raise UsageError(f"{option} {path} is a folder: name a file in it.")
     if path.exists() and b"dipcli" not in path.read_bytes():
-        raise UsageError(f"{option} {path} is there already and was not made by dip report: choose another name.")
+        raise UsageError(f"{option} {path} exists and was not made by dip report: choose another name.")
 
 
-def styled() -> Any:
-    """Matplotlib as it is delivered, inside of a `with`."""
+def use_default_style() -> Any:
+    """Return a context with Matplotlib's default style, not the user's, and reproducible SVG."""
     from matplotlib import style  # noqa: PLC0415 - half a second
 
-    # The user's own style stays out of it; ids in an SVG are made from the salt, so that same numbers are same bytes.
     return style.context(["default", {"svg.hashsalt": "dipcli", "svg.fonttype": "none", "font.size": 9}])
 
 
-def _figure(found: Sequence[Chart], colours: Mapping[str, str]) -> Figure:
+def _draw_figure(charts: Sequence[Chart], colours: Mapping[str, str]) -> Figure:
     from matplotlib.figure import Figure  # noqa: PLC0415 - half a second
 
-    paper = colours is PAPER
-    figure = Figure(figsize=(INCHES[0], INCHES[1] * len(found)), layout="constrained" if paper else None)
-    if not paper:  # finding the margins would take as long as drawing
+    is_paper = colours is PAPER_COLOURS
+    size = (CHART_INCHES[0], CHART_INCHES[1] * len(charts))
+    figure = Figure(figsize=size, layout="constrained" if is_paper else None)
+    if not is_paper:  # fixed margins: a layout takes as long as drawing
         figure.subplots_adjust(left=0.14, right=0.985, bottom=0.16, top=0.91)
-    for number, chart in enumerate(found, start=1):
-        axes = figure.add_subplot(len(found), 1, number)
-        _drawn(chart, axes, colours)
-        if paper:
+    for number, chart in enumerate(charts, start=1):
+        axes = figure.add_subplot(len(charts), 1, number)
+        _draw_chart(chart, axes, colours)
+        if is_paper:
             axes.set_ylabel(chart.unit, color=colours["faint"])
             axes.set_title(chart.title, loc="left", fontsize="medium", color=colours["ink"])
     return figure
 
 
-def _drawn(chart: Chart, axes: Axes, colours: Mapping[str, str]) -> None:
-    """Curves, and a mark at each iteration that was kept."""
+def _draw_chart(chart: Chart, axes: Axes, colours: Mapping[str, str]) -> None:
+    """Draw the curves, and a mark at each iteration that was kept."""
     values = [value for curve in chart.curves for _, value in curve.points]
     axes.set_xlabel("iteration", color=colours["faint"])
-    if chart.falling and min(values) > 0 and max(values) > WIDE * min(values):
+    if chart.may_be_logarithmic and min(values) > 0 and max(values) > MIN_LOG_RATIO * min(values):
         axes.set_yscale("log")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(colours["grid"])
     axes.tick_params(which="both", color=colours["grid"], labelcolor=colours["faint"])
     axes.grid(color=colours["grid"], linewidth=0.7)
     axes.set_axisbelow(True)
-    few = len([each for each in chart.curves if each.kept]) == 1
-    for curve in sorted(chart.curves, key=lambda each: not each.pale):  # what accompanies lies beneath
-        colour = colours[f"line{curve.colour}"]
-        look: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.45} if curve.pale else {"linewidth": 1.6}
-        x, y = zip(*curve.points, strict=True)
-        axes.plot(x, y, color=colour, linestyle=DASHES[curve.dashes], label=curve.label or None, **look)
-        if curve.kept is not None:
-            axes.plot([curve.kept], [np.interp(curve.kept, x, y)], "o", color=colour, markersize=4.5)
-            if few:
-                axes.axvline(curve.kept, color=colours["faint"], linewidth=0.7, linestyle=(0, (3, 3)))
-                axes.annotate(
-                    f"kept {curve.kept}",
-                    (curve.kept, 1),
-                    (0, 2),
-                    xycoords=axes.get_xaxis_transform(),
-                    textcoords="offset points",
-                    ha="center",
-                    va="bottom",
-                    color=colours["faint"],
-                )
-    if any(each.label for each in chart.curves):
-        lines = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        named = [each.label for each in chart.curves if each.label]
-        axes.legend([lines[each] for each in named], named, frameon=False, labelcolor=colours["ink"], loc="best")
+    for curve in chart.curves:
+        _draw_curve(curve, axes, colours[f"line{curve.style}"])
+    kept = [curve.kept for curve in chart.curves if curve.kept]
+    if len(kept) == 1:
+        axes.axvline(kept[0], color=colours["faint"], linewidth=0.7, linestyle=(0, (3, 3)))
+        axes.text(
+            kept[0], 1.02, f"kept {kept[0]}", transform=axes.get_xaxis_transform(), ha="center", color=colours["faint"]
+        )
+    if any(curve.label for curve in chart.curves):
+        axes.legend(frameon=False, labelcolor=colours["ink"], loc="best")
+
+
+def _draw_curve(curve: Curve, axes: Axes, colour: str) -> None:
+    x, y = zip(*curve.points, strict=True)
+    look: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.45, "zorder": 1.9} if curve.is_faint else {"linewidth": 1.6}
+    axes.plot(x, y, color=colour, linestyle=DASHES[curve.style], label=curve.label or None, **look)
+    if curve.kept is not None:
+        axes.plot([curve.kept], [np.interp(curve.kept, x, y)], "o", color=colour, markersize=4.5)

@@ -1,9 +1,9 @@
-"""Which pictures of a run are shown, under which names, and how much room each may take."""
+"""The images of a page: which of a run's images are shown, with labels and legends."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,193 +16,194 @@ from dipcli.images import tiff
 from dipcli.images.image import Image
 from dipcli.problem import metrics
 from dipcli.records.run_files import DAMAGED, FILLED, PREVIEW
-from dipcli.report.embedding import View, embedded, evenly, marked, stretched, whole
-from dipcli.report.run_folder import Frame, RunFolder
+from dipcli.report.embedding import EmbeddedImage, embed_image, mark_filled_pixels, space_evenly, stretch_contrast
+from dipcli.report.run_folder import RunFolder, Snapshot
 
-# Bytes for the large pictures, a third of them for each of the first two, and for the film strip. In a page, where they
-# grow by a third, that is 8 MB: a browser opens it without a wait.
-ROOM, STRIP = 4.6e6, 1.4e6
-MOST = 24  # pictures of a film strip
+MAX_SNAPSHOTS = 24  # of the film strip
+SNAPSHOT_MAX_SIDE, SNAPSHOT_MAX_LOSSLESS_SIDE = 1024, 256  # pixels
 
-INPUT, RESTORED, PROGRESS, TRUTH = "Input", "Restored", "So far", "True picture"
-FATES = {
-    "changed": "{what} {path} has changed since the run: what is shown is the file as it is now.",
-    "gone": "{what} {path} is not where it was, and is not shown: it was deleted or moved.",
-    "streamed": "{what} went through a standard stream, which keeps nothing.",
+INPUT, RESTORED, PREVIEWED, REFERENCE = "Input", "Restored", "Preview", "Reference"
+FILE_NOTES = {
+    "changed": "The {role} {path} has changed since the run; the current file is shown.",
+    "missing": "The {role} {path} is not shown: the file was moved or deleted.",
+    "stream": "The {role} is not shown: it went through a standard stream.",
 }
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures of a page.
+    """The images of a page.
 
     Attributes:
-        views: the large ones, the one before the run and the one after it first, as far as there are such.
-        strip: those along the way.
-        figure: what the run drew, in the place of all others.
+        images: the large ones; before and after come first.
+        strip: the snapshots.
+        figure: the curves that the task drew instead of an image.
         size: width and height of the result in pixels.
-        missed: sentences on what is not shown.
+        notes: sentences on images that are not shown.
     """
 
-    views: tuple[View, ...]
-    strip: tuple[View, ...]
-    figure: View | None
+    images: tuple[EmbeddedImage, ...]
+    strip: tuple[EmbeddedImage, ...]
+    figure: EmbeddedImage | None
     size: tuple[int, int]
-    missed: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 class _Shown(NamedTuple):
     name: str
-    picture: Image
+    image: Image
     legend: str = ""
 
 
-class _Shelf:
-    """The pictures that a run left, opened one at a time: a photograph takes much memory.
+class _ImageFiles:
+    """The images that a run left, decoded one at a time to save memory.
 
     Args:
-        story: the run's.
+        run: the run.
 
     Attributes:
-        missed: sentences on those that cannot be shown.
+        names: of the files that can be opened: roles, and paths inside the run folder.
+        notes: sentences on those that cannot.
+        span: the values of a float input that mean 0 and 1; None for other inputs.
     """
 
-    def __init__(self, story: RunFolder) -> None:
-        self.files = {name: each for name, each in {**story.files, **story.beside}.items() if each.data is not None}
-        self.missed = [
-            FATES[each.fate].format(what=f"The {name}", path=each.path)
-            for name, each in story.files.items()
-            if each.fate != "there"
+    def __init__(self, run: RunFolder) -> None:
+        self._files = {name: file for name, file in {**run.files, **run.inside}.items() if file.data is not None}
+        self.names = set(self._files)
+        self.notes = [
+            FILE_NOTES[file.state].format(role=role, path=file.path)
+            for role, file in run.files.items()
+            if file.state in FILE_NOTES
         ]
-        floats = "input" in self.files and (self.files["input"].data or b"").startswith(tiff.SIGNATURES)
-        given = self.open("input") if floats else None
-        self.span = given.span if given and given.dtype.kind == "f" else None
+        self.span: tuple[float, float] | None = None
+        if "input" in self.names and (self._files["input"].data or b"").startswith(tiff.SIGNATURES):
+            image = self.open("input")
+            self.span = image.span if image and image.dtype.kind == "f" else None
 
     def open(self, name: str, span: tuple[float, float] | None = None) -> Image | None:
-        """A picture by what it is for the run; None where there is none that can be read, which is told."""
-        if name not in self.files:
+        """Decode an image; None if it does not exist or cannot be read, which is noted."""
+        if name not in self.names:
             return None
-        found = self.files[name]
+        file = self._files[name]
         try:
-            return images.decode(found.data or b"", span=span)
+            return images.decode(file.data or b"", span=span)
         except DipError as error:
-            del self.files[name]
-            self.missed.append(f"{found.path} is not shown: {error}")
+            self.names.remove(name)
+            self.notes.append(f"{file.path} is not shown: {error}")
             return None
 
-
-def gallery(story: RunFolder) -> Gallery:
-    """Choose and embed the pictures of a run."""
-    shelf = _Shelf(story)
-    if story.account.get("figures") and (drawn := shelf.open("output")):
-        figure = embedded("The curves that it drew", drawn, ROOM)
-        return Gallery((), (), figure, figure.size, tuple(shelf.missed))
-    others = max(1, len(shelf.files) - 2)
-    views = tuple(
-        embedded(each.name, each.picture, ROOM / 3 if place < 2 else ROOM / 3 / others, each.legend)  # noqa: PLR2004
-        for place, each in enumerate(_named(story, shelf))
-    )
-    sizes = {each.name: each.size for each in views}
-    size = sizes.get(RESTORED, sizes.get(PROGRESS, max([each.size for each in views] or [(1, 1)])))
-    strip = tuple(_strip(story, size, shelf.missed))
-    if RESTORED not in sizes and not any(each.place for each in strip):
-        size = max([size, *(each.size for each in strip)])
-    return Gallery(views, strip, None, size, tuple(shelf.missed))
+    def open_reference(self) -> Image | None:
+        """Decode the reference: that of `--reference`, or the input if the damage was simulated."""
+        simulated = self.names & set(DAMAGED)
+        return self.open("reference", self.span) or (self.open("input") if simulated else None)
 
 
-def chosen(frames: tuple[Frame, ...], most: int = MOST) -> list[Frame]:
-    """As many of the frames as can be looked at, evenly spaced."""
-    return [frames[each] for each in evenly(len(frames), most)]
+def build_gallery(run: RunFolder) -> Gallery:
+    """Choose and embed the images of a run."""
+    image_files = _ImageFiles(run)
+    if run.record and run.record.figures and (drawn := image_files.open("output")):
+        figure = embed_image("Curves", drawn)
+        return Gallery((), (), figure, figure.size, tuple(image_files.notes))
+    shown = tuple(embed_image(name, image, legend=legend) for name, image, legend in _open_images(run, image_files))
+    sizes = {image.name: image.size for image in shown}
+    size = sizes.get(RESTORED) or sizes.get(PREVIEWED) or max([image.size for image in shown], default=(1, 1))
+    strip = tuple(_embed_snapshots(run, size, image_files.notes))
+    if RESTORED not in sizes and not any(image.place for image in strip):
+        size = max([size, *(image.size for image in strip)])
+    return Gallery(shown, strip, None, size, tuple(image_files.notes))
 
 
-def _named(story: RunFolder, shelf: _Shelf) -> Iterator[_Shown]:
-    """What each picture is called, in the order in which they are offered: before, after, then what else there is."""
-    damaged = next((name for name in DAMAGED if name in shelf.files), "")
-    holes = _holes(shelf)
-    if holes:
-        yield holes
-    elif picture := shelf.open(damaged or "input"):
-        yield _Shown("Damaged input" if damaged else INPUT, picture)
-    if picture := shelf.open("output", shelf.span):
-        yield _Shown(RESTORED, picture)
-    elif picture := shelf.open(PREVIEW):
-        yield _Shown(PROGRESS, picture)
-    if picture := shelf.open("reference", shelf.span) or shelf.open("input" if damaged else ""):
-        yield _Shown(TRUTH, picture)
-    yield from _others(story, shelf, {INPUT: "input"} if holes else {})
+def _open_images(run: RunFolder, image_files: _ImageFiles) -> Iterator[_Shown]:
+    """Yield the images in the order in which they are offered: before, after, reference, others."""
+    damaged = next((name for name in DAMAGED if name in image_files.names), "")
+    to_fill = _mark_filled(image_files)
+    if to_fill:
+        yield _Shown("To be filled", to_fill, "pixels to be filled are pink")
+    elif image := image_files.open(damaged or "input"):
+        yield _Shown("Damaged input" if damaged else INPUT, image)
+    if image := image_files.open("output", image_files.span):
+        yield _Shown(RESTORED, image)
+    elif image := image_files.open(PREVIEW):
+        yield _Shown(PREVIEWED, image)
+    if image := image_files.open_reference():
+        yield _Shown(REFERENCE, image)
+    others = {INPUT: "input"} if to_fill else {}
+    others |= {
+        baseline.name.capitalize(): baseline.file
+        for baseline in (run.record and run.record.comparison) or ()
+        if baseline.file
+    }
+    hidden = {"input", "output", "reference", "uncertainty", *(["mask"] if FILLED in image_files.names else [])}
+    others |= {role.capitalize(): role for role in run.files if role not in hidden}
+    for label, name in others.items():
+        if image := image_files.open(name, image_files.span):
+            yield _Shown(label, image)
+    if image := image_files.open("uncertainty"):
+        most = run.record and run.record.uncertainty_most
+        legend = f"white is the largest uncertainty, {most:.1f} of 255" if most else ""
+        yield _Shown("Uncertainty", stretch_contrast(image), legend)
 
 
-def _others(story: RunFolder, shelf: _Shelf, named: dict[str, str]) -> Iterator[_Shown]:
-    """What other methods made, the task's own pictures, and where the outputs stray."""
-    named |= {str(each["name"]).capitalize(): each["file"] for each in story.account.get("comparison") or []}
-    known = {"input", "output", "reference", "uncertainty", *(["mask"] if FILLED in shelf.files else [])}
-    named |= {name.capitalize(): name for name in story.files if name not in known}
-    for name, file in named.items():
-        if picture := shelf.open(file, shelf.span):
-            yield _Shown(name, picture)
-    if picture := shelf.open("uncertainty"):
-        most = story.account.get("uncertainty_most")
-        words = f"white is where the outputs stray most, by {most:.1f} of 255" if most else ""
-        yield _Shown("Uncertainty", stretched(picture), words)
+def _mark_filled(image_files: _ImageFiles) -> Image | None:
+    """The input with the pixels to be filled in one colour; None if none were."""
+    filled = image_files.open(FILLED)
+    image = image_files.open("input") if filled else None
+    return mark_filled_pixels(image, filled) if image and filled else None
 
 
-def _holes(shelf: _Shelf) -> _Shown | None:
-    """What the network was shown of a picture in which pixels were to be filled; None where there were none."""
-    filled = shelf.open(FILLED)
-    given = shelf.open("input") if filled else None
-    shown = marked(given, filled) if given and filled else None
-    return _Shown("To be filled", shown, "what is pink; the rest was known") if shown else None
+def select_snapshots(snapshots: Sequence[Snapshot], most: int = MAX_SNAPSHOTS) -> list[Snapshot]:
+    """Return at most `most` of the snapshots, evenly spaced."""
+    return [snapshots[index] for index in space_evenly(len(snapshots), most)]
 
 
-def truth_of(story: RunFolder) -> NDArray[np.float32] | None:
-    """The true picture, (C, H, W), where it is known to be one of the run's size."""
-    shelf = _Shelf(story)
-    truth = shelf.open("reference", shelf.span) or shelf.open("input" if set(DAMAGED) & set(shelf.files) else "")
-    return truth.pixels if truth else None
+def open_reference(run: RunFolder) -> NDArray[np.float32] | None:
+    """Return the reference, shape (C, H, W); None if there is none."""
+    image = _ImageFiles(run).open_reference()
+    return image.pixels if image else None
 
 
-def psnr_of(frame: Frame, truth: NDArray[np.float32] | None) -> float | None:
-    """PSNR of a frame in dB: as the log has it, or else by the picture itself where the truth is known."""
-    if frame.psnr is not None or truth is None or frame.tile:
-        return frame.psnr
+def measure_psnr(snapshot: Snapshot, reference: NDArray[np.float32] | None) -> float | None:
+    """Return the PSNR of a snapshot in dB: from the log, or against the reference if the log lacks it."""
+    if snapshot.psnr is not None or reference is None or snapshot.tile:
+        return snapshot.psnr
     try:
-        pixels = images.read(frame.path)[0].pixels
+        pixels = images.read(snapshot.path)[0].pixels
     except DipError:
         return None
-    value = metrics.psnr(pixels, truth) if pixels.shape == truth.shape else math.inf
+    value = metrics.psnr(pixels, reference) if pixels.shape == reference.shape else math.inf
     return value if math.isfinite(value) else None
 
 
-def _strip(story: RunFolder, size: tuple[int, int], missed: list[str]) -> Iterator[View]:
-    """The frames as views, at most so many."""
-    frames = story.frames
-    several = len({each.run for each in frames}) > 1
-    taken = chosen(frames)
-    truth = truth_of(story) if any(each.psnr is None for each in taken) else None
-    for each in taken:
-        name = " ".join([*([f"tile {each.tile}"] if each.tile else []), *([f"run {each.run}"] if several else [])])
-        name = f"{name}, iteration {each.number}" if name else f"iteration {each.number}"
-        psnr = psnr_of(each, truth)
-        legend = "" if psnr is None else f"{psnr:.2f} dB"
+def _embed_snapshots(run: RunFolder, size: tuple[int, int], notes: list[str]) -> Iterator[EmbeddedImage]:
+    """Embed the snapshots of the film strip."""
+    snapshots = select_snapshots(run.snapshots)
+    several = len({snapshot.run for snapshot in run.snapshots}) > 1
+    reference = open_reference(run) if any(snapshot.psnr is None for snapshot in snapshots) else None
+    for snapshot in snapshots:
+        parts = [f"tile {snapshot.tile}"] * bool(snapshot.tile) + [f"run {snapshot.run}"] * several
+        name = ", ".join([*([" ".join(parts)] if parts else []), f"iteration {snapshot.iteration}"])
+        psnr = measure_psnr(snapshot, reference)
         try:
-            yield whole(
-                name, each.path.read_bytes(), STRIP / len(taken), place=_place(story, each, size), legend=legend
+            yield embed_image(
+                name,
+                images.read(snapshot.path)[0],
+                max_side=SNAPSHOT_MAX_SIDE,
+                max_lossless_side=SNAPSHOT_MAX_LOSSLESS_SIDE,
+                legend="" if psnr is None else f"{psnr:.2f} dB",
+                place=_locate_tile(run, snapshot, size),
             )
-        except (DipError, OSError) as error:
-            missed.append(f"{each.path.relative_to(story.folder)} is not shown: {error}")
-    if len(taken) < len(frames):
-        missed.append(f"Of {len(frames)} pictures along the way {len(taken)} are shown.")
+        except DipError as error:
+            notes.append(f"{snapshot.path.relative_to(run.folder)} is not shown: {error}")
+    if len(snapshots) < len(run.snapshots):
+        notes.append(f"{len(snapshots)} of {len(run.snapshots)} snapshots are shown.")
 
 
-def _place(story: RunFolder, frame: Frame, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
-    """Where a tile lies in the result, in percent."""
-    tiles = story.account.get("tiles") or []
-    if not 0 < frame.tile <= len(tiles):
+def _locate_tile(
+    run: RunFolder, snapshot: Snapshot, size: tuple[int, int]
+) -> tuple[float, float, float, float] | None:
+    """Left, top, width and height of a tile in percent of the result."""
+    tiles = run.record.tiles if run.record else ()
+    if not 0 < snapshot.tile <= len(tiles):
         return None
-    tile, (width, height) = tiles[frame.tile - 1], size
-    return (
-        100 * tile["left"] / width,
-        100 * tile["top"] / height,
-        100 * tile["width"] / width,
-        100 * tile["height"] / height,
-    )
+    tile, (width, height) = tiles[snapshot.tile - 1], size
+    return 100 * tile.left / width, 100 * tile.top / height, 100 * tile.width / width, 100 * tile.height / height

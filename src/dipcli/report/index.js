@@ -1,26 +1,22 @@
 "use strict";
-// A click on a heading, or Enter, sorts by that column; once more turns it round. What is not known stays last.
+// Clicking a column heading sorts by it; a second click reverses the order. Unknown values stay last.
 (() => {
-  const table = document.querySelector(".runs"), body = table.tBodies[0];
-  const rows = [...body.rows], heads = [...table.querySelectorAll("th[data-key]")];
-  const order = new Intl.Collator(undefined, { numeric: true });
+  const body = document.querySelector(".runs").tBodies[0];
+  const rows = [...body.rows], heads = [...document.querySelectorAll("th[data-key]")];
+  const collator = new Intl.Collator(undefined, { numeric: true });
   for (const head of heads) {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = head.textContent;
     head.replaceChildren(button);
     button.addEventListener("click", () => {
-      const down = head.getAttribute("aria-sort") === "ascending";
-      heads.forEach((each) => each.removeAttribute("aria-sort"));
-      head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const value = (row) => row.cells[head.cellIndex].dataset.value;
-      const compare = head.classList.contains("number")
-        ? (one, other) => Number(one) - Number(other)
-        : (one, other) => order.compare(one, other);
-      rows.sort((one, other) => {
-        const [a, b] = [value(one), value(other)];
-        if (!a || !b) return !a - !b;
-        return down ? compare(b, a) : compare(a, b);
+      const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+      const compare = head.classList.contains("number") ? (a, b) => a - b : collator.compare;
+      rows.sort((row, other) => {
+        const [a, b] = [row, other].map((each) => each.cells[head.cellIndex].dataset.value);
+        return a && b ? sign * compare(a, b) : !a - !b;
       });
       body.replaceChildren(...rows);
     });

@@ -1,187 +1,158 @@
-"""The page of a folder of runs: what became of each picture, in a table that can be sorted."""
+"""The page of a folder of runs: a table that can be sorted."""
 
 from __future__ import annotations
 
-import html
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dipcli import files, images
 from dipcli.errors import DipError
-from dipcli.records import run_record as accounts
 from dipcli.records.run_files import LOG, RECORD, REPORT, is_our_page
+from dipcli.records.run_record import FileRecord, RunRecord, read_record
 from dipcli.report import page
-from dipcli.report import text as words
-from dipcli.report.embedding import View, thumbnail
-from dipcli.report.run_folder import is_run
+from dipcli.report.embedding import EmbeddedImage, embed_image
+from dipcli.report.run_folder import is_run_folder
+from dipcli.report.text import format_title, make_url
 from dipcli.text import clock, legible
 
 INDEX = "index.html"
-SIDE = 192  # pixels of a thumbnail
-THUMB = re.compile(  # as index.html has it
-    r'<a class="thumb" href="([^"]+)"><img decoding="async" src="(data:[^"]+)" width="(\d+)" height="(\d+)"'
-)
+THUMBNAIL_SIDE = 192  # pixels
 
 
 @dataclass(frozen=True)
-class Line:
-    """One picture in the table.
+class Row:
+    """One run in the table.
 
     Attributes:
-        name: of the picture.
-        task: what was done, with its preset.
-        state: done, or what became of it.
-        sound: whether it is done.
-        thumb: the result, small; None where there is none that can be shown.
-        page: URL of the run's page; empty where there is none.
-        picture: URL of the result; empty where there is none.
-        where: the result's path.
-        numbers: iterations, seconds, PSNR to the input and to the truth, None where they are not known.
+        name: of the input.
+        state: finished, or why not.
+        is_finished: whether the result is there.
+        task: with its preset.
+        thumbnail: the result; None if it cannot be shown.
+        page: URL of the run's page; empty if there is none.
+        image: URL of the result; empty if there is none.
+        image_path: relative path of the result.
+        iterations: of all fits; like the other numbers, None if unknown.
+        seconds: time in the fits.
+        psnr_noisy: PSNR to the input in dB.
+        psnr_ref: PSNR to the reference in dB.
     """
 
     name: str
-    task: str
     state: str
-    sound: bool
-    thumb: View | None = None
+    is_finished: bool = False
+    task: str = ""
+    thumbnail: EmbeddedImage | None = None
     page: str = ""
-    picture: str = ""
-    where: str = ""
-    numbers: tuple[float | None, ...] = (None,) * 4
+    image: str = ""
+    image_path: str = ""
+    iterations: int | None = None
+    seconds: float | None = None
+    psnr_noisy: float | None = None
+    psnr_ref: float | None = None
 
     @property
     def cells(self) -> list[tuple[str, str]]:
-        """The numbers as they are sorted and as they are shown."""
-        iterations, seconds, *decibels = self.numbers
-        told = ["" if iterations is None else f"{iterations:,.0f}", "" if seconds is None else clock(seconds)]
-        told += ["" if each is None else f"{each:.2f}" for each in decibels]
-        return [("" if value is None else repr(value), text) for value, text in zip(self.numbers, told, strict=True)]
+        """Iterations, time and PSNR, as sorted and as shown."""
+        cells = [
+            (self.iterations, lambda value: f"{value:,}"),
+            (self.seconds, clock),
+            (self.psnr_noisy, lambda value: f"{value:.2f}"),
+            (self.psnr_ref, lambda value: f"{value:.2f}"),
+        ]
+        return [("", "") if value is None else (repr(value), show(value)) for value, show in cells]
 
 
 def make(folder: Path, failed: Sequence[tuple[str, str]] = (), path: Path | None = None) -> Path:
-    """Write the page of a folder.
+    """Write the page of a folder of runs.
 
     Args:
-        folder: in which, or in whose sub-folders, runs are.
-        failed: pictures that left no run, and why.
-        path: where to; `index.html` in the folder when left out.
+        folder: searched for runs with its sub-folders.
+        failed: inputs that left no run, and why.
+        path: of the page; `index.html` in the folder by default.
 
     Returns:
-        Where it is.
+        The path of the page.
 
     Raises:
-        DipError: when there is no run, or a file is there that this program has not made.
+        DipError: if there is no run, or a file exists that dipcli did not make.
     """
     path = path or folder / INDEX
-    page.check(path)
-    before = _Before.of(path)
-    lines = [_line(run, path.parent, before) for run in runs(folder)]
-    lines += [_failed(name, why) for name, why in failed]
-    if not lines:
-        raise DipError(f"There is no run in {folder}: name the folder of one, as noisy.denoised.dip.")
-    states = [each.sound for each in lines]
-    text = page.filled(
+    page.check_path(path)
+    rows = [_read_row(run, path.parent) for run in find_runs(folder)]
+    rows += [Row(format_title(name), legible(f"failed: {reason}")) for name, reason in failed]
+    if not rows:
+        raise DipError(f"There is no run in {folder}: name a run folder, for example noisy.denoised.dip.")
+    finished = sum(row.is_finished for row in rows)
+    html = page.render_template(
         "index.html",
         "index.js",
         title=legible(folder.resolve().name or str(folder)),
-        lines=lines,
-        told=f"{states.count(True)} done" + (f", {states.count(False)} not" if False in states else ""),
-        truth=any(each.numbers[-1] is not None for each in lines),
+        rows=rows,
+        summary=f"{finished} finished" + (f", {len(rows) - finished} not finished" if finished < len(rows) else ""),
+        has_reference=any(row.psnr_ref is not None for row in rows),
     )
-    files.write(path, text.encode(errors="backslashreplace"))
+    files.write(path, html.encode(errors="backslashreplace"))
     return path
 
 
-def runs(folder: Path) -> Iterator[Path]:
-    """The folders of the runs in a folder and those below; links and hidden folders are not followed."""
+def find_runs(folder: Path) -> Iterator[Path]:
+    """Yield the run folders in a folder and below; links and hidden folders are not followed."""
     for name, below, _ in os.walk(folder):
         here = Path(name)
-        if is_run(here):
+        if is_run_folder(here):
             below.clear()
             yield here
         else:
-            below[:] = sorted(each for each in below if not each.startswith(".") and not (here / each).is_symlink())
+            below[:] = sorted(name for name in below if not name.startswith(".") and not (here / name).is_symlink())
 
 
-def stale(run: Path) -> bool:
-    """Whether a run has no page yet, or one that is older than what the run has written."""
-    told = [run / name for name in (REPORT, RECORD, LOG)]
-    made, *others = (each.stat().st_mtime if each.is_file() else 0.0 for each in told)
-    return made < max(others)
+def is_outdated(run: Path) -> bool:
+    """Return whether a run has no page, or one older than its record or log."""
+    times = [path.stat().st_mtime if (path := run / name).is_file() else 0.0 for name in (REPORT, RECORD, LOG)]
+    return times[0] < max(times[1:])
 
 
-def _failed(name: str, why: str) -> Line:
-    return Line(legible(Path(name).name), "", legible(f"failed: {why}"), sound=False)
+def _read_row(run: Path, place: Path) -> Row:
+    """Read the record and the result of a run, nothing else."""
+    url = make_url(run / REPORT, place) if is_our_page(run / REPORT) else ""
+    record = read_record(run)
+    if record:
+        return _describe_record(run, record, place, url)
+    state = "running" if files.held(run) else "unreadable record" if (run / RECORD).exists() else "cut short"
+    return Row(legible(run.name), state, page=url)
 
 
-@dataclass(frozen=True)
-class _Before:
-    """The thumbnails that the page had: to read all pictures of a large folder anew takes long.
-
-    Attributes:
-        made: when it was written.
-        thumbs: by where they lead.
-    """
-
-    made: float
-    thumbs: Mapping[str, View]
-
-    @classmethod
-    def of(cls, path: Path) -> _Before:
-        """Read from the page, if there is one."""
-        if not path.is_file():
-            return cls(0.0, {})
-        made, text = path.stat().st_mtime, path.read_text(encoding="utf-8", errors="replace")
-        found = (
-            (html.unescape(each[1]), View("", each[2], (int(each[3]), int(each[4])))) for each in THUMB.finditer(text)
-        )
-        return cls(made, dict(found))
-
-    def thumb(self, output: Path, link: str) -> View | None:
-        """The one of a picture, made anew where that has changed since; None where it cannot be shown."""
-        known = self.thumbs.get(link)
-        if known and output.stat().st_mtime < self.made:
-            return known
-        try:
-            return thumbnail(images.read(output)[0], SIDE)
-        except DipError:
-            return None
-
-
-def _line(run: Path, place: Path, before: _Before) -> Line:
-    """What there is to say of a run at a glance: nothing but its record and its picture is read."""
-    told = accounts.read(run)
-    link = words.url(run / REPORT, place) if is_our_page(run / REPORT) else ""
-    if told is None:
-        state = "at work" if files.held(run) else "cut short"
-        return Line(legible(run.name), "", state, sound=False, page=link)
-    try:
-        return _told(run, told, place, link, before)
-    except (LookupError, TypeError, ValueError, AttributeError):
-        return Line(legible(run.name), "", "its record cannot be read", sound=False, page=link)
-
-
-def _told(run: Path, told: Mapping[str, Any], place: Path, link: str, before: _Before) -> Line:
-    name = str(told["input"])
-    where = told.get("files", {}).get("output", {"path": told["output"]})
-    places = (run / where.get("near", where["path"]), Path(where["path"]))
-    output = next((Path(os.path.normpath(each)) for each in places if each.is_file()), None)
-    done = bool(told.get("finished", True))
-    state = "done" if output and done else "interrupted" if not done else "its picture is gone"
-    picture = words.url(output, place) if output else ""
-    values = [told.get(key) for key in ("iterations", "seconds", "psnr_noisy", "psnr_ref")]
-    return Line(
-        "standard input" if name == "-" else legible(Path(name).name),
-        legible(f"{told['task']}, {told['preset']}"),
-        "standard output" if str(where["path"]) == "-" and done else state,
-        sound=done and (output is not None or str(where["path"]) == "-"),
-        thumb=before.thumb(output, link or picture) if output else None,
-        page=link,
-        picture=picture,
-        where=legible(os.path.relpath(output, place)) if output else "",
-        numbers=tuple(None if each is None else float(each) for each in values),
+def _describe_record(run: Path, record: RunRecord, place: Path, url: str) -> Row:
+    file = record.files.get("output") or FileRecord(path=record.output)
+    candidates = (run / (file.near or file.path), Path(file.path))
+    output = next((Path(os.path.normpath(path)) for path in candidates if path.is_file()), None)
+    if not record.finished:
+        state = "interrupted"
+    elif file.path == "-":
+        state = "standard output"
+    else:
+        state = "finished" if output else "image missing"
+    return Row(
+        format_title(record.input),
+        state,
+        state in ("finished", "standard output"),
+        legible(f"{record.task}, {record.preset}"),
+        _make_thumbnail(output) if output else None,
+        url,
+        make_url(output, place) if output else "",
+        legible(os.path.relpath(output, place)) if output else "",
+        record.iterations,
+        record.seconds,
+        record.psnr_noisy if isinstance(record.psnr_noisy, float) else None,
+        record.measures.psnr if record.measures else None,
     )
+
+
+def _make_thumbnail(path: Path) -> EmbeddedImage | None:
+    try:
+        return embed_image("", images.read(path)[0], max_side=THUMBNAIL_SIDE, max_lossless_side=0)
+    except DipError:
+        return None

@@ -1,11 +1,10 @@
-"""The page of a run: one file, which needs no other."""
+"""The page of a run: one self-contained HTML file."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,125 +12,126 @@ import dipcli
 from dipcli import files
 from dipcli.errors import UsageError
 from dipcli.records.run_files import REPORT, is_our_page
-from dipcli.report import charts
-from dipcli.report import figures as drawing
-from dipcli.report import text as words
-from dipcli.report.gallery import Gallery, gallery
-from dipcli.report.run_folder import RunFolder, find_problem, read_run_folder
+from dipcli.records.run_record import RunRecord
+from dipcli.report import text
+from dipcli.report.charts import build_charts
+from dipcli.report.figures import draw_svg
+from dipcli.report.gallery import Gallery, build_gallery
+from dipcli.report.run_folder import RunFolder, read_run_folder
+from dipcli.text import legible
 
-HERE = Path(__file__).parent
+TEMPLATES = Path(__file__).parent
 
 
 def make(
     folder: Path,
     *,
-    account: Mapping[str, Any] | None = None,
+    record: RunRecord | None = None,
     given: Mapping[str, bytes] | None = None,
     path: Path | None = None,
 ) -> Path:
     """Write the page of a run.
 
     Args:
-        folder: the run's.
-        account: what the run says of itself, where it is the run that asks; it is read otherwise.
-        given: bytes that are in memory already, by what they are for the run.
-        path: where to; `report.html` in the folder when left out.
+        folder: the run folder.
+        record: the run record, if the run itself asks; read from the folder otherwise.
+        given: bytes of files that are in memory already, by role.
+        path: of the page; `report.html` in the folder by default.
 
     Returns:
-        Where it is.
+        The path of the page.
 
     Raises:
-        DipError: when it cannot be made, or a file is there that this program has not made.
+        DipError: if the run cannot be read, or a file exists that dipcli did not make.
     """
     path = path or folder / REPORT
-    check(path)
-    with find_problem(folder) if account is None else nullcontext():  # our own, just made, holds nothing strange
-        text = composed(read_run_folder(folder, account, given), path.parent)
-    files.write(path, text.encode(errors="backslashreplace"))
+    check_path(path)
+    html = compose_page(read_run_folder(folder, record, given), path.parent)
+    files.write(path, html.encode(errors="backslashreplace"))
     return path
 
 
-def check(path: Path) -> None:
-    """Find out whether a page can take its place.
+def check_path(path: Path) -> None:
+    """Check that a page can be written.
 
     Raises:
-        UsageError: when something is there that this program has not made.
+        UsageError: if a folder, or a file that dipcli did not make, is there.
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name a file in it with -o.")
     if path.exists() and not is_our_page(path):
-        raise UsageError(f"{path} is there already, not made by dip: name another place with dip report -o.")
+        raise UsageError(f"{path} exists and was not made by dip: name another file with dip report -o.")
 
 
-def composed(story: RunFolder, place: Path) -> str:
-    """The page's text.
-
-    Args:
-        story: of the run.
-        place: the folder of the page, for its links.
-    """
-    shown = gallery(story)
-    return filled(
+def compose_page(run: RunFolder, place: Path) -> str:
+    """Return the HTML of a page that will be in the folder `place`."""
+    gallery = build_gallery(run)
+    return render_template(
         "page.html",
         "page.js",
-        title=words.title(story),
-        done=f"dip {story.account['task']}" if "task" in story.account else "dip",
-        preset=story.account.get("preset"),
-        notices=words.notices(story),
-        facts=words.facts(story),
-        gallery=shown,
-        missed=words.missed(shown.missed),
-        strip_told=_strip_told(story),
-        treatments=_treatments(shown),
-        sentences=words.sentences(story),
-        measures=words.measures(story),
-        compared=story.account.get("compared"),
-        charts=[(each, safe(drawing.inline(each))) for each in charts.charts(story)],
-        runs=words.runs(story),
-        command=words.command(story.account),
-        settings=words.settings(story),
-        machine=words.machine(story),
-        links=words.links(story, place),
+        title=text.format_title(run.request.input or run.folder.name),
+        task=f"dip {run.request.task}".rstrip(),
+        preset=run.request.preset,
+        notice=text.describe_state(run),
+        facts=text.list_facts(run),
+        gallery=gallery,
+        notes=[*map(legible, gallery.notes), *_describe_treatment(gallery)],
+        strip_note=_describe_strip(run),
+        sentences=text.describe_run(run),
+        comparison=text.compare_methods(run),
+        compared=run.record and run.record.compared,
+        charts=[(chart, mark_safe(draw_svg(chart))) for chart in build_charts(run)],
+        fits=text.list_fits(run),
+        command=[text.quote_arguments([argument]) for argument in ("dip", *run.request.argv[1:])],
+        settings=text.list_settings(run),
+        machine=text.describe_machine(run),
+        links=text.list_links(run, place),
     )
 
 
-def filled(template: str, script: str, **values: Any) -> str:
-    """A template with its values, style and script; whatever stands in the values is text, never markup."""
+def render_template(template: str, script: str, **values: Any) -> str:
+    """Fill a template with values, which are escaped, and with the style and a script."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415 - a run may have no page
 
-    code = (HERE / script).read_text(encoding="utf-8")
+    code = (TEMPLATES / script).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    house = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    style = (HERE / "page.css").read_text(encoding="utf-8")
-    own = {"style": safe(style), "script": safe(code), "trust": f"sha256-{digest}", "version": dipcli.__version__}
-    return house.get_template(template).render(**own, **values)
+    return environment.get_template(template).render(
+        style=mark_safe((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        script=mark_safe(code),
+        script_digest=f"sha256-{digest}",
+        version=dipcli.__version__,
+        **values,
+    )
 
 
-def safe(text: str) -> Any:
-    """Text of our own making, which is markup."""
+def mark_safe(markup: str) -> Any:
+    """Exempt our own markup from escaping."""
     from markupsafe import Markup  # noqa: PLC0415 - comes with Jinja
 
-    return Markup(text)  # noqa: S704 - no word of it comes from outside
+    return Markup(markup)  # noqa: S704 - nothing in it comes from outside
 
 
-def _strip_told(story: RunFolder) -> str:
-    """What is told beneath the film strip of its numbers."""
-    known = [each for each in story.frames if each.psnr is not None]
-    if not known:
+def _describe_strip(run: RunFolder) -> str:
+    """The caption of the film strip; empty if no PSNR is known."""
+    snapshot = next((snapshot for snapshot in run.snapshots if snapshot.psnr is not None), None)
+    if snapshot is None:
         return ""
-    return f"Iteration, and PSNR of the average to {'the true picture' if known[0].to_truth else 'what was measured'}."
+    return f"Iteration, and PSNR of the average to the {'reference' if snapshot.has_reference else 'measurement'}."
 
 
-def _treatments(shown: Gallery) -> list[str]:
-    """What was done to the pictures so that they fit, in sentences."""
-    treated: dict[str, list[str]] = {}
-    for each in (*shown.views, *([shown.figure] if shown.figure else [])):
-        treated.setdefault(each.treatment, []).append(each.name)
-    lossless = treated.pop("", [])
-    told = [f"{', '.join(names)}: {how}." for how, names in treated.items()]
-    small = sorted({each.treatment for each in shown.strip} - {""})
-    told += [f"Along the way: {'; '.join(small)}."] if small else []
-    told = [f"Shown without loss: {', '.join(lossless)}.", *told] if told and lossless else told
-    return [f"{' '.join(told)} The files themselves are untouched."] if told else []
+def _describe_treatment(gallery: Gallery) -> list[str]:
+    """How the images of the page differ from their files."""
+    names: dict[str, list[str]] = {}
+    for image in (*gallery.images, *([gallery.figure] if gallery.figure else [])):
+        names.setdefault(image.treatment, []).append(image.name)
+    for image in gallery.strip:
+        names.setdefault(image.treatment, []).append("snapshots")
+    notes = [f"{', '.join(dict.fromkeys(own))}: {treatment}." for treatment, own in names.items() if treatment]
+    return [f"On this page only: {' '.join(notes)}"] if notes else []

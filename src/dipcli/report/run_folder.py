@@ -1,4 +1,4 @@
-"""What a run's folder tells, read back: the files the run had, its log and its snapshots."""
+"""Reading a run folder back: its record or checkpoint, the files of the run, its log and its snapshots."""
 
 from __future__ import annotations
 
@@ -8,212 +8,230 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from dipcli import files
 from dipcli.errors import DipError
-from dipcli.records import run_record as accounts
-from dipcli.records.resume import find_run
 from dipcli.records.run_files import CHECKPOINT, DAMAGED, FILLED, LOG, PREVIEW, RECORD
+from dipcli.records.run_record import FileRecord, RunRecord, read_record
 
-State: TypeAlias = Literal["done", "interrupted", "at work", "cut short"]
-Fate: TypeAlias = Literal["there", "changed", "gone", "streamed"]
-Numbers: TypeAlias = dict[str, float | None]
+State: TypeAlias = Literal["finished", "interrupted", "running", "cut short"]
+FileState: TypeAlias = Literal["found", "changed", "missing", "stream"]
+LogRow: TypeAlias = dict[str, float | None]
 
-FIRST = b"iteration,"  # what a log of ours begins with
-SNAPSHOT = re.compile(r"(?:tile(\d+)/)?(?:run(\d+)/)?(\d{6,})\.png")
+LOG_START = b"iteration,"  # other programs call their logs log.csv too
+SNAPSHOT_NAME = re.compile(r"(?:tile(\d+)/)?(?:run(\d+)/)?(\d{6,})\.png")
 
 
 @dataclass(frozen=True)
-class Found:
+class StoredFile:
     """A file that a run read or wrote.
 
     Attributes:
-        path: where it is, or was.
-        fate: what has become of it; `streamed` is for standard input and output, which leave nothing.
-        data: its bytes; None where they are nowhere.
+        path: where it is, or where it was.
+        state: `changed` if its SHA-256 is not that of the run; `stream` for standard input and output.
+        data: its bytes; None if they are not available.
     """
 
     path: Path
-    fate: Fate
+    state: FileState
     data: bytes | None = None
 
 
 @dataclass(frozen=True)
-class Frame:
-    """A picture that was written along the way.
+class Snapshot:
+    """An image written during the fit.
 
     Attributes:
         path: its file.
-        number: the iteration.
-        run: which of several.
-        tile: which tile it shows; 0 for the whole picture.
-        psnr: of it in dB, as the log has it; None where the log has no row for it.
-        to_truth: whether that is to the true picture, else to what was measured.
+        iteration: when it was written.
+        run: number of the fit, from 1.
+        tile: number of the tile, from 1; 0 if it shows the whole image.
+        psnr: in dB, from the log; None if the log has no row for this iteration.
+        has_reference: whether `psnr` is against the reference; otherwise it is against the measurement.
     """
 
     path: Path
-    number: int
+    iteration: int
     run: int = 1
     tile: int = 0
     psnr: float | None = None
-    to_truth: bool = False
+    has_reference: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run was asked to do, as its record or its checkpoint has it.
+
+    Attributes:
+        task: its name; empty if unknown.
+        preset: its name.
+        input: path of the damaged image; `-` for standard input.
+        argv: the command line.
+        arguments: of the task itself.
+        settings: all settings; of a run without a record, those that were given.
+        files: what the run read and wrote, by role.
+    """
+
+    task: str = ""
+    preset: str = ""
+    input: str = ""
+    argv: tuple[str, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What a run's folder tells.
+    """The contents of a run folder.
 
     Attributes:
-        folder: the run's.
-        account: what it said of itself; of a run without an end what is known from its checkpoint.
-        state: how it stands.
-        files: what it read and wrote, by what that was for it: `input`, `output`, `reference`, `uncertainty`, or an
-            argument of the task's own.
-        beside: the pictures in its folder, by their names there.
-        rows: its log.
-        frames: its snapshots, or where there are none the smaller pictures of its progress.
+        folder: its path.
+        state: whether the run finished.
+        record: the run record; None if the run was cut short before it wrote one.
+        request: what the run was asked to do.
+        files: what the run read and wrote, by role: `input`, `output`, `reference`, `uncertainty`, or an argument of
+            the task.
+        inside: images inside the folder, by relative path.
+        rows: of the log.
+        snapshots: in order; if there are none, the smaller images of the preview.
     """
 
     folder: Path
-    account: Mapping[str, Any]
     state: State
-    files: Mapping[str, Found]
-    beside: Mapping[str, Found] = field(default_factory=dict)
-    rows: tuple[Numbers, ...] = ()
-    frames: tuple[Frame, ...] = ()
+    record: RunRecord | None = None
+    request: Request = field(default_factory=Request)
+    files: Mapping[str, StoredFile] = field(default_factory=dict)
+    inside: Mapping[str, StoredFile] = field(default_factory=dict)
+    rows: tuple[LogRow, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
 
     @property
-    def resumable(self) -> bool:
-        """Whether `dip resume` can go on with it."""
+    def can_resume(self) -> bool:
+        """Whether `dip resume` can continue this run."""
         return self.state in ("interrupted", "cut short") and (self.folder / CHECKPOINT).exists()
 
     @property
-    def reached(self) -> int:
-        """Iterations that the log knows of, in the run or tile that was at work last."""
+    def last_iteration(self) -> int:
+        """The last logged iteration of the last fit; 0 if there is none."""
         return int(self.rows[-1]["iteration"] or 0) if self.rows else 0
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder is a run's."""
+def is_run_folder(folder: Path) -> bool:
+    """Return whether a run has written to this folder."""
     if any((folder / name).is_file() for name in (RECORD, CHECKPOINT)):
         return True
-    try:  # others call their logs so too
+    try:
         with (folder / LOG).open("rb") as file:
-            return file.read(len(FIRST)) == FIRST
+            return file.read(len(LOG_START)) == LOG_START
     except OSError:
         return False
 
 
-@contextmanager
-def find_problem(folder: Path) -> Iterator[None]:
-    """Inside, what a run's folder says is used as it stands: another version may have said something else.
-
-    Raises:
-        DipError: where it did.
-    """
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise DipError(f"What {folder} says of its run is not what this version writes: restore it anew.") from error
-
-
 def read_run_folder(
-    folder: Path, account: Mapping[str, Any] | None = None, given: Mapping[str, bytes] | None = None
+    folder: Path, record: RunRecord | None = None, given: Mapping[str, bytes] | None = None
 ) -> RunFolder:
-    """Read a run's folder.
+    """Read a run folder.
 
     Args:
-        folder: the run's.
-        account: what the run says of itself, where it is the run that asks; it is read otherwise.
-        given: bytes that are in memory already, by what they are for the run.
+        folder: its path.
+        record: the run record, if the run itself asks; read from the folder otherwise.
+        given: bytes of files that are in memory already, by role.
 
     Raises:
-        DipError: when it is no run's folder.
+        DipError: if this is not a run folder, or its record cannot be read.
     """
-    if not is_run(folder):
-        raise DipError(f"{folder} is not the folder of a run: name one, as noisy.denoised.dip, or a folder with some.")
-    own = account is not None
-    told = dict(account or accounts.read(folder) or {})
-    state: State = "done" if told.get("finished", bool(told)) else "interrupted" if told else "cut short"
-    if not own and state != "done" and files.held(folder):
-        state = "at work"
-    if not told:
-        told = _begun(folder)
-    rows = tuple(_rows(folder / LOG))
-    beside = {name: folder / name for name in (*DAMAGED, FILLED, PREVIEW)}
-    beside |= {each["file"]: folder / each["file"] for each in told.get("comparison") or []}
+    if not is_run_folder(folder):
+        raise DipError(f"{folder} is not a run folder: name one, for example noisy.denoised.dip, or a folder of them.")
+    state: State = "running" if record is None and files.held(folder) else "cut short"
+    record = record or read_record(folder)
+    if record is None and (folder / RECORD).is_file():
+        raise DipError(f"Cannot read {folder / RECORD}: it is damaged or from another version. Restore the image again.")
+    if record and (record.finished or state != "running"):
+        state = "finished" if record.finished else "interrupted"
+    request = _request_from_record(record) if record else _request_from_checkpoint(folder)
+    inside = [*DAMAGED, FILLED, PREVIEW]
+    inside += [baseline.file for baseline in (record and record.comparison) or () if baseline.file]
+    rows = tuple(_read_log(folder / LOG))
     return RunFolder(
         folder,
-        told,
         state,
-        {name: _found(folder, where, (given or {}).get(name)) for name, where in told.get("files", {}).items()},
-        {name: Found(path, "there", path.read_bytes()) for name, path in beside.items() if path.is_file()},
+        record,
+        request,
+        {role: _find_file(folder, file, (given or {}).get(role)) for role, file in request.files.items()},
+        {name: StoredFile(path, "found", path.read_bytes()) for name in inside if (path := folder / name).is_file()},
         rows,
-        tuple(_frames(folder, rows)),
+        tuple(_find_snapshots(folder, rows)),
     )
 
 
-def _begun(folder: Path) -> dict[str, Any]:
-    """What is known of a run that has not come to an end: from its checkpoint, if that can be read."""
+def _request_from_record(record: RunRecord) -> Request:
+    return Request(
+        record.task, record.preset, record.input, record.argv, record.arguments, record.settings, record.files
+    )
+
+
+def _request_from_checkpoint(folder: Path) -> Request:
+    """What the checkpoint of a run without a record says; nothing if it cannot be read."""
+    from dipcli.records.resume import find_run  # noqa: PLC0415 - imports torch
+
     try:
-        before = find_run(folder)
+        run = find_run(folder)
     except DipError:
-        return {}
-    job = before.job
+        return Request()
+    job = run.job
     paths = {"input": job.source, **job.images()}
-    return {
-        "task": job.task.name,
-        "preset": before.preset,
-        "argv": list(before.argv),
-        "input": str(job.source),
-        "output": str(job.output or "-"),
-        "arguments": dict(job.arguments),
-        "settings": dict(job.given),
-        "files": {
-            name: {"path": str(path), "near": os.path.relpath(path, folder), "sha256": before.files.get(str(path))}
-            for name, path in paths.items()
+    return Request(
+        job.task.name,
+        run.preset,
+        str(job.source),
+        tuple(run.argv),
+        job.arguments,
+        job.given,
+        {
+            role: FileRecord(path=str(path), near=os.path.relpath(path, folder), sha256=run.files.get(str(path)))
+            for role, path in paths.items()
         },
-    }
+    )
 
 
-def _found(folder: Path, where: Mapping[str, Any], data: bytes | None) -> Found:
-    """A file where it was, or, with all that was around it, somewhere else; rather the one that has not changed."""
-    path = Path(where["path"])
+def _find_file(folder: Path, file: FileRecord, data: bytes | None) -> StoredFile:
+    """Locate a file relative to the run folder, then by its full path; prefer a copy that has not changed."""
+    path = Path(file.path)
     if data is not None:
-        return Found(path, "there", data)
-    if str(path) == "-":
-        return Found(path, "streamed")
-    other = None
-    for place in (folder / where["near"], path):
+        return StoredFile(path, "found", data)
+    if file.path == "-":
+        return StoredFile(path, "stream")
+    changed = None
+    for candidate in (folder / file.near, path):
         try:
-            data = place.read_bytes()
+            data = candidate.read_bytes()
         except (OSError, ValueError):
             continue
-        same = where["sha256"] in (None, hashlib.sha256(data).hexdigest())
-        found = Found(Path(os.path.normpath(place)), "there" if same else "changed", data)
+        same = file.sha256 in (None, hashlib.sha256(data).hexdigest())
+        stored = StoredFile(Path(os.path.normpath(candidate)), "found" if same else "changed", data)
         if same:
-            return found
-        other = other or found
-    return other or Found(path, "gone")
+            return stored
+        changed = changed or stored
+    return changed or StoredFile(path, "missing")
 
 
-def _rows(path: Path) -> Iterator[Numbers]:
-    """The numbers of a log, row by row; what cannot be read as such is left out."""
+def _read_log(path: Path) -> Iterator[LogRow]:
+    """The numbers of a log, row by row; unreadable cells are None and rows without an iteration are left out."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return
-    for row in csv.DictReader(text.replace("\0", "").splitlines()):
-        numbers = {name: _number(cell) for name, cell in row.items() if name != "event" and isinstance(cell, str)}
-        if numbers.get("iteration") is not None:
-            yield numbers
+    for cells in csv.DictReader(text.replace("\0", "").splitlines()):
+        row = {name: _parse_number(cell) for name, cell in cells.items() if isinstance(cell, str) and name != "event"}
+        if row.get("iteration") is not None:
+            yield row
 
 
-def _number(cell: str) -> float | None:
+def _parse_number(cell: str) -> float | None:
     try:
         value = float(cell)
     except ValueError:
@@ -221,18 +239,18 @@ def _number(cell: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _frames(folder: Path, rows: tuple[Numbers, ...]) -> Iterator[Frame]:
-    """Snapshots in their order, with their PSNR; where there are none the frames of the run's progress."""
-    logged = {(each.get("tile") or 0, each.get("run") or 1, each["iteration"]): each for each in rows}
+def _find_snapshots(folder: Path, rows: tuple[LogRow, ...]) -> list[Snapshot]:
+    """Snapshots in order with their PSNR; if there are none, the frames of the preview."""
+    logged = {(row.get("tile") or 0, row.get("run") or 1, row["iteration"]): row for row in rows}
     for place in (folder / "snapshots", folder / "frames"):
-        found = []
+        snapshots = []
         for path in place.rglob("*.png"):
-            if match := SNAPSHOT.fullmatch(path.relative_to(place).as_posix()):
-                tile, run, number = int(match[1] or 0), int(match[2] or 1), int(match[3])
-                row = logged.get((tile, run, number), {})
-                truth = row.get("psnr_ref_smoothed")
-                psnr = row.get("psnr_noisy_smoothed") if truth is None else truth
-                found.append(Frame(path, number, run, tile, psnr, truth is not None))
-        if found:
-            yield from sorted(found, key=lambda each: (each.tile, each.run, each.number))
-            return
+            if match := SNAPSHOT_NAME.fullmatch(path.relative_to(place).as_posix()):
+                tile, run, iteration = int(match[1] or 0), int(match[2] or 1), int(match[3])
+                row = logged.get((tile, run, iteration), {})
+                reference = row.get("psnr_ref_smoothed")
+                psnr = row.get("psnr_noisy_smoothed") if reference is None else reference
+                snapshots.append(Snapshot(path, iteration, run, tile, psnr, reference is not None))
+        if snapshots:
+            return sorted(snapshots, key=lambda snapshot: (snapshot.tile, snapshot.run, snapshot.iteration))
+    return []

@@ -1,10 +1,10 @@
-"""What the page of a run says in words and tables."""
+"""The sentences and tables of a run's page."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,236 +12,170 @@ from urllib.parse import quote
 
 from dipcli.records import summaries
 from dipcli.records.run_files import LOG, RECORD
+from dipcli.records.run_record import Measures
 from dipcli.report.run_folder import RunFolder
 from dipcli.settings import Settings
 from dipcli.settings.options import option_fields
 from dipcli.text import clock, legible
 
-MEASURES = {"psnr": "PSNR", "psnr_y": "PSNR, luma", "psnr_unknown": "PSNR, unknown pixels", "ssim": "SSIM"}
-FEW = 2  # runs or tiles from which on they have a table
-
-
-@dataclass(frozen=True)
-class Row:
-    """Of the table of measures.
-
-    Attributes:
-        name: of the picture.
-        cells: as they are shown.
-        own: whether it is what this run has made.
-    """
-
-    name: str
-    cells: tuple[str, ...]
-    own: bool = False
+MEASURE_LABELS = {"psnr": "PSNR", "psnr_y": "PSNR, luma", "psnr_unknown": "PSNR, unknown pixels", "ssim": "SSIM"}
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it is shown.
-
-    Attributes:
-        title: what it is about.
-        columns: their names.
-        rows: of cells, or `Row`.
-    """
+    """A table of the page: its heading, the names of its columns, and its cells row by row."""
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[Any, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
-def title(story: RunFolder) -> str:
-    """The name of the picture."""
-    given = str(story.account.get("input", ""))
-    if not given:
-        return legible(story.folder.name)
-    return "standard input" if given == "-" else legible(Path(given).name)
+def format_title(path: str) -> str:
+    """Return the file name of an input."""
+    return "standard input" if path == "-" else legible(Path(path).name)
 
 
-def notices(story: RunFolder) -> list[str]:
-    """What has to be known of a run that did not come to its end."""
-    reached = f" It had come to iteration {story.reached}." if story.reached else ""
-    resume = f" To go on: dip resume {quoted([str(story.folder)])}" if story.resumable else ""
-    told = {
-        "at work": f"This run is still at work.{reached} What is here is as of then.",
-        "cut short": f"This run was cut short and left no picture.{reached}{resume}",
-        "interrupted": f"This run was interrupted: the picture is the best up to then.{resume}",
-        "done": "",
-    }[story.state]
-    return [legible(told)] if told else []
+def describe_state(run: RunFolder) -> str:
+    """Return what a reader must know of a run that did not finish; empty if it did."""
+    reached = f" Last logged iteration: {run.last_iteration}." if run.last_iteration else ""
+    resume = f" To continue: dip resume {quote_arguments([str(run.folder)])}" if run.can_resume else ""
+    sentences = {
+        "running": f"This run is still running.{reached} The page shows what there was when it was made.",
+        "cut short": f"This run was cut short before it wrote an image.{reached}{resume}",
+        "interrupted": f"This run was interrupted; the image is the best one up to then.{resume}",
+        "finished": "",
+    }
+    return legible(sentences[run.state])
 
 
-def missed(sentences: Sequence[str]) -> list[str]:
-    """What is not shown, whatever the files are called."""
-    return [legible(each) for each in sentences]
+def list_facts(run: RunFolder) -> list[tuple[str, str]]:
+    """Return the main numbers with their labels."""
+    record = run.record
+    if record is None:
+        return [("Iterations so far", f"{run.last_iteration:,}")] if run.last_iteration else []
+    facts = [("Iterations", f"{record.iterations:,}")]
+    if not record.tiles:
+        facts.append(("Kept", f"{record.kept:,}"))
+    facts.append(("Time", clock(record.seconds)))
+    if record.measures:
+        labels = {name: label.replace("PSNR", "PSNR to the reference", 1) for name, label in MEASURE_LABELS.items()}
+        values = {label: _format_measure(record.measures, name) for name, label in labels.items()}
+        return facts + [(label, value) for label, value in values.items() if value]
+    if isinstance(record.psnr_noisy, float):
+        facts.append(("PSNR to the input", f"{record.psnr_noisy:.2f} dB"))
+    return facts
 
 
-def facts(story: RunFolder) -> list[tuple[str, str]]:
-    """The few numbers that one looks for first."""
-    told = story.account
-    if "iterations" not in told:
-        return [("Iterations so far", str(story.reached))] if story.reached else []
-    found = [("Iterations", f"{told['iterations']:,}")]
-    if not told.get("tiles"):
-        found.append(("Kept", f"{told['kept']:,}"))
-    found.append(("Time", clock(told["seconds"])))
-    if "psnr_ref" not in told:
-        return found + (
-            [("PSNR to the input", _measured("psnr", told["psnr_noisy"]))] if told.get("psnr_noisy") else []
-        )
-    known = [(name, told.get(_own(each))) for each, name in MEASURES.items()]
-    return found + [
-        (name.replace("PSNR", "PSNR to the truth", 1), _measured(name, each)) for name, each in known if each
-    ]
-
-
-def sentences(story: RunFolder) -> list[str]:
-    """How it ended, which rule judged it, and what happened on the way."""
-    told = story.account
-    if "iterations" not in told:
+def describe_run(run: RunFolder) -> list[str]:
+    """Return how the run ended, which rule chose the result, and what happened during the run."""
+    record = run.record
+    if record is None:
         return []
-    ended = [each.removeprefix(f"{told['input']}: ") for each in summaries.describe_ending(told)]
-    ended = [each for each in ended if not each.startswith("PSNR")]  # which stands among the numbers
-    rule = str(told.get("rule", ""))
-    again = [] if rule in ("", "rule none") or rule in str(told.get("reason")) else [f"kept by the {rule}"]
-    events = [f"On the way: {each}." for each in told.get("events") or []]
-    return [legible(_sentence(each)) for each in [*ended, *again, *events]]
+    sentences = [sentence.removeprefix(f"{record.input}: ") for sentence in summaries.describe_ending(record)]
+    sentences = [sentence for sentence in sentences if not sentence.startswith("PSNR")]  # they are among the facts
+    if record.rule not in ("", "rule none") and record.rule not in record.reason:
+        sentences.append(f"kept by the {record.rule}")
+    sentences += [f"During the run: {event}" for event in record.events]
+    return [legible(f"{text[:1].upper()}{text[1:].removesuffix('.')}.") for text in sentences]
 
 
-def measures(story: RunFolder) -> Table | None:
-    """How near the picture and others come to the true one; None where that is not known."""
-    told = story.account
-    compared = [
-        (str(each["name"]), {name: each.get(_own(name)) for name in MEASURES}, each.get("seconds"))
-        for each in told.get("comparison") or []
+def compare_methods(run: RunFolder) -> Table | None:
+    """Return the measures of all results, this run last; None if there is no other result."""
+    record = run.record
+    if record is None or not (record.baselines or record.comparison):
+        return None
+    results: list[tuple[str, Measures | None, float | None]] = [
+        *((name, measures, None) for name, measures in record.baselines.items()),
+        *((baseline.name, baseline.measures, baseline.seconds) for baseline in record.comparison or ()),
+        ("this run", record.measures, record.seconds),
     ]
-    known = [(name, dict(each), None) for name, each in (told.get("baselines") or {}).items()]
-    own = {name: told.get(_own(name)) for name in MEASURES}
-    every = [*known, *compared, ("this run", own, told.get("seconds"))]
-    columns = [name for name in MEASURES if any(each.get(name) is not None for _, each, _ in every)]
-    timed = any(seconds is not None for *_, seconds in every[:-1])
-    if len(every) == 1:  # which stands among the numbers
-        return None
+    names = [name for name in MEASURE_LABELS if any(_format_measure(measures, name) for _, measures, _ in results)]
+    columns = ["", *(MEASURE_LABELS[name] for name in names), *["Time"] * bool(record.comparison)]
     rows = tuple(
-        Row(
-            name.capitalize(),
-            (*(_measured(column, each.get(column)) for column in columns), *([_seconds(spent)] if timed else [])),
-            own=each is own,
-        )
-        for name, each, spent in every
+        (label.capitalize(), *(_format_measure(measures, name) for name in names), _format_seconds(seconds))
+        for label, measures, seconds in results
     )
-    return Table(
-        "Against the true picture" if columns else "Beside other methods",
-        (*(MEASURES[each] for each in columns), *(["Time"] if timed else [])),
-        rows,
-    )
+    title = "Compared with the reference" if names else "Other methods"
+    return Table(title, tuple(columns), tuple(row[: len(columns)] for row in rows))
 
 
-def runs(story: RunFolder) -> Table | None:
-    """What became of each of several runs or tiles."""
-    every = story.account.get("runs") or []
-    if len(every) < FEW:
+def list_fits(run: RunFolder) -> Table | None:
+    """Return a table of the fits; None if there was only one."""
+    record = run.record
+    if record is None or len(record.runs) == 1 or not record.runs:
         return None
-    tiled = bool(story.account.get("tiles"))
-    columns = ("Tile",) * tiled + ("Run", "Seed", "Iterations", "Kept", "Time", "")
-    rows = tuple(
+    columns = ("Tile", "Run", "Seed", "Iterations", "Kept", "Time", "")
+    rows = [
         (
-            *((str(each.get("tile") or ""),) * tiled),
-            str(each.get("run", number)),
-            str(each["seed"]),
-            str(each["iterations"]),
-            str(each["kept"]),
-            clock(each["seconds"]),
-            ("went astray, left out; " if each["astray"] else "") + str(each["reason"]),
+            str(fit.tile or ""), str(fit.run), str(fit.seed), str(fit.iterations), str(fit.kept), clock(fit.seconds),
+            ("outlier, left out; " if fit.outlier else "") + fit.reason,
         )
-        for number, each in enumerate(every, start=1)
-    )
-    return Table("Tiles" if tiled else "Runs", columns, rows)
+        for fit in record.runs
+    ]  # fmt: skip
+    if record.tiles:
+        return Table("Tiles", columns, tuple(rows))
+    return Table("Runs", columns[1:], tuple(row[1:] for row in rows))
 
 
-def settings(story: RunFolder) -> list[tuple[str, str]]:
-    """Every setting by the name of its option, the task's own arguments first."""
-    told = story.account
-    flags = {knob.name: knob.flag for knob in option_fields(Settings)}
-    own = [(f"--{name.replace('_', '-')}", value) for name, value in (told.get("arguments") or {}).items()]
-    rest = [(flags.get(name, name), value) for name, value in (told.get("settings") or {}).items()]
-    return [(name[2:], legible(_said(value))) for name, value in (*own, *rest) if value is not None]
+def list_settings(run: RunFolder) -> list[tuple[str, str]]:
+    """Return the task's arguments and every setting, by the name of the option."""
+    flags = {option.name: option.flag[2:] for option in option_fields(Settings)}
+    values = [(name.replace("_", "-"), value) for name, value in run.request.arguments.items()]
+    values += [(flags.get(name, name), value) for name, value in run.request.settings.items()]
+    return [(name, legible(_format_setting(value))) for name, value in values if value is not None]
 
 
-def machine(story: RunFolder) -> str:
-    """What it ran on."""
-    told = story.account
-    if "parameters" not in told:
+def describe_machine(run: RunFolder) -> str:
+    """Return the machine and the versions; empty if unknown."""
+    if run.record is None:
         return ""
-    versions = f"dipcli {told['version']}, PyTorch {told['torch']}, Python {told['python']}"
-    return legible(f"{summaries.describe_machine(told)}; {versions}.")
+    versions = f"dipcli {run.record.version}, PyTorch {run.record.torch}, Python {run.record.python}"
+    return legible(f"{summaries.describe_machine(run.record)}; {versions}.")
 
 
-def links(story: RunFolder, place: Path) -> list[tuple[str, str]]:
-    """The files beside the page, by name and URL.
-
-    Args:
-        story: the run's.
-        place: the folder of the page.
-    """
-    paths = [each.path for name, each in story.files.items() if name == "output" and each.fate in ("there", "changed")]
-    paths += [paths[0].with_suffix(each) for each in story.account.get("figures") or [] if each != ".png" and paths]
-    paths += [story.folder / name for name in (LOG, RECORD)]
-    return [(legible(path.name), url(path, place)) for path in paths if path.is_file()]
+def list_links(run: RunFolder, place: Path) -> list[tuple[str, str]]:
+    """Return names and URLs of the output, the log and the record, as seen from the folder of the page."""
+    output = run.files.get("output")
+    paths = [output.path] if output else []
+    suffixes = run.record.figures if run.record else ()
+    paths += [path.with_suffix(suffix) for path in paths for suffix in suffixes if suffix != ".png"]
+    paths += [run.folder / LOG, run.folder / RECORD]
+    return [(legible(path.name), make_url(path, place)) for path in paths if path.is_file()]
 
 
-def url(path: Path, place: Path) -> str:
-    """A relative URL of a file, whatever it is called."""
+def make_url(path: Path, place: Path) -> str:
+    """Return the relative URL of a file, whatever its name, as seen from a folder."""
     return quote(os.fsencode(os.path.relpath(path, place).replace(os.sep, "/")))
 
 
-def quoted(arguments: Sequence[str]) -> str:
-    """A command line as a shell takes it, on one line: what cannot be shown is written as its bytes."""
-    return " ".join(shlex.quote(each) if legible(each) == each else f"$'{_escaped(each)}'" for each in arguments)
+def quote_arguments(arguments: Sequence[str]) -> str:
+    """Return a command line for the shell, on one line; unprintable arguments become bash's `$'...'`."""
+    return " ".join(
+        shlex.quote(argument)
+        if legible(argument) == argument
+        else "$'" + "".join(_escape(byte) for byte in os.fsencode(argument)) + "'"
+        for argument in arguments
+    )
 
 
-def command(account: Mapping[str, Any]) -> list[str]:
-    """The command line of a run, argument by argument as a shell takes it."""
-    _, *rest = account.get("argv") or ["dip"]
-    return [quoted([str(each)]) for each in ("dip", *rest)] if rest else []
+def _escape(byte: int) -> str:
+    return chr(byte) if 32 <= byte < 127 and chr(byte) not in "\\'" else f"\\x{byte:02x}"  # noqa: PLR2004 - ASCII
 
 
-def _escaped(argument: str) -> str:
-    """For bash's $'...'."""
-    parts = []
-    for each in argument:
-        if each in "\\'":
-            parts.append(f"\\{each}")
-        elif legible(each) == each:
-            parts.append(each)
-        else:
-            parts += [f"\\x{byte:02x}" for byte in os.fsencode(each)]
-    return "".join(parts)
-
-
-def _own(name: str) -> str:
-    """What a measure of the run's own picture is called in its account."""
-    return name.replace("psnr", "psnr_ref").replace("ssim", "ssim_ref")
-
-
-def _sentence(words: str) -> str:
-    return words[:1].upper() + words[1:] + ("" if words.endswith(".") else ".")
-
-
-def _measured(name: str, value: float | None) -> str:
+def _format_measure(measures: Measures | None, name: str) -> str:
+    value = getattr(measures, name, None)
     if value is None:
         return ""
-    return f"{value:.3f}" if name.lower() == "ssim" else f"{value:.2f} dB"
+    return f"{value:.3f}" if name == "ssim" else f"{value:.2f} dB"
 
 
-def _seconds(value: float | None) -> str:
-    if value is None:
+def _format_seconds(seconds: float | None) -> str:
+    if seconds is None:
         return ""
-    return f"{value:.2g} s" if value < 10 else clock(value)  # noqa: PLR2004 - seconds
+    return f"{seconds:.2g} s" if seconds < 10 else clock(seconds)  # noqa: PLR2004
 
 
-def _said(value: Any) -> str:
+def _format_setting(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
