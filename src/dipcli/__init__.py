@@ -1,9 +1,10 @@
-"""dipcli: restore a picture with the Deep Image Prior.
+"""dipcli: restore an image with the Deep Image Prior.
 
     from dipcli import denoise
     clean = denoise(noisy).image
 
-Every task is here by name, and so are the parts that they are made of. Nothing heavy is imported before it is used.
+Each task is a function of this module. The classes and functions that an extension needs can be imported from here
+too. Everything is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -15,15 +16,20 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PARTS = {
+    "Case": "tasks.case",
     "DipError": "errors",
-    "Fit": "engine",
+    "Fit": "fitting.engine",
+    "Image": "images.image",
+    "Operator": "problem",
     "Prior": "networks",
     "Problem": "problem",
+    "Rule": "stopping",
     "Settings": "settings",
-    "Step": "engine",
+    "Step": "stopping.step",
+    "UsageError": "errors",
     "Verdict": "stopping",
     "build": "networks",
-    "fit": "engine",
+    "fit": "fitting.engine",
     "task": "tasks.registry",
 }
 
