@@ -7,15 +7,10 @@ from dataclasses import dataclass
 
 from dipcli.report.embedding import evenly
 from dipcli.report.run_folder import Numbers, RunFolder
+from dipcli.stopping import rules
 
 POINTS = 1500  # of a curve: more cannot be seen
 TOLD_APART = 5  # curves, by colour and dashes; more are drawn alike
-SIGNALS = {
-    "holdout": "error at held-out pixels",
-    "emv": "variance of the outputs",
-    "wmv": "variance of the outputs",
-    "sigma": "difference from the input, of 255",
-}
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ class Chart:
 def charts(story: RunFolder) -> list[Chart]:
     """The charts of a run: loss, PSNR, the rule's signal, as far as the log has them."""
     groups = _grouped(story)
-    rule = str(story.account.get("rule", "")).removeprefix("rule ").partition(":")[0]
+    rule = rules().get(str(story.account.get("rule", "")).removeprefix("rule ").partition(":")[0])
     several = len(groups) > 1
 
     def of(*columns: tuple[str, str, bool]) -> tuple[Curve, ...]:
@@ -103,7 +98,7 @@ def charts(story: RunFolder) -> list[Chart]:
             of(("psnr_noisy_smoothed", "running average", False), ("psnr_noisy", "the network's output", True)),
             falling=False,
         ),
-        Chart("What the rule goes by", SIGNALS.get(rule, ""), of(("signal", "", False))),
+        Chart("What the rule goes by", rule.criterion_label if rule else "", of(("signal", "", False))),
     ]
     return [each for each in found if any(len(curve.points) > 1 for curve in each.curves)]
 
