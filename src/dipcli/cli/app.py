@@ -166,7 +166,7 @@ def _parameters(task: Task) -> list[Parameter]:
 def _parameter(knob: OptionField, default: Any) -> Parameter:
     """One field as an option, under its heading."""
     shown = f"{default:.4g}" if isinstance(default, float) else True
-    option = typer.Option(knob.flag, help=knob.option.help, rich_help_panel=knob.option.group, show_default=shown)
+    option = typer.Option(knob.flag, help=knob.help, rich_help_panel=knob.option.group, show_default=shown)
     return Parameter(knob.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[knob.type, option])
 
 
