@@ -125,4 +125,4 @@ def _laid(
 ) -> list[Place]:
     """Tiles as the network likes them, and so that all that was measured is seen by one, well within it."""
     stride = networks.architecture(settings.network).stride
-    return tiles.layout(size, stride, suits, max(tiles.MIN_OVERLAP, 2 * getattr(problem.operator, "reach", 0)))
+    return tiles.layout(size, stride, suits, max(tiles.MIN_OVERLAP, 2 * problem.reach))
