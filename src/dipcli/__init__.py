@@ -9,6 +9,7 @@ too. Everything is imported when it is first used.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -18,7 +19,7 @@ __version__ = "0.1.0"
 _PARTS = {
     "Case": "tasks.case",
     "DipError": "errors",
-    "Fit": "fitting.engine",
+    "Fit": "fitting.results",
     "Image": "images.image",
     "Operator": "problem",
     "Prior": "networks",
@@ -30,6 +31,7 @@ _PARTS = {
     "Verdict": "stopping",
     "build": "networks",
     "fit": "fitting.engine",
+    "main": "cli.app",
     "task": "tasks.registry",
 }
 
@@ -37,7 +39,8 @@ _PARTS = {
 def __getattr__(name: str) -> Any:
     if name in _PARTS:
         return getattr(import_module(f"dipcli.{_PARTS[name]}"), name)
-    if not name.startswith("_") and find_spec(f"dipcli.tasks.{name}"):
+    declared = getattr(sys.modules.get("dipcli.tasks.registry"), "DECLARED", {})
+    if not name.startswith("_") and (name in declared or find_spec(f"dipcli.tasks.{name}")):
         tasks = import_module("dipcli.tasks.registry").tasks()
         if name in tasks:
             globals()[name] = import_module("dipcli.api").restorer(tasks[name])
