@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dipcli.errors import DipError
 from dipcli.settings import Settings
 from dipcli.settings.options import option_fields
-from dipcli.text import legible
+from dipcli.text import escape_controls
 
 if TYPE_CHECKING:
     from dipcli.records.job import Job
@@ -128,7 +128,7 @@ def complain(sentence: str, error: DipError | None = None) -> None:
         return
     if error and os.environ.get("DIP_DEBUG"):
         traceback.print_exception(error)
-    print(f"dip: {legible(sentence)}", file=sys.stderr, flush=True)  # noqa: T201 - this is where complaints go
+    print(f"dip: {escape_controls(sentence)}", file=sys.stderr, flush=True)  # noqa: T201 - this is where complaints go
 
 
 def _sentences(outcome: Outcome) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from time import perf_counter
 from types import UnionType
-from typing import Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
+from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,10 +17,17 @@ from torch import Tensor
 import dipcli
 from dipcli import files
 from dipcli.errors import DipError
-from dipcli.fitting.engine import Fit
-from dipcli.fitting.restarts import Run, RunsState
-from dipcli.fitting.rollback import BestAverage, Checkpoint, FitState, GuardState, Snapshot
-from dipcli.fitting.tiled import FittedTile, TilesState
+from dipcli.fitting.results import Fit, Run
+from dipcli.fitting.state import (
+    BestAverage,
+    Checkpoint,
+    FitState,
+    FittedTile,
+    GuardState,
+    RunsState,
+    Snapshot,
+    TilesState,
+)
 from dipcli.problem import Problem
 from dipcli.stopping.step import Place
 
@@ -143,8 +150,10 @@ def _put_together(kind: str, parts: Mapping[Any, Any], like: Any, device: torch.
 def suits(value: Any, hint: Any) -> bool:
     """Whether a value, and what is in it, is of a type: a file may say anything."""
     kind, inner = get_origin(hint) or hint, get_args(hint)
-    if kind is UnionType:
+    if kind in (UnionType, Union):
         return any(suits(value, each) for each in inner)
+    if kind is Literal:
+        return value in inner
     if hint is Any or (kind is float and isinstance(value, int)):
         return True
     if not isinstance(value, kind):
@@ -220,7 +229,7 @@ class Checkpoints:
             }
         except TypeError as error:  # a rule or a task of one's own may remember anything
             raise DipError(f"There can be no checkpoint: {error}.") from error
-        with files.opened(self.path) as file:
+        with files.open_atomically(self.path) as file:
             try:
                 torch.save(content, file)
             except RuntimeError as error:  # how PyTorch says that the file could not be written to

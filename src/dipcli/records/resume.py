@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from dipcli.errors import DipError
-from dipcli.fitting.restarts import RunsState
 from dipcli.fitting.solve import PreparedFit
-from dipcli.fitting.tiled import TilesState
+from dipcli.fitting.started_rule import start_rule
+from dipcli.fitting.state import RunsState, TilesState
 from dipcli.records import checkpoints
 from dipcli.records import job_json as manifest
 from dipcli.records import run_record as accounts
@@ -85,12 +85,12 @@ class InterruptedRun:
         if begun is None:
             return None
         device = torch.device(bench.settings.device)
-        rule, problem = bench.settings.rule(), bench.problem
         try:
+            state = bench.started.state
             if bench.estimate.places:
                 place = checkpoints.restored(begun["fields"]["waiting"]["fields"][0])
-                rule, problem = rule.resolve(problem), problem.window(place.rows, place.columns).to(device)
-            state, _ = rule.start(problem)
+                part = bench.problem.window(place.rows, place.columns).to(device)
+                state = start_rule(bench.started.rule, part).state
             progress = checkpoints.restored(begun, state, device)
         except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
             raise DipError(f"The checkpoint is not one of dip {self.job.task.name}: begin anew.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from dipcli.errors import DipError, UsageError
 from dipcli.images import png
 from dipcli.records.job import Job
 from dipcli.settings.outputs import Outputs
-from dipcli.tasks.baselines.baseline import FILES, FOLDER
+from dipcli.tasks.baselines.baseline import FOLDER
 
 if TYPE_CHECKING:
     from dipcli.images.image import Image
@@ -23,7 +24,6 @@ RECORD = "run.json"
 PREVIEW = "preview.png"  # while it is at work
 FRAMES = "frames"  # a folder, for a film strip
 DAMAGED = ("damaged.png", "damaged.tif")  # what was made of the picture where the damage was simulated
-COMPARED = tuple(f"{FOLDER}/{name}{kind}" for name in FILES for kind in (".png", ".tif"))  # of the rivals
 FILLED = "filled.png"  # white where pixels were filled, of a picture that keeps the others
 REPORT = "report.html"
 GENERATOR = b'<meta name="generator" content="dipcli">'  # tells a page of ours from somebody else's
@@ -62,8 +62,9 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
     spared = {each.resolve() for each in spared}
     try:
         for old in (
-            *(folder / name for name in (RECORD, CHECKPOINT, *DAMAGED, *COMPARED, FILLED)),
-            *filter(png.is_ours, (folder / PREVIEW, *(folder / FRAMES).glob(6 * "[0-9]" + ".png"))),
+            *_compared_images(folder),
+            *(folder / name for name in (RECORD, CHECKPOINT, *DAMAGED, FILLED)),
+            *filter(png.is_marked, (folder / PREVIEW, *(folder / FRAMES).glob(6 * "[0-9]" + ".png"))),
             *(page for page in [folder / REPORT] if is_our_page(page)),
             *(folder / "snapshots").glob(6 * "[0-9]" + "*.png"),
             *(
@@ -78,9 +79,18 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
         raise DipError(f"Cannot clear the run folder {folder} ({error.strerror}): choose another --run-dir.") from error
 
 
+def _compared_images(folder: Path) -> list[Path]:
+    """Return the images of an earlier run's baselines, as its record names them."""
+    try:
+        answers = json.loads((folder / RECORD).read_text(encoding="utf-8"))["comparison"]
+        return [folder / FOLDER / Path(answer["file"]).name for answer in answers if answer["file"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+
+
 def is_our_page(page: Path) -> bool:
     """Whether there is a page that this program has made: any other is somebody's own."""
-    return files.bears(page, GENERATOR)
+    return files.has_marker(page, GENERATOR)
 
 
 def check_output(job: Job, case: Case, output: Path, folder: Path | None, room: int) -> None:
@@ -128,8 +138,8 @@ def _check_beside(job: Job, case: Case, folder: Path | None) -> None:
     read = [each.resolve() for each in job.input_files()]
     damaged = DAMAGED if case.damaged is not None else ()
     filled = (FILLED,) if case.known is not None else ()
-    for name in (*damaged, *filled, *(COMPARED if job.outputs.compare else ())):
-        place = folder / name
+    compared = (folder / FOLDER).glob("*") if job.outputs.compare else ()
+    for place in (*(folder / name for name in (*damaged, *filled)), *compared):
         if place.exists() and (place.resolve() in read or not (folder / LOG).exists()):
             raise UsageError(f"{place} is there already, not from a run: choose another --run-dir.")
 

@@ -18,7 +18,7 @@ import dipcli
 from dipcli import files
 from dipcli.fitting import device as machine
 from dipcli.fitting import memory
-from dipcli.fitting.restarts import Runs
+from dipcli.fitting.results import Runs
 from dipcli.fitting.solve import PreparedFit
 from dipcli.records.job import Job
 from dipcli.records.run_files import RECORD

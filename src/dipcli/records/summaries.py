@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dipcli.text import clock
+from dipcli.text import format_clock
 
 
 def describe_ending(account: Mapping[str, Any]) -> list[str]:
     """How a run ended, and how good it is, in sentences."""
     count = account["iterations"]
-    done = f"{count} iteration{'s' if count > 1 else ''} in {clock(account['seconds'])}"
+    done = f"{count} iteration{'s' if count > 1 else ''} in {format_clock(account['seconds'])}"
     kept = [each["kept"] for each in account["runs"] if not each["astray"]] if account["tiles"] else [account["kept"]]
     averages = f"average of {kept[0]}" if min(kept) == max(kept) else f"averages of {min(kept)} to {max(kept)}"
     told = [f"{done}, kept the {averages}; ended because {account['reason']}."]

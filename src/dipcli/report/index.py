@@ -18,7 +18,7 @@ from dipcli.report import page
 from dipcli.report import text as words
 from dipcli.report.embedding import View, thumbnail
 from dipcli.report.run_folder import is_run
-from dipcli.text import clock, legible
+from dipcli.text import format_clock, escape_controls
 
 INDEX = "index.html"
 SIDE = 192  # pixels of a thumbnail
@@ -57,7 +57,7 @@ class Line:
     def cells(self) -> list[tuple[str, str]]:
         """The numbers as they are sorted and as they are shown."""
         iterations, seconds, *decibels = self.numbers
-        told = ["" if iterations is None else f"{iterations:,.0f}", "" if seconds is None else clock(seconds)]
+        told = ["" if iterations is None else f"{iterations:,.0f}", "" if seconds is None else format_clock(seconds)]
         told += ["" if each is None else f"{each:.2f}" for each in decibels]
         return [("" if value is None else repr(value), text) for value, text in zip(self.numbers, told, strict=True)]
 
@@ -87,7 +87,7 @@ def make(folder: Path, failed: Sequence[tuple[str, str]] = (), path: Path | None
     text = page.filled(
         "index.html",
         "index.js",
-        title=legible(folder.resolve().name or str(folder)),
+        title=escape_controls(folder.resolve().name or str(folder)),
         lines=lines,
         told=f"{states.count(True)} done" + (f", {states.count(False)} not" if False in states else ""),
         truth=any(each.numbers[-1] is not None for each in lines),
@@ -115,7 +115,7 @@ def stale(run: Path) -> bool:
 
 
 def _failed(name: str, why: str) -> Line:
-    return Line(legible(Path(name).name), "", legible(f"failed: {why}"), sound=False)
+    return Line(escape_controls(Path(name).name), "", escape_controls(f"failed: {why}"), sound=False)
 
 
 @dataclass(frozen=True)
@@ -157,12 +157,12 @@ def _line(run: Path, place: Path, before: _Before) -> Line:
     told = accounts.read(run)
     link = words.url(run / REPORT, place) if is_our_page(run / REPORT) else ""
     if told is None:
-        state = "at work" if files.held(run) else "cut short"
-        return Line(legible(run.name), "", state, sound=False, page=link)
+        state = "at work" if files.is_locked(run) else "cut short"
+        return Line(escape_controls(run.name), "", state, sound=False, page=link)
     try:
         return _told(run, told, place, link, before)
     except (LookupError, TypeError, ValueError, AttributeError):
-        return Line(legible(run.name), "", "its record cannot be read", sound=False, page=link)
+        return Line(escape_controls(run.name), "", "its record cannot be read", sound=False, page=link)
 
 
 def _told(run: Path, told: Mapping[str, Any], place: Path, link: str, before: _Before) -> Line:
@@ -175,13 +175,13 @@ def _told(run: Path, told: Mapping[str, Any], place: Path, link: str, before: _B
     picture = words.url(output, place) if output else ""
     values = [told.get(key) for key in ("iterations", "seconds", "psnr_noisy", "psnr_ref")]
     return Line(
-        "standard input" if name == "-" else legible(Path(name).name),
-        legible(f"{told['task']}, {told['preset']}"),
+        "standard input" if name == "-" else escape_controls(Path(name).name),
+        escape_controls(f"{told['task']}, {told['preset']}"),
         "standard output" if str(where["path"]) == "-" and done else state,
         sound=done and (output is not None or str(where["path"]) == "-"),
         thumb=before.thumb(output, link or picture) if output else None,
         page=link,
         picture=picture,
-        where=legible(os.path.relpath(output, place)) if output else "",
+        where=escape_controls(os.path.relpath(output, place)) if output else "",
         numbers=tuple(None if each is None else float(each) for each in values),
     )

@@ -139,7 +139,7 @@ def read_run_folder(
     own = account is not None
     told = dict(account or accounts.read(folder) or {})
     state: State = "done" if told.get("finished", bool(told)) else "interrupted" if told else "cut short"
-    if not own and state != "done" and files.held(folder):
+    if not own and state != "done" and files.is_locked(folder):
         state = "at work"
     if not told:
         told = _begun(folder)

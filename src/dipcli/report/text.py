@@ -15,7 +15,7 @@ from dipcli.records.run_files import LOG, RECORD
 from dipcli.report.run_folder import RunFolder
 from dipcli.settings import Settings
 from dipcli.settings.options import option_fields
-from dipcli.text import clock, legible
+from dipcli.text import format_clock, escape_controls
 
 MEASURES = {"psnr": "PSNR", "psnr_y": "PSNR, luma", "psnr_unknown": "PSNR, unknown pixels", "ssim": "SSIM"}
 FEW = 2  # runs or tiles from which on they have a table
@@ -55,8 +55,8 @@ def title(story: RunFolder) -> str:
     """The name of the picture."""
     given = str(story.account.get("input", ""))
     if not given:
-        return legible(story.folder.name)
-    return "standard input" if given == "-" else legible(Path(given).name)
+        return escape_controls(story.folder.name)
+    return "standard input" if given == "-" else escape_controls(Path(given).name)
 
 
 def notices(story: RunFolder) -> list[str]:
@@ -69,12 +69,12 @@ def notices(story: RunFolder) -> list[str]:
         "interrupted": f"This run was interrupted: the picture is the best up to then.{resume}",
         "done": "",
     }[story.state]
-    return [legible(told)] if told else []
+    return [escape_controls(told)] if told else []
 
 
 def missed(sentences: Sequence[str]) -> list[str]:
     """What is not shown, whatever the files are called."""
-    return [legible(each) for each in sentences]
+    return [escape_controls(each) for each in sentences]
 
 
 def facts(story: RunFolder) -> list[tuple[str, str]]:
@@ -85,7 +85,7 @@ def facts(story: RunFolder) -> list[tuple[str, str]]:
     found = [("Iterations", f"{told['iterations']:,}")]
     if not told.get("tiles"):
         found.append(("Kept", f"{told['kept']:,}"))
-    found.append(("Time", clock(told["seconds"])))
+    found.append(("Time", format_clock(told["seconds"])))
     if "psnr_ref" not in told:
         return found + (
             [("PSNR to the input", _measured("psnr", told["psnr_noisy"]))] if told.get("psnr_noisy") else []
@@ -106,7 +106,7 @@ def sentences(story: RunFolder) -> list[str]:
     rule = str(told.get("rule", ""))
     again = [] if rule in ("", "rule none") or rule in str(told.get("reason")) else [f"kept by the {rule}"]
     events = [f"On the way: {each}." for each in told.get("events") or []]
-    return [legible(_sentence(each)) for each in [*ended, *again, *events]]
+    return [escape_controls(_sentence(each)) for each in [*ended, *again, *events]]
 
 
 def measures(story: RunFolder) -> Table | None:
@@ -152,7 +152,7 @@ def runs(story: RunFolder) -> Table | None:
             str(each["seed"]),
             str(each["iterations"]),
             str(each["kept"]),
-            clock(each["seconds"]),
+            format_clock(each["seconds"]),
             ("went astray, left out; " if each["astray"] else "") + str(each["reason"]),
         )
         for number, each in enumerate(every, start=1)
@@ -166,7 +166,7 @@ def settings(story: RunFolder) -> list[tuple[str, str]]:
     flags = {knob.name: knob.flag for knob in option_fields(Settings)}
     own = [(f"--{name.replace('_', '-')}", value) for name, value in (told.get("arguments") or {}).items()]
     rest = [(flags.get(name, name), value) for name, value in (told.get("settings") or {}).items()]
-    return [(name[2:], legible(_said(value))) for name, value in (*own, *rest) if value is not None]
+    return [(name[2:], escape_controls(_said(value))) for name, value in (*own, *rest) if value is not None]
 
 
 def machine(story: RunFolder) -> str:
@@ -175,7 +175,7 @@ def machine(story: RunFolder) -> str:
     if "parameters" not in told:
         return ""
     versions = f"dipcli {told['version']}, PyTorch {told['torch']}, Python {told['python']}"
-    return legible(f"{summaries.describe_machine(told)}; {versions}.")
+    return escape_controls(f"{summaries.describe_machine(told)}; {versions}.")
 
 
 def links(story: RunFolder, place: Path) -> list[tuple[str, str]]:
@@ -188,7 +188,7 @@ def links(story: RunFolder, place: Path) -> list[tuple[str, str]]:
     paths = [each.path for name, each in story.files.items() if name == "output" and each.fate in ("there", "changed")]
     paths += [paths[0].with_suffix(each) for each in story.account.get("figures") or [] if each != ".png" and paths]
     paths += [story.folder / name for name in (LOG, RECORD)]
-    return [(legible(path.name), url(path, place)) for path in paths if path.is_file()]
+    return [(escape_controls(path.name), url(path, place)) for path in paths if path.is_file()]
 
 
 def url(path: Path, place: Path) -> str:
@@ -198,7 +198,7 @@ def url(path: Path, place: Path) -> str:
 
 def quoted(arguments: Sequence[str]) -> str:
     """A command line as a shell takes it, on one line: what cannot be shown is written as its bytes."""
-    return " ".join(shlex.quote(each) if legible(each) == each else f"$'{_escaped(each)}'" for each in arguments)
+    return " ".join(shlex.quote(each) if escape_controls(each) == each else f"$'{_escaped(each)}'" for each in arguments)
 
 
 def command(account: Mapping[str, Any]) -> list[str]:
@@ -213,7 +213,7 @@ def _escaped(argument: str) -> str:
     for each in argument:
         if each in "\\'":
             parts.append(f"\\{each}")
-        elif legible(each) == each:
+        elif escape_controls(each) == each:
             parts.append(each)
         else:
             parts += [f"\\x{byte:02x}" for byte in os.fsencode(each)]
@@ -238,7 +238,7 @@ def _measured(name: str, value: float | None) -> str:
 def _seconds(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.2g} s" if value < 10 else clock(value)  # noqa: PLR2004 - seconds
+    return f"{value:.2g} s" if value < 10 else format_clock(value)  # noqa: PLR2004 - seconds
 
 
 def _said(value: Any) -> str:

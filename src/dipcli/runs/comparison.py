@@ -92,7 +92,7 @@ class Comparison:
             warnings.simplefilter("ignore")  # of what small pictures ask too much of
             restored = rival.restore(allowance)
         seconds = allowance.spent
-        picture = self.case.image.with_pixels(self.case.image.rounded(restored), self.case.known)
+        picture = self.case.image.with_pixels(self.case.image.quantize(restored), self.case.known)
         kind = images.default_suffix(picture)
         told: dict[str, Any] = {"name": rival.name, "seconds": round(seconds, 6), "file": None}
         if self.folder:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dipcli import images
 from dipcli.errors import DipError, UsageError
 from dipcli.fitting import device as machine
-from dipcli.fitting.restarts import Deadline
+from dipcli.fitting.control import Deadline
 from dipcli.images.image import Image
 from dipcli.records.job import Job
 from dipcli.records.resume import InterruptedRun, find_matching_run

@@ -18,7 +18,7 @@ from dipcli.runs.observers import pixels
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dipcli.fitting.tiled import TilesState
+    from dipcli.fitting.state import TilesState
     from dipcli.images.image import Image
     from dipcli.problem import Problem
     from dipcli.stopping import Verdict
@@ -123,7 +123,7 @@ class Frames:
 def _coded(image: Tensor, picture: Image) -> bytes:
     """A file of it that says whose it is."""
     shown = picture.to_8_bits(pixels(image))
-    return images.encode(replace(shown, colour=shown.colour + png.OURS), ".png", quick=True)
+    return images.encode(replace(shown, colour=shown.colour + png.MARKER), ".png", quick=True)
 
 
 def factor(shape: tuple[int, ...], longest: int) -> int:

@@ -9,10 +9,9 @@ from typing import Any
 
 from dipcli import files, images
 from dipcli.errors import DipError
-from dipcli.fitting.engine import Observer, no_checkpoint
-from dipcli.fitting.restarts import RunsState
-from dipcli.fitting.solve import Hold, PreparedFit
-from dipcli.fitting.tiled import TilesState
+from dipcli.fitting.control import CheckpointHook, Observer, no_checkpoint
+from dipcli.fitting.solve import PreparedFit
+from dipcli.fitting.state import RunsState, TilesState
 from dipcli.images import png
 from dipcli.images.image import Image, from_array
 from dipcli.records.checkpoints import Checkpoints
@@ -42,7 +41,7 @@ class Recording:
 
     log: tuple[Callable[[Row], None], ...] = ()
     observers: tuple[Observer, ...] = ()
-    checkpoint: Hold = no_checkpoint
+    checkpoint: CheckpointHook = no_checkpoint
     preview: Preview | None = None
     checkpoints: Checkpoints | None = None
 
@@ -87,7 +86,7 @@ def open_recording(
     case, folder = plan.case, plan.folder
     if folder is None:
         return Recording()
-    files.sweep(*(folder / name for name in (LOG, CHECKPOINT, RECORD, PREVIEW)))
+    files.remove_temporaries(*(folder / name for name in (LOG, CHECKPOINT, RECORD, PREVIEW)))
     if progress is None:
         clear(folder, spared=job.input_files())
     _write_damage(picture, case, folder)
@@ -131,7 +130,7 @@ def _preview(
     """Who shows the picture while it is at work; nobody where something of somebody else's would be in the way."""
     path = folder / PREVIEW
     others = [each.resolve() for each in (plan.output, *job.input_files())]
-    if path.resolve() in others or (path.exists() and not png.is_ours(path)):
+    if path.resolve() in others or (path.exists() and not png.is_marked(path)):
         return None
     return Preview(path, plan.case.image, bench.problem, progress if isinstance(progress, TilesState) else None)
 

@@ -16,7 +16,7 @@ from dipcli import images
 from dipcli.errors import DipError
 from dipcli.fitting import device as machine
 from dipcli.fitting import memory
-from dipcli.fitting.restarts import Runs
+from dipcli.fitting.results import Runs
 from dipcli.records import run_record as accounts
 from dipcli.records.job import Job
 from dipcli.records.run_files import RECORD, REPORT

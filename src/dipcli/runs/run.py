@@ -11,11 +11,10 @@ from typing import Any
 
 from dipcli import files, images, stopping
 from dipcli.fitting import device as machine
-from dipcli.fitting.engine import Observer
+from dipcli.fitting.control import Control, Deadline, Observer
 from dipcli.fitting.evaluate import Evaluate, evaluate_alone
-from dipcli.fitting.restarts import Deadline, RunsState
 from dipcli.fitting.solve import PreparedFit, prepare, solve
-from dipcli.fitting.tiled import TilesState
+from dipcli.fitting.state import RunsState, TilesState
 from dipcli.fitting.warmup import will_run
 from dipcli.records import run_record as accounts
 from dipcli.records.job import Job
@@ -73,7 +72,6 @@ def restore(
     )
     for remark in (*case.remarks, *warnings_for(case, output)):
         display.note(f"{job.source}: {remark}")
-    settings.rule().start(bench.first_problem)  # what it refuses, it refuses before anything is touched
     rule = settings.rule().describe(bench.problem)
     if settings.stop.partition(":")[0] == stopping.Auto.name:
         display.note(f"{job.source}: {rule}")
@@ -89,10 +87,10 @@ def restore(
     spread = Uncertainty()
     watching: list[Observer] = [*case.observers, *([spread] if job.outputs.uncertainty else [])]
     heeding = nullcontext(interrupt) if interrupt else handle_signals(*signals, say=warn)
-    with files.claimed(*_written(output, folder)), heeding as ending:
+    with files.lock_paths(*_written(output, folder)), heeding as ending:
         if ending.received:
             raise NotStartedError
-        files.sweep(output)
+        files.remove_temporaries(output)
         record = recording.open_recording(
             job,
             picture,
@@ -110,13 +108,15 @@ def restore(
         with display.watching(job.title or job.source.name, ahead):
             result = solve(
                 bench,
-                deadline=deadline,
-                asked=ending.reason,
-                observers=[meter, display, *watching, *record.observers],
-                resume_from=progress,
-                checkpoint=record.checkpoint,
-                notify=lambda text: display.note(f"{job.source}: {text}"),
-                evaluate=descend,
+                control=Control(
+                    deadline=deadline,
+                    interrupted=ending.reason,
+                    observers=(meter, display, *watching, *record.observers),
+                    resume_from=progress,
+                    checkpoint=record.checkpoint,
+                    notify=lambda text: display.note(f"{job.source}: {text}"),
+                    evaluate=descend,
+                ),
             )
         ended_by = ending.received
         account = {"rule": rule, **accounts.account(job, preset, output, data, bench, result)}

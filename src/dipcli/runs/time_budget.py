@@ -9,8 +9,8 @@ import torch
 from dipcli.errors import DipError
 from dipcli.fitting import device as machine
 from dipcli.fitting import memory
+from dipcli.fitting.control import Deadline
 from dipcli.fitting.estimate import estimate_resources
-from dipcli.fitting.restarts import Deadline
 from dipcli.fitting.solve import LARGE_IMAGE_PIXELS, TRIAL_ITERATIONS, TRIAL_WINDOW, resolve_settings, use_threads
 from dipcli.settings import Settings
 from dipcli.tasks.case import Case

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from dipcli.fitting.restarts import Runs
+    from dipcli.fitting.results import Runs
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Place, Step
 

@@ -62,7 +62,7 @@ class Batch:
         """The numbers of the pictures, those of one size together; of those of which none is known too."""
         sizes: dict[tuple[int, int] | None, list[int]] = {}
         for number, (job, wrong) in enumerate(self.entries, start=1):
-            sizes.setdefault(None if wrong else pillow.size(job.source), []).append(number)
+            sizes.setdefault(None if wrong else pillow.read_size(job.source), []).append(number)
         return list(sizes.values())
 
 
