@@ -10,6 +10,7 @@ from signal import SIGINT
 from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
 from numpy.typing import NDArray
 
 from dipcli import images, stopping
@@ -106,7 +107,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
             settings,
             stop=settings.rule(None if isinstance(stop, str) else stop),
             beside=case.bytes_in_memory,
-            watched=Uncertainty.pictures if uncertainty else 0,
+            watched=Uncertainty.images_held if uncertainty else 0,
         )
         bar = Bar() if progress else Silent()
         metrics = Metrics(prepared.problem, None, PROGRESS_INTERVAL, [bar.show_row])
@@ -123,6 +124,8 @@ def restorer(task: Task) -> Callable[..., Restored]:
             control = Control(deadline=deadline, interrupted=interrupt.reason, notify=bar.note)
             result = solve(prepared, observers=[*own_observers, *observers], control=control)
         restored = pixels(result.image)
+        quantized = case.image.quantize(restored)
+        measured = {} if case.render else measure_result(case, metrics, quantized, case.truth)
         array = case.image.with_pixels(restored, case.known).array()
         return Restored(
             image=_match(array, image) if isinstance(image, np.ndarray) else array,
@@ -132,7 +135,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
             seconds=result.seconds,
             settings=prepared.settings,
             events=tuple(event for run in result.runs for event in run.fit.events),
-            measures={} if case.render else measure_result(case, metrics, case.image.quantize(restored), case.truth),
+            measures=to_builtins(measured),
             files=case.render() if case.render else {},
             uncertainty=deviation.map(result, case.known) if deviation else None,
         )

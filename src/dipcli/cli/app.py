@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dipcli import __version__
-from dipcli.cli import console as outcomes
+from dipcli.cli import console
 from dipcli.cli.commands import COMMANDS
 from dipcli.errors import DipError, UsageError
 from dipcli.settings import Settings
@@ -37,7 +37,7 @@ LARGEST_BATCH = 1024
 def main() -> None:
     """The command `dip`."""
     if "" in sys.argv:  # as a path it would be the folder that one is in, and all pictures there
-        outcomes.complain("An argument is empty, as where a shell's variable is not set: leave it out or fill it in.")
+        console.print_error("An argument is empty, as where a shell's variable is not set: leave it out or fill it in.")
         sys.exit(UsageError.exit_code)
     app()()
 
@@ -69,7 +69,7 @@ def command(task: Task) -> Callable[..., None]:
             scheduler = _scheduler(task, given["scheduler"], batch)
             batch_size = _batch_size(given["batch_size"], batch)
             how = {name: given[name] for name in ("quiet", "verbose", "as_json")}
-            raise typer.Exit(outcomes.restore(batch, scheduler=scheduler, batch_size=batch_size, **how))
+            raise typer.Exit(console.restore(batch, scheduler=scheduler, batch_size=batch_size, **how))
 
     parameters = [
         Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
@@ -259,7 +259,7 @@ def _failures_told() -> Iterator[None]:
     try:
         yield
     except DipError as error:
-        outcomes.complain(str(error), error)
+        console.print_error(str(error), error)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None

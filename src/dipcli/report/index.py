@@ -12,8 +12,8 @@ from typing import Any
 
 from dipcli import files, images
 from dipcli.errors import DipError
-from dipcli.records import run_record as accounts
 from dipcli.records.run_files import LOG, RECORD, REPORT, is_our_page
+from dipcli.records.run_record import read_record
 from dipcli.report import page
 from dipcli.report import text as words
 from dipcli.report.embedding import View, thumbnail
@@ -154,7 +154,8 @@ class _Before:
 
 def _line(run: Path, place: Path, before: _Before) -> Line:
     """What there is to say of a run at a glance: nothing but its record and its picture is read."""
-    told = accounts.read(run)
+    record = read_record(run)
+    told = record.to_json() if record else None
     link = words.url(run / REPORT, place) if is_our_page(run / REPORT) else ""
     if told is None:
         state = "at work" if files.is_locked(run) else "cut short"

@@ -13,6 +13,7 @@ import dipcli
 from dipcli import files
 from dipcli.errors import UsageError
 from dipcli.records.run_files import REPORT, is_our_page
+from dipcli.records.run_record import RunRecord
 from dipcli.report import charts
 from dipcli.report import figures as drawing
 from dipcli.report import text as words
@@ -25,7 +26,7 @@ HERE = Path(__file__).parent
 def make(
     folder: Path,
     *,
-    account: Mapping[str, Any] | None = None,
+    record: RunRecord | None = None,
     given: Mapping[str, bytes] | None = None,
     path: Path | None = None,
 ) -> Path:
@@ -33,7 +34,7 @@ def make(
 
     Args:
         folder: the run's.
-        account: what the run says of itself, where it is the run that asks; it is read otherwise.
+        record: what the run says of itself, where it is the run that asks; it is read otherwise.
         given: bytes that are in memory already, by what they are for the run.
         path: where to; `report.html` in the folder when left out.
 
@@ -45,7 +46,8 @@ def make(
     """
     path = path or folder / REPORT
     check(path)
-    with find_problem(folder) if account is None else nullcontext():  # our own, just made, holds nothing strange
+    account = record.to_json() if record else None
+    with find_problem(folder) if record is None else nullcontext():  # our own, just made, holds nothing strange
         text = composed(read_run_folder(folder, account, given), path.parent)
     files.write(path, text.encode(errors="backslashreplace"))
     return path

@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeAlias
 
 from dipcli import files
 from dipcli.errors import DipError
-from dipcli.records import run_record as accounts
 from dipcli.records.resume import find_run
 from dipcli.records.run_files import CHECKPOINT, DAMAGED, FILLED, LOG, PREVIEW, RECORD
+from dipcli.records.run_record import read_record
 
 State: TypeAlias = Literal["done", "interrupted", "at work", "cut short"]
 Fate: TypeAlias = Literal["there", "changed", "gone", "streamed"]
@@ -137,7 +137,7 @@ def read_run_folder(
     if not is_run(folder):
         raise DipError(f"{folder} is not the folder of a run: name one, as noisy.denoised.dip, or a folder with some.")
     own = account is not None
-    told = dict(account or accounts.read(folder) or {})
+    told = dict(account or _read(folder) or {})
     state: State = "done" if told.get("finished", bool(told)) else "interrupted" if told else "cut short"
     if not own and state != "done" and files.is_locked(folder):
         state = "at work"
@@ -168,13 +168,13 @@ def _begun(folder: Path) -> dict[str, Any]:
     return {
         "task": job.task.name,
         "preset": before.preset,
-        "argv": list(before.argv),
+        "argv": list(job.argv),
         "input": str(job.source),
         "output": str(job.output or "-"),
         "arguments": dict(job.arguments),
         "settings": dict(job.given),
         "files": {
-            name: {"path": str(path), "near": os.path.relpath(path, folder), "sha256": before.files.get(str(path))}
+            name: {"path": str(path), "near": os.path.relpath(path, folder), "sha256": before.header.files.get(str(path))}
             for name, path in paths.items()
         },
     }
@@ -236,3 +236,8 @@ def _frames(folder: Path, rows: tuple[Numbers, ...]) -> Iterator[Frame]:
         if found:
             yield from sorted(found, key=lambda each: (each.tile, each.run, each.number))
             return
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    record = read_record(folder)
+    return record.to_json() if record else None

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from dipcli.records import summaries
 from dipcli.records.run_files import LOG, RECORD
+from dipcli.records.run_record import RunRecord
 from dipcli.report.run_folder import RunFolder
 from dipcli.settings import Settings
 from dipcli.settings.options import option_fields
@@ -101,7 +102,7 @@ def sentences(story: RunFolder) -> list[str]:
     told = story.account
     if "iterations" not in told:
         return []
-    ended = [each.removeprefix(f"{told['input']}: ") for each in summaries.describe_ending(told)]
+    ended = [each.removeprefix(f"{told['input']}: ") for each in summaries.describe_ending(RunRecord.from_json(told))]
     ended = [each for each in ended if not each.startswith("PSNR")]  # which stands among the numbers
     rule = str(told.get("rule", ""))
     again = [] if rule in ("", "rule none") or rule in str(told.get("reason")) else [f"kept by the {rule}"]
@@ -153,7 +154,7 @@ def runs(story: RunFolder) -> Table | None:
             str(each["iterations"]),
             str(each["kept"]),
             format_clock(each["seconds"]),
-            ("went astray, left out; " if each["astray"] else "") + str(each["reason"]),
+            ("went astray, left out; " if each["outlier"] else "") + str(each["reason"]),
         )
         for number, each in enumerate(every, start=1)
     )
@@ -175,7 +176,7 @@ def machine(story: RunFolder) -> str:
     if "parameters" not in told:
         return ""
     versions = f"dipcli {told['version']}, PyTorch {told['torch']}, Python {told['python']}"
-    return escape_controls(f"{summaries.describe_machine(told)}; {versions}.")
+    return escape_controls(f"{summaries.describe_machine(RunRecord.from_json(told))}; {versions}.")
 
 
 def links(story: RunFolder, place: Path) -> list[tuple[str, str]]:
