@@ -75,7 +75,7 @@ class Outputs:
             UsageError: if it is not a time.
         """
         try:
-            return text.seconds(self.checkpoint_every or DEFAULT_CHECKPOINT_INTERVAL)
+            return text.parse_seconds(self.checkpoint_every or DEFAULT_CHECKPOINT_INTERVAL)
         except ValueError:
             raise UsageError(f"--checkpoint-every {self.checkpoint_every!r} is invalid: use 30s, 5m or 1h.") from None
 

@@ -173,7 +173,7 @@ class Settings:
         if self.time is None:
             return None
         try:
-            return text.seconds(str(self.time))
+            return text.parse_seconds(str(self.time))
         except ValueError:
             raise UsageError(f"--time {self.time!r} is invalid: use 90s, 15m or 1h30m.") from None
 
@@ -199,7 +199,7 @@ class Settings:
         if self.max_memory is None:
             return None
         try:
-            return text.size(str(self.max_memory))
+            return text.parse_bytes(str(self.max_memory))
         except ValueError:
             raise UsageError(f"--max-memory {self.max_memory!r} is invalid: use 8G or 800M.") from None
 

@@ -83,7 +83,7 @@ def choose_rule(problem: Problem, level: float = 0.0, patience: int = HoldOut.pa
     noise = examine_noise(problem)
     if noise is None:
         return holdout, "rule holdout: too little of the image shows its noise"
-    if not noise.dependent or not noise.level:
+    if not noise.correlated or not noise.level:
         return holdout, "rule holdout: the noise is independent from pixel to pixel"
     level = level or FULL_SCALE * noise.level
     return Sigma(level), f"rule sigma: neighbouring pixels share their noise, sigma {level:.0f} of 255"

@@ -1,4 +1,4 @@
-"""The tasks that come with the package: one module per subcommand. This module holds an option several of them share."""
+"""The tasks that come with the package: one module per subcommand; here, an option that several of them share."""
 
 from typing import Annotated, Literal
 
