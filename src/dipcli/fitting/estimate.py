@@ -42,7 +42,7 @@ class ResourceEstimate:
         words = f"about {self.memory / GIB:.1f} GiB"
         if self.seconds_per_iteration is not None:
             seconds = min(self.seconds_per_iteration * iterations, budget or math.inf)
-            words += f" and {specs.roughly(seconds)} on this machine"
+            words += f" and {specs.format_duration(seconds)} on this machine"
         if not self.places:
             return words
         rows, columns, *_ = self.places[0]
