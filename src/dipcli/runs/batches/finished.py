@@ -10,12 +10,12 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from dipcli.errors import DipError
+from dipcli.images import DEFAULT_SUFFIXES
 from dipcli.records.job import Job
 from dipcli.records.run_files import LOG, RECORD
 from dipcli.records.run_record import RunRecord, read_record
 from dipcli.runs.batches.sources import RUN
 
-KINDS = (".png", ".tif")  # what results are called where no name was given
 ALREADY = "already restored"
 OTHERWISE = "already restored with other options: --overwrite restores it anew"
 UNRECORDED = "its result is there already, without a record of the run: --overwrite restores it anew"
@@ -55,7 +55,7 @@ def find_earlier_result(job: Job) -> EarlierResult | None:
         return EarlierResult(record.output, record, ALREADY if same else OTHERWISE)
     if (folder / LOG).exists() and not job.outputs.no_run_dir:  # it was killed
         return None
-    for output in (place.with_name(place.name + kind) for kind in KINDS):
+    for output in (place.with_name(place.name + kind) for kind in DEFAULT_SUFFIXES):
         if not os.path.isfile(output):
             continue
         if not any(each.stat().st_mtime > output.stat().st_mtime for each in job.input_files()):

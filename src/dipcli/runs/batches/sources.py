@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dipcli.errors import DipError, UsageError
-from dipcli.images import FORMATS
+from dipcli.images import has_image_suffix
 from dipcli.records.run_files import LOG, RECORD
 from dipcli.records.run_record import read_record
 
@@ -166,7 +166,7 @@ def _walked(root: Path, task: str, output: Path | None, passed: list[Path]) -> I
 
 
 def _called_a_picture(path: Path) -> bool:
-    return path.suffix.lower() in FORMATS
+    return has_image_suffix(path)
 
 
 def _result(path: Path, task: str) -> bool:
