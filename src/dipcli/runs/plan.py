@@ -166,7 +166,7 @@ def _check_destination(job: Job, case: Case) -> tuple[Path, Path | None, NDArray
     output = job.output or default_output(job, case.image)
     folder = run_folder(job.outputs, output)
     blank = pixels(case.problem.finish(torch.zeros(case.problem.shape)))
-    check_output(job, case, output, folder, room=blank.size * case.image.dtype.itemsize)
+    check_output(job, case, output, folder, size_bytes=blank.size * case.image.dtype.itemsize)
     suffix = suffix_of(output)
     if case.render is None:
         images.check(case.image.with_pixels(blank), suffix)
@@ -192,10 +192,11 @@ def _read_truth(job: Job, case: Case, shape: tuple[int, ...]) -> NDArray[np.floa
 
 def _warn_of_losses(case: Case, output: Path) -> list[str]:
     """What the format of the output cannot keep."""
-    if suffix_of(output) == ".bmp" and (case.image.profile or case.image.exif):
-        return ["BMP cannot hold a colour profile or EXIF: name the output .png to keep them."]
-    if case.known is not None and suffix_of(output) in (".jpg", ".jpeg"):
-        return ["JPEG changes the known pixels a little: name the output .png to keep them bit for bit."]
+    written = images.find_writable(suffix_of(output))
+    if not written.metadata and (case.image.profile or case.image.exif):
+        return [f"{written.name} cannot hold a colour profile or EXIF: name the output .png to keep them."]
+    if case.known is not None and not written.lossless:
+        return [f"{written.name} changes the known pixels a little: name the output .png to keep them bit for bit."]
     return []
 
 

@@ -130,4 +130,4 @@ def reduce_image(image: Tensor, factor: int) -> Tensor:
 
 def _encode(shown: Tensor, image: Image) -> bytes:
     """Encode as a PNG that is marked as a preview, which may be replaced."""
-    return images.encode(image.to_8_bits(pixels(shown)), ".png", preview=True)
+    return images.encode_preview(image.to_8_bits(pixels(shown)))

@@ -92,7 +92,7 @@ class Results:
             return record
         path, samples = Path(self.plan.job.outputs.uncertainty), values()
         largest = float(samples.max())
-        if path.suffix.lower() == ".png":
+        if "float32" not in images.find_writable(path.suffix).dtypes:
             white = np.iinfo(np.uint16).max
             samples = np.rint(samples * (white / largest if largest else 0)).astype(np.uint16)
         images.write(images.encode(from_array(samples), path.suffix), path)

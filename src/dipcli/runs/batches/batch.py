@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from dipcli import files
 from dipcli.errors import DipError, UsageError
-from dipcli.images import FORMATS, pillow
+from dipcli.images import DEFAULT_SUFFIXES, has_image_suffix, pillow
 from dipcli.records.job import Job
 from dipcli.records.resume import InterruptedRun
 from dipcli.records.run_record import RunRecord
-from dipcli.runs.batches.finished import KINDS, find_earlier_result
+from dipcli.runs.batches.finished import find_earlier_result
 from dipcli.runs.batches.sources import Source, gather, stems
 from dipcli.runs.display import Display
 from dipcli.runs.run import Announce, restore
@@ -134,7 +134,9 @@ def lay_out(like: Job, arguments: list[Path], output: str | None) -> Batch:
     if found.several:
         _check_folder(like, arguments, output, len(found.pictures))
     entries = _placed(like, found.pictures, folder)
-    taken = {os.path.abspath(f"{job.output_stem()}{kind}"): job.source for job, _ in entries for kind in KINDS}
+    taken = {
+        os.path.abspath(f"{job.output_stem()}{kind}"): job.source for job, _ in entries for kind in DEFAULT_SUFFIXES
+    }
     results = [each for each in found.pictures if taken.get(os.path.abspath(each.path), each.path) != each.path]
     if results:
         others = {each.path for each in found.pictures} - {each.path for each in results}
@@ -148,7 +150,7 @@ def _check_folder(like: Job, arguments: list[Path], output: str | None, count: i
     if output is None:
         return
     meant = output.endswith(("/", os.sep)) or os.path.isdir(output)
-    if output == "-" or os.path.isfile(output) or (not meant and Path(output).suffix.lower() in FORMATS):
+    if output == "-" or os.path.isfile(output) or (not meant and has_image_suffix(Path(output))):
         raise UsageError(f"-o {output} cannot take {count} pictures: name a folder.")
     same = [each for each in arguments if os.path.isdir(each) and os.path.realpath(each) == os.path.realpath(output)]
     if same and not like.outputs.overwrite:
