@@ -240,7 +240,7 @@ def _map_leaves(
     if isinstance(value, tuple) and not isinstance(value, untouched):
         items = [go_on(item) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if is_dataclass(value) and not isinstance(value, (type, ProblemPlaceholder, *untouched)):
+    if is_dataclass(value) and not isinstance(value, type) and not isinstance(value, (ProblemPlaceholder, *untouched)):
         names = [field.name for field in fields(value) if field.init]
         return replace(value, **{name: go_on(getattr(value, name)) for name in names})
     return change(value)
