@@ -1,20 +1,20 @@
-"""Time against quality: presets of `dip denoise` beside what people would otherwise run, on the same noisy pictures.
+"""Time against quality: presets of `dip denoise` and other methods on the same noisy images.
 
-    python benchmarks/frontier.py PICTURES --out frontier.jsonl --methods nlm,noise2noise,fast,balanced
-    python benchmarks/frontier.py PICTURES --out frontier.jsonl --methods published --pictures f16,house,kodim01,kodim12
+    python benchmarks/frontier.py IMAGES --out frontier.jsonl --methods nlm,noise2noise,fast,balanced
+    python benchmarks/frontier.py IMAGES --out frontier.jsonl --methods published --images f16,house,kodim01,kodim12
     python benchmarks/frontier.py --out frontier.jsonl --table
-    python benchmarks/frontier.py PICTURES --out frontier.jsonl --methods paper --pictures f16,house,kodim01,kodim12
-    python benchmarks/frontier.py --out frontier.jsonl --table --pace 1.2
+    python benchmarks/frontier.py IMAGES --out frontier.jsonl --methods paper --images f16,house,kodim01,kodim12
+    python benchmarks/frontier.py --out frontier.jsonl --table --seconds-per-iteration 1.2
 
-PICTURES is a folder with clean pictures called NAME_clean.png; the middle of each is used, --side pixels square. The
-noise is that of benchmarks/stopping.py: Gaussian, sigma 25, clipped, 8 bits. Ours end when their rule says so, and have
-to find out the noise level; the peers (benchmarks/peers.py) run as long as they are meant to and are told it where they
-ask. The clock runs from the noisy pixels to the restored ones and stands still while the PSNR of what is passed on the
-way is taken; the table says for each method after which time it first had what the published method's running average
-had at the end. What was run before into the same file is not run again.
+IMAGES is a folder of clean images named NAME_clean.png; the middle of each is used, --side pixels square. The noise is
+that of benchmarks/stopping.py: Gaussian, sigma 25, clipped, 8 bits. Presets end by their stopping rule and estimate the
+noise level; the peers (benchmarks/peers.py) run for their published number of iterations and receive the noise level if
+they need it. The clock runs from the noisy pixels to the restored ones and pauses while PSNRs are computed. The table
+shows for each method the time at which it first reached the final PSNR of the published method's running average.
+Results already in the file are not computed again.
 
-The published method takes an hour a picture. With `--pace` the table goes by the quality that `paper`, the same network
-and settings in our step, has at the end, and by so many seconds for each of its iterations as plain fp32 takes
+The published method takes an hour per image. With `--seconds-per-iteration`, the table instead uses the final PSNR of
+`paper`, the same network and settings in our step, and the given time of one iteration in plain fp32
 (benchmarks/speed.py).
 """
 
@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from peers import PEERS
-from stopping import NAMES, middle, noisy
+from stopping import NAMES, add_noise, crop_middle
 from torch import Tensor
 
 from dipcli.fitting.solve import prepare, solve
@@ -43,130 +43,138 @@ from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step
 from dipcli.tasks.registry import tasks
 
-EVERY = 20  # iterations between looks at the quality
+PSNR_EVERY = 20  # iterations
 SIGMA = 25
-BEHIND = 0.7  # dB that `fast` may be behind
+ALLOWED_LOSS = 0.7  # dB that `fast` may be below the published method
 
 
 @dataclass
 class Clock:
-    """Seconds that count, and the PSNR at some of them; it stands still while that is taken."""
+    """A stopwatch with a trace of PSNRs, paused while these are computed.
 
-    truth: np.ndarray
-    began: float = field(default_factory=perf_counter)
+    Attributes:
+        clean: the reference, float (C, H, W) of 0..1.
+        started: reading of `perf_counter` at the start, moved forward by every pause.
+        trace: iteration, seconds and PSNR of each measurement.
+    """
+
+    clean: np.ndarray
+    started: float = field(default_factory=perf_counter)
     trace: list[tuple[int, float, float]] = field(default_factory=list)
 
     def seconds(self) -> float:
-        """So far."""
-        return perf_counter() - self.began
+        """Seconds since the start, without pauses."""
+        return perf_counter() - self.started
 
-    def look(self, iteration: int, *pictures: np.ndarray) -> None:
-        """The best of several pictures."""
+    def measure(self, iteration: int, *candidates: np.ndarray) -> None:
+        """Record the best PSNR of several images."""
         now = self.seconds()
-        self.trace.append((iteration, round(now, 2), max(psnr(each, self.truth) for each in pictures)))
-        self.began += self.seconds() - now
+        self.trace.append((iteration, round(now, 2), max(psnr(image, self.clean) for image in candidates)))
+        self.started += self.seconds() - now
 
 
-def ours(spoilt: np.ndarray, preset: str, clock: Clock, options: argparse.Namespace) -> np.ndarray:
-    """`dip denoise`, whatever its rule keeps."""
+def restore_with_dip(noisy_image: np.ndarray, preset: str, clock: Clock, options: argparse.Namespace) -> np.ndarray:
+    """Run `dip denoise` with a preset and return the image that its rule keeps."""
     given = {"seed": options.seed, "threads": options.threads}
-    case, settings = tasks()["denoise"].case(from_array(spoilt), preset, {"loss": "l2"}, given)
-    bench = prepare(case.problem, settings)
+    case, settings = tasks()["denoise"].case(from_array(noisy_image), preset, {"loss": "l2"}, given)
+    prepared = prepare(case.problem, settings)
 
-    def look(step: Step, _verdict: Verdict) -> None:
-        if step.number % EVERY == 0:
-            clock.look(step.number, *(pixels(bench.problem.finish(average)) for average in step.averages))
+    def observe(step: Step, _verdict: Verdict) -> None:
+        if step.number % PSNR_EVERY == 0:
+            clock.measure(step.number, *(pixels(prepared.problem.finish(average)) for average in step.averages))
 
-    return pixels(solve(bench, observers=[look]).image)
+    return pixels(solve(prepared, observers=[observe]).image)
 
 
-def theirs(spoilt: np.ndarray, name: str, clock: Clock, options: argparse.Namespace) -> np.ndarray:
-    """A peer at its own settings."""
+def restore_with_peer(noisy_image: np.ndarray, name: str, clock: Clock, options: argparse.Namespace) -> np.ndarray:
+    """Run a peer at its own settings."""
     restore, iterations = PEERS[name]
     torch.manual_seed(options.seed)
-    y = torch.from_numpy(spoilt.transpose(2, 0, 1) / np.float32(255))[None]
+    y = torch.from_numpy(noisy_image.transpose(2, 0, 1) / np.float32(255))[None]
 
-    def look(iteration: int, picture: Tensor) -> None:
-        if iteration % EVERY == 0:
-            clock.look(iteration, pixels(picture[0]))
+    def watch(iteration: int, image: Tensor) -> None:
+        if iteration % PSNR_EVERY == 0:
+            clock.measure(iteration, pixels(image[0]))
 
-    return pixels(restore(y, SIGMA / 255, options.iterations or iterations, look)[0])
+    return pixels(restore(y, SIGMA / 255, options.iterations or iterations, watch)[0])
 
 
-def table(rows: list[dict[str, Any]], pace: float) -> None:
-    """A line a picture and method; a line of means for each method."""
-    goals = {(row["picture"], row["side"]): row for row in rows if row["method"] == "published"}
-    if pace:
+def print_table(rows: list[dict[str, Any]], seconds_per_iteration: float) -> None:
+    """Print a row per image and method, then the means of each method."""
+    targets = {(row["image"], row["side"]): row for row in rows if row["method"] == "published"}
+    if seconds_per_iteration:
         paper = [row for row in rows if row["method"] == "paper"]
-        goals = {(row["picture"], row["side"]): row | {"seconds": pace * row["iterations"]} for row in paper}
-    print("| picture | method | PSNR, dB | seconds | iterations | as good as published after | 0.7 dB below it after |")
+        targets = {
+            (row["image"], row["side"]): row | {"seconds": seconds_per_iteration * row["iterations"]} for row in paper
+        }
+    print("| image | method | PSNR, dB | seconds | iterations | as good as published after | 0.7 dB below it after |")
     print("|---|---|---|---|---|---|---|")
-    for row in sorted(rows, key=lambda row: (row["picture"], row["side"], row["seconds"])):
-        goal = goals.get((row["picture"], row["side"]))
-        reached = [_reached(row, goal, behind) for behind in (0.0, BEHIND)] if goal else ["", ""]
-        told = [
-            row["picture"],
+    for row in sorted(rows, key=lambda row: (row["image"], row["side"], row["seconds"])):
+        target = targets.get((row["image"], row["side"]))
+        reached = [_time_to_reach(row, target, loss) for loss in (0.0, ALLOWED_LOSS)] if target else ["", ""]
+        cells = [
+            row["image"],
             row["method"],
             f"{row['psnr']:.2f}",
             f"{row['seconds']:.1f}",
             row["iterations"],
             *reached,
         ]
-        print(f"| {' | '.join(map(str, told))} |")
-    print("\n| method | pictures | PSNR, dB, mean | seconds, mean |\n|---|---|---|---|")
+        print(f"| {' | '.join(map(str, cells))} |")
+    print("\n| method | images | PSNR, dB, mean | seconds, mean |\n|---|---|---|---|")
     groups = defaultdict(list)
     for row in rows:
         groups[row["method"], row["side"]].append(row)
-    for (method, side), own in sorted(groups.items(), key=lambda item: mean(row["seconds"] for row in item[1])):
+    for (method, side), group in sorted(groups.items(), key=lambda item: mean(row["seconds"] for row in item[1])):
         print(
-            f"| {method} | {len(own)} of {side}x{side} | {mean(row['psnr'] for row in own):.2f} "
-            f"| {mean(row['seconds'] for row in own):.1f} |"
+            f"| {method} | {len(group)} of {side}x{side} | {mean(row['psnr'] for row in group):.2f} "
+            f"| {mean(row['seconds'] for row in group):.1f} |"
         )
 
 
-def _reached(row: dict[str, Any], goal: dict[str, Any], behind: float) -> str:
-    """When a method had what the published one had, and as a part of its time."""
-    done = [seconds for _, seconds, quality in row["trace"] if quality >= goal["psnr"] - behind]
-    if not done and row["psnr"] >= goal["psnr"] - behind:
-        done = [row["seconds"]]
-    return f"{done[0]:.1f} s, 1/{goal['seconds'] / done[0]:.0f}" if done else "never"
+def _time_to_reach(row: dict[str, Any], target: dict[str, Any], loss: float) -> str:
+    """Format when a method came within `loss` dB of the target, in seconds and as a fraction of the target's time."""
+    times = [seconds for _, seconds, quality in row["trace"] if quality >= target["psnr"] - loss]
+    if not times and row["psnr"] >= target["psnr"] - loss:
+        times = [row["seconds"]]
+    return f"{times[0]:.1f} s, 1/{target['seconds'] / times[0]:.0f}" if times else "never"
 
 
 def main() -> None:
-    """Run what was asked for, or show what has been run."""
+    """Run the methods that are missing from the file, or print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, metavar="PICTURES")
+    parser.add_argument("folder", nargs="?", type=Path, metavar="IMAGES")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pictures", default=NAMES)
+    parser.add_argument("--images", default=NAMES)
     parser.add_argument("--methods", default="nlm,noise2noise,fast,balanced")
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--iterations", type=int, default=0, help="of the peers, in the place of their own")
+    parser.add_argument("--iterations", type=int, default=0, help="of the peers, instead of their own")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--pace", type=float, default=0.0, help="seconds an iteration of the published method")
+    parser.add_argument("--seconds-per-iteration", type=float, default=0.0, help="of the published method")
     options = parser.parse_args()
     rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     if options.table or options.folder is None:
-        table(rows, options.pace)
+        print_table(rows, options.seconds_per_iteration)
         return
     torch.set_num_threads(options.threads)
-    for name in options.pictures.split(","):
-        clean = middle(options.folder / f"{name}_clean.png", options.side) / 255.0
-        truth = from_array(clean).pixels
-        spoilt = noisy(clean, f"gauss{SIGMA}", options.seed)
+    for name in options.images.split(","):
+        clean = crop_middle(options.folder / f"{name}_clean.png", options.side) / 255.0
+        clean_pixels = from_array(clean).pixels
+        noisy_image = add_noise(clean, f"gauss{SIGMA}", options.seed)
         for method in options.methods.split(","):
-            asked = {"picture": name, "side": options.side, "method": method, "seed": options.seed}
-            if any(asked.items() <= row.items() for row in rows):
+            key = {"image": name, "side": options.side, "method": method, "seed": options.seed}
+            if any(key.items() <= row.items() for row in rows):
                 continue
-            clock = Clock(truth)
-            restored = (theirs if method in PEERS else ours)(spoilt, method, clock, options)
+            clock = Clock(clean_pixels)
+            restored = (restore_with_peer if method in PEERS else restore_with_dip)(noisy_image, method, clock, options)
             seconds, iterations = clock.seconds(), clock.trace[-1][0] if clock.trace else 0
-            found = {"seconds": round(seconds, 2), "iterations": iterations, "psnr": psnr(restored, truth)}
-            print(f"{name} {method}: {found}", flush=True)
-            found |= {"threads": options.threads, "trace": clock.trace}
+            result = {"seconds": round(seconds, 2), "iterations": iterations, "psnr": psnr(restored, clean_pixels)}
+            print(f"{name} {method}: {result}", flush=True)
+            result |= {"threads": options.threads, "trace": clock.trace}
             with options.out.open("a") as file:
-                file.write(json.dumps(asked | found) + "\n")
+                file.write(json.dumps(key | result) + "\n")
 
 
 if __name__ == "__main__":

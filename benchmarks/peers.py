@@ -1,7 +1,7 @@
-"""What people would otherwise run, restated plainly: the same picture in, a picture out, each at its own settings.
+"""Other methods, reimplemented plainly, each at its own settings.
 
-Each is a function from a noisy picture, float32 tensor (1, 3, H, W) of 0..1, and the noise's standard deviation, to a
-restored one, and calls `watch(iteration, picture)` as it goes on.
+Each is a function from a noisy image, float32 tensor (1, 3, H, W) of 0..1, and the standard deviation of its noise, to
+a restored image. It calls `watch(iteration, image)` during the run.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ Watch = Callable[[int, Tensor], None]
 def published_network(
     inputs: int = 32, outputs: int = 3, channels: int = 128, skip: int = 4, levels: int = 5
 ) -> nn.Module:
-    """The skip network of Ulyanov et al. in plain modules, as a reader of the paper would write it."""
+    """Build the skip network of Ulyanov et al. from plain modules, as a reader of the paper would write it."""
 
     def convolution(before: int, after: int, kernel: int, stride: int = 1) -> nn.Module:
         return nn.Sequential(nn.ReflectionPad2d(kernel // 2), nn.Conv2d(before, after, kernel, stride))
 
-    def activated(before: int, after: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    def block(before: int, after: int, kernel: int, stride: int = 1) -> list[nn.Module]:
         return [convolution(before, after, kernel, stride), nn.BatchNorm2d(after), nn.LeakyReLU(0.2, inplace=True)]
 
     class Level(nn.Module):
         def __init__(self, before: int, below: nn.Module) -> None:
             super().__init__()
-            self.skip = nn.Sequential(*activated(before, skip, 1))
+            self.skip = nn.Sequential(*block(before, skip, 1))
             self.deep = nn.Sequential(
-                *activated(before, channels, 3, 2),
-                *activated(channels, channels, 3),
+                *block(before, channels, 3, 2),
+                *block(channels, channels, 3),
                 below,
                 nn.Upsample(scale_factor=2, mode="bilinear"),
             )
             self.merge = nn.Sequential(
                 nn.BatchNorm2d(skip + channels),
-                *activated(skip + channels, channels, 3),
-                *activated(channels, channels, 1),
+                *block(skip + channels, channels, 3),
+                *block(channels, channels, 1),
             )
 
         def forward(self, x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def published_network(
 
 
 def published(noisy: Tensor, _sigma: float, iterations: int, watch: Watch) -> Tensor:
-    """Deep Image Prior with the published settings for denoising, in fp32; the running average of the outputs."""
+    """Run Deep Image Prior with the published settings for denoising, in fp32; returns the running average."""
     network = published_network()
     code = 0.1 * torch.rand(1, 32, *noisy.shape[2:])
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
@@ -71,9 +71,10 @@ def published(noisy: Tensor, _sigma: float, iterations: int, watch: Watch) -> Te
 
 
 def conv_decoder(noisy: Tensor, _sigma: float, iterations: int, watch: Watch) -> Tensor:
-    """DeepImagePrior of deepinv with its ConvDecoder: seven layers of 256 channels, and its loop of 2500 iterations.
+    """Run DeepImagePrior of deepinv with its ConvDecoder: seven layers of 256 channels, 2500 iterations.
 
-    By its documented settings: Adam at 0.01, plain squared error, no averaging, no rule. The package wants torchvision.
+    Its documented settings: Adam at 0.01, plain squared error, no averaging, no stopping rule. The package itself
+    requires torchvision.
     """
     height, width = noisy.shape[2:]
     layers, channels = 7, 256
@@ -100,7 +101,7 @@ def conv_decoder(noisy: Tensor, _sigma: float, iterations: int, watch: Watch) ->
 
 
 def noise2noise(noisy: Tensor, _sigma: float, iterations: int, watch: Watch) -> Tensor:
-    """Zero-shot Noise2Noise: Mansour and Heckel, CVPR 2023, with the settings published with it, 2000 iterations."""
+    """Run zero-shot Noise2Noise (Mansour and Heckel, CVPR 2023) with its published settings, 2000 iterations."""
     channels, width = noisy.shape[1], 48
     network = nn.Sequential(
         nn.Conv2d(channels, width, 3, padding=1),
@@ -110,21 +111,21 @@ def noise2noise(noisy: Tensor, _sigma: float, iterations: int, watch: Watch) -> 
         nn.Conv2d(width, channels, 1),
     )
     diagonals = [
-        torch.tensor(each).expand(channels, 1, 2, 2) / 2
-        for each in ([[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]])
+        torch.tensor(kernel).expand(channels, 1, 2, 2) / 2
+        for kernel in ([[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]])
     ]
 
-    def halves(picture: Tensor) -> Iterator[Tensor]:
-        return (F.conv2d(picture, each, stride=2, groups=channels) for each in diagonals)
+    def downsample_pair(image: Tensor) -> Iterator[Tensor]:
+        return (F.conv2d(image, kernel, stride=2, groups=channels) for kernel in diagonals)
 
     optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1500, gamma=0.5)
-    one, two = halves(noisy)
+    first, second = downsample_pair(noisy)
     for iteration in range(1, iterations + 1):
-        guess_one, guess_two = one - network(one), two - network(two)
-        whole_one, whole_two = halves(noisy - network(noisy))
-        residual = F.mse_loss(one, guess_two) + F.mse_loss(two, guess_one)
-        consistency = F.mse_loss(guess_one, whole_one) + F.mse_loss(guess_two, whole_two)
+        first_clean, second_clean = first - network(first), second - network(second)
+        first_whole, second_whole = downsample_pair(noisy - network(noisy))
+        residual = F.mse_loss(first, second_clean) + F.mse_loss(second, first_clean)
+        consistency = F.mse_loss(first_clean, first_whole) + F.mse_loss(second_clean, second_whole)
         optimizer.zero_grad()
         ((residual + consistency) / 2).backward()
         optimizer.step()
@@ -137,11 +138,11 @@ def noise2noise(noisy: Tensor, _sigma: float, iterations: int, watch: Watch) -> 
 
 
 def non_local_means(noisy: Tensor, sigma: float, _iterations: int, _watch: Watch) -> Tensor:
-    """scikit-image's non-local means, told the noise level, the best of a few settings tried on these pictures."""
+    """Run scikit-image's non-local means with the true noise level, at the best of a few settings tried here."""
     from skimage.restoration import denoise_nl_means
 
-    picture = noisy[0].permute(1, 2, 0).numpy()
-    smooth = denoise_nl_means(picture, patch_size=5, patch_distance=6, h=0.6 * sigma, sigma=sigma, channel_axis=-1)
+    image = noisy[0].permute(1, 2, 0).numpy()
+    smooth = denoise_nl_means(image, patch_size=5, patch_distance=6, h=0.6 * sigma, sigma=sigma, channel_axis=-1)
     return torch.from_numpy(np.ascontiguousarray(smooth.transpose(2, 0, 1)))[None]
 
 

@@ -1,9 +1,9 @@
-"""Every experiment of the paper with its published settings, as `dip` commands; a table of what came out.
+"""Run every experiment of the paper with its published settings, as `dip` commands, and print the figures.
 
-    python benchmarks/published.py PICTURES --out runs/ --only text,hole
+    python benchmarks/published.py IMAGES --out runs/ --only text,hole
 
-PICTURES is a folder with the test pictures of the paper in denoise/, inpaint/, superres/, dejpeg/, flash/ and invert/.
-Pictures that would take hours on a laptop are run on smaller copies and for fewer iterations; the table says so.
+IMAGES is a folder with the test images of the paper in denoise/, inpaint/, superres/, dejpeg/, flash/ and invert/.
+Experiments that would take hours on a laptop use smaller copies and fewer iterations; docs/results.md says which.
 Results of an earlier call in the same folder are not computed again.
 """
 
@@ -25,11 +25,11 @@ class Experiment:
     """One command.
 
     Attributes:
-        task: the subcommand, then its picture.
-        files: options whose values are pictures.
-        options: what else is on the command line, beside `--preset paper`.
-        middle: width and height of the part cut out of the middle of every picture; all of it when None.
-        shrink: how much smaller the copies are.
+        task: the subcommand and its image.
+        files: options whose values are images.
+        options: the rest of the command line, besides `--preset paper`.
+        middle: width and height of the crop from the middle of every image; the whole image if None.
+        shrink: factor by which the copies are smaller.
     """
 
     task: tuple[str, str]
@@ -88,58 +88,62 @@ EXPERIMENTS = {
 }
 
 
-def copy(pictures: Path, name: str, experiment: Experiment, folder: Path) -> Path:
-    """The picture itself, or its copy in `folder`: the middle cut out, shrunk by Lanczos; masks stay two-valued."""
-    source = pictures / name
+def copy_image(images: Path, name: str, experiment: Experiment, folder: Path) -> Path:
+    """Return the image itself, or its copy in `folder`: cropped, shrunk by Lanczos; masks stay binary."""
+    source = images / name
     if experiment.middle is None and experiment.shrink == 1:
         return source
     target = folder / "copies" / Path(name).with_suffix(".png").name
     target.parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(source) as picture:
+    with Image.open(source) as image:
         if experiment.middle:
             width, height = experiment.middle
-            left, top = (picture.width - width) // 2, (picture.height - height) // 2
-            picture = picture.crop((left, top, left + width, top + height))  # noqa: PLW2901
+            left, top = (image.width - width) // 2, (image.height - height) // 2
+            image = image.crop((left, top, left + width, top + height))  # noqa: PLW2901
         if experiment.shrink > 1:
-            size = picture.width // experiment.shrink, picture.height // experiment.shrink
-            picture = picture.resize(size, Image.Resampling.LANCZOS)  # noqa: PLW2901
+            size = image.width // experiment.shrink, image.height // experiment.shrink
+            image = image.resize(size, Image.Resampling.LANCZOS)  # noqa: PLW2901
         if "mask" in name:
-            picture = Image.fromarray((np.asarray(picture.convert("L")) >= 128).astype(np.uint8) * 255)  # noqa: PLW2901
-        picture.save(target)
+            image = Image.fromarray((np.asarray(image.convert("L")) >= 128).astype(np.uint8) * 255)  # noqa: PLW2901
+        image.save(target)
     return target
 
 
-def run(pictures: Path, name: str, experiment: Experiment, folder: Path) -> dict[str, object]:
-    """One experiment's run record; it is only read where it is there already."""
+def run(images: Path, name: str, experiment: Experiment, folder: Path) -> dict[str, object]:
+    """Run one experiment unless its run record exists; return the record."""
     task, source = experiment.task
-    record = folder / f"{name}.dip" / "run.json"
-    if not record.exists():
+    path = folder / f"{name}.dip" / "run.json"
+    if not path.exists():
         files = [
-            part for flag, file in experiment.files.items() for part in (flag, copy(pictures, file, experiment, folder))
+            part
+            for flag, file in experiment.files.items()
+            for part in (flag, copy_image(images, file, experiment, folder))
         ]
         command = [
-            "dip", task, copy(pictures, source, experiment, folder), *files, *experiment.options,
+            "dip", task, copy_image(images, source, experiment, folder), *files, *experiment.options,
             "--preset", "paper", "-o", folder / f"{name}.png",
         ]  # fmt: skip
         print(*command, file=sys.stderr)
         subprocess.run([sys.executable, "-m", "dipcli", *map(str, command[1:])], check=True, stdout=subprocess.DEVNULL)
-    told: dict[str, object] = json.loads(record.read_text())
-    return told
+    record: dict[str, object] = json.loads(path.read_text())
+    return record
 
 
 def main() -> None:
-    """Run what is asked for and print the table."""
+    """Run the requested experiments and print their figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path, metavar="IMAGES")
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--only", default=",".join(EXPERIMENTS), help=f"any of {', '.join(EXPERIMENTS)}")
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    for name in given.only.split(","):
-        told = run(given.pictures, name, EXPERIMENTS[name], given.out)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.only.split(","):
+        record = run(options.images, name, EXPERIMENTS[name], options.out)
         keys = ("iterations", "seconds", "psnr_noisy", "psnr_ref", "psnr_ref_y", "psnr_ref_unknown", "events")
-        print(name, *(f"{key}={told[key]}" for key in keys if told.get(key) is not None), told["conclusion"] or "")
-        print(*(f"{of}: {figures}" for of, figures in (told.get("baselines") or {}).items()))
+        print(
+            name, *(f"{key}={record[key]}" for key in keys if record.get(key) is not None), record["conclusion"] or ""
+        )
+        print(*(f"{baseline}: {figures}" for baseline, figures in (record.get("baselines") or {}).items()))
 
 
 if __name__ == "__main__":

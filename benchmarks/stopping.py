@@ -1,17 +1,17 @@
-"""How near a stopping rule comes to the best picture that its run passed.
+"""How close a stopping rule comes to the best image of its run.
 
-    python benchmarks/stopping.py PICTURES --out results.jsonl --pictures house,f16 --noise gauss25 --seeds 0,1,2
+    python benchmarks/stopping.py IMAGES --out results.jsonl --images house,f16 --noise gauss25 --seeds 0,1,2
     python benchmarks/stopping.py --out results.jsonl --table
 
-PICTURES is a folder with clean pictures called NAME_clean.png; the middle 256x256 of each is used, or with --whole all
-of it. Each run is that of `dip denoise` with its default preset, and ends when the rule says so. Beside it, every five
-iterations, the PSNR of each running average is taken (RGB, clipped to the valid range): the gap is the best of all
-these less the PSNR of the picture that the rule kept. What was run before into the same file is not run again.
+IMAGES is a folder of clean images named NAME_clean.png; the middle 256x256 of each is used, or with --whole all of it.
+Each run is that of `dip denoise` with its default preset, ended by the rule. Every five iterations the PSNR of each
+running average is computed (RGB, clipped to the valid range). The gap is the best of these minus the PSNR of the image
+that the rule kept. Results already in the file are not computed again.
 
-With --jury N the run has N iterations with some pixels held out, and every rule judges it side by side: what it would
-have kept, and when it would have ended; here the best is that of all N iterations. With --second two answers follow to
-the question what to do with the pixels that `holdout` held out, once it has decided: going on from the kept weights for
-200 iterations with all pixels, and a second fit from the beginning with all pixels and as many iterations.
+With --all-rules N the run has N iterations with some pixels held out, and every rule observes it: the rows show what
+each would have kept, and when it would have ended; the best is that of all N iterations. With --refit two ways to use
+the held-out pixels after `holdout` has decided are added: continuing from the kept weights for 200 iterations with all
+pixels, and a second fit from scratch with all pixels and as many iterations.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from dipcli.stopping.step import Step
 from dipcli.tasks.registry import tasks
 
 SIDE = 256
-EVERY = 5
+PSNR_EVERY = 5  # iterations
 NAMES = "f16,baboon,house,kodim01,kodim02,kodim03,kodim12,lena,peppers"
-MORE = 200  # iterations to go on for
+CONTINUED_ITERATIONS = 200
 RULES = ("holdout", "emv", "wmv", "sigma")
 
 
-def middle(path: Path, side: int | None) -> np.ndarray:
-    """The middle of a picture, uint8 (side, side, 3), or all of it when side is None."""
+def crop_middle(path: Path, side: int | None) -> np.ndarray:
+    """Read the middle of an image, uint8 (side, side, 3), or all of it if side is None."""
     whole = images.read(path)[0].array()[..., :3]
     if side is None:
         return whole
@@ -57,84 +57,84 @@ def middle(path: Path, side: int | None) -> np.ndarray:
     return whole[top : top + side, left : left + side]
 
 
-def noisy(clean: np.ndarray, noise: str, seed: int) -> np.ndarray:
-    """The clean picture, float (H, W, 3) of 0..1, with noise, as 8 bits.
+def add_noise(clean: np.ndarray, noise: str, seed: int) -> np.ndarray:
+    """Add noise to a clean image, float (H, W, 3) of 0..1; returns 8 bits.
 
-    gauss25 is Gaussian noise of sigma 25; smooth25 the same smoothed by a Gaussian of one pixel and scaled back to 25;
-    jpeg25 Gaussian noise of 25 saved as JPEG at quality 75; poisson30 counts 30 photons at white; impulse10 makes 10 %
-    of the pixels black or white.
+    gauss25 is Gaussian noise of sigma 25; smooth25 the same, smoothed by a Gaussian of one pixel and scaled back to 25;
+    jpeg25 Gaussian noise of 25, then JPEG at quality 75; poisson30 Poisson noise of 30 photons at white; impulse10
+    makes 10 % of the pixels black or white.
     """
     kind, level = noise.rstrip("0123456789"), float(noise.lstrip("abcdefghijklmnopqrstuvwxyz"))
     generator = np.random.default_rng(1000 + seed)
-    drawn = generator.normal(0, 1, clean.shape)
+    normal = generator.normal(0, 1, clean.shape)
     if kind in {"gauss", "jpeg"}:
-        spoilt = clean + level / 255 * drawn
+        noisy = clean + level / 255 * normal
     elif kind == "smooth":
-        drawn = gaussian_filter(drawn, (1, 1, 0))
-        spoilt = clean + level / 255 * drawn / drawn.std()
+        normal = gaussian_filter(normal, (1, 1, 0))
+        noisy = clean + level / 255 * normal / normal.std()
     elif kind == "poisson":
-        spoilt = generator.poisson(clean * level) / level
+        noisy = generator.poisson(clean * level) / level
     elif kind == "impulse":
         hit = generator.random(clean.shape[:2]) < level / 100
-        spoilt = np.where(hit[..., None], generator.integers(0, 2, clean.shape[:2])[..., None], clean)
+        noisy = np.where(hit[..., None], generator.integers(0, 2, clean.shape[:2])[..., None], clean)
     else:
-        raise SystemExit(f"There is no noise {noise}.")
-    spoilt = np.rint(255 * np.clip(spoilt, 0, 1)).astype(np.uint8)
+        raise SystemExit(f"Unknown noise {noise}: use gauss25, smooth25, jpeg25, poisson30 or impulse10.")
+    noisy = np.rint(255 * np.clip(noisy, 0, 1)).astype(np.uint8)
     if kind == "jpeg":
         file = io.BytesIO()
-        Image.fromarray(spoilt).save(file, "JPEG", quality=75)
-        spoilt = np.asarray(Image.open(file))
-    return spoilt
+        Image.fromarray(noisy).save(file, "JPEG", quality=75)
+        noisy = np.asarray(Image.open(file))
+    return noisy
 
 
 @dataclass
-class Best:
-    """The best PSNR that any average reached so far; an observer."""
+class BestPsnr:
+    """An observer of the best PSNR that any average has reached."""
 
-    truth: np.ndarray
+    clean: np.ndarray
     finish: Any
     psnr: float = 0.0
-    at: int = 0
+    iteration: int = 0
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
-        """Measure the averages."""
-        if step.number % EVERY and not verdict.stop:
+        """Compute the PSNR of the averages."""
+        if step.number % PSNR_EVERY and not verdict.stop:
             return
         for average in step.averages:
-            if (reached := psnr(pixels(self.finish(average)), self.truth)) > self.psnr:
-                self.psnr, self.at = reached, step.number
+            if (value := psnr(pixels(self.finish(average)), self.clean)) > self.psnr:
+                self.psnr, self.iteration = value, step.number
 
 
 @dataclass
-class Juror:
-    """One rule judging a run that does not heed it; an observer."""
+class RuleObserver:
+    """An observer that applies a rule to a run without stopping it."""
 
     name: str
     problem: Any
-    best: Best
-    verdict: dict[str, Any] = field(default_factory=dict)
+    best: BestPsnr
+    row: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rule = stopping.parse_rule(self.name)
         self.state, _ = self.rule.start(self.problem)
         self.image: Any = None
-        self.kept, self.memory = 0, 0.0
+        self.kept, self.decay = 0, 0.0
 
     def __call__(self, step: Step, _verdict: Verdict) -> None:
         """Judge one iteration, until the rule would have ended the run."""
-        if self.verdict:
+        if self.row:
             return
         verdict, self.state = self.rule.judge(step, self.state)
         if verdict.keep:
             self.image, self.kept = step.averages[verdict.average_index], step.number
-            self.memory = DECAYS[verdict.average_index]
+            self.decay = DECAYS[verdict.average_index]
         if verdict.stop:
             self.conclude(step.number, verdict.stop)
 
     def conclude(self, ended: int, reason: str) -> None:
-        """Note what the rule would have kept."""
-        kept = psnr(pixels(self.best.finish(self.image)), self.best.truth)
-        self.verdict = {
+        """Fill in the row: what the rule would have kept, and when it would have ended."""
+        kept = psnr(pixels(self.best.finish(self.image)), self.best.clean)
+        self.row = {
             "rule": self.name,
             "psnr": kept,
             "kept": self.kept,
@@ -144,164 +144,151 @@ class Juror:
 
 
 @dataclass
-class Keeper:
-    """Copies of the weights where `holdout` would have kept an average; an observer."""
+class WeightKeeper:
+    """An observer that copies the weights whenever `holdout` would have kept an average."""
 
-    juror: Juror
+    rule_observer: RuleObserver
     network: Any
     weights: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, step: Step, _verdict: Verdict) -> None:
-        """After the juror: copy when it kept this very iteration."""
-        if not self.juror.verdict and self.juror.kept == step.number:
+        """Copy the weights if the rule kept this iteration; runs after the rule's observer."""
+        if not self.rule_observer.row and self.rule_observer.kept == step.number:
             self.weights = {name: value.clone() for name, value in self.network.state_dict().items()}
 
 
-def going_on(bench: Any, keeper: Keeper) -> tuple[Any, int]:
-    """From the kept weights on, with all pixels."""
-    bench.prior.network.load_state_dict(keeper.weights)
-    settings = replace(bench.settings, iterations=MORE, stop="none", ema=0.99)
-    return fit(bench.problem, bench.prior, settings), MORE
+def continue_fit(prepared: Any, keeper: WeightKeeper) -> tuple[Any, int]:
+    """Continue from the kept weights, with all pixels."""
+    prepared.prior.network.load_state_dict(keeper.weights)
+    settings = replace(prepared.settings, iterations=CONTINUED_ITERATIONS, stop="none", ema=0.99)
+    return fit(prepared.problem, prepared.prior, settings), CONTINUED_ITERATIONS
 
 
-def second_fit(bench: Any, keeper: Keeper) -> tuple[Any, int]:
-    """From the beginning with all pixels, for as many iterations as were kept."""
-    settings = replace(bench.settings, iterations=keeper.juror.kept, stop="none", ema=keeper.juror.memory)
-    prior = restarts.fresh_prior(bench.problem, settings, stopping.parse_rule("none"))
-    return fit(bench.problem, prior, settings), keeper.juror.kept
+def second_fit(prepared: Any, keeper: WeightKeeper) -> tuple[Any, int]:
+    """Fit from scratch with all pixels, for as many iterations as were kept."""
+    kept, decay = keeper.rule_observer.kept, keeper.rule_observer.decay
+    settings = replace(prepared.settings, iterations=kept, stop="none", ema=decay)
+    prior = restarts.fresh_prior(prepared.problem, settings)
+    return fit(prepared.problem, prior, settings), kept
 
 
 def run(name: str, clean: np.ndarray, noise: str, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One fit; a row of results, or with a jury one for each rule."""
+    """Fit once; returns a row of results, or with --all-rules one per rule."""
     task = tasks()["denoise"]
     given: dict[str, Any] = {"seed": seed, "threads": options.threads}
     if options.runs > 1:
         given["runs"] = options.runs
     if options.stop:
         given["stop"] = options.stop
-    if options.jury:
-        given |= {"iterations": options.jury, "stop": "holdout"}
-    drawn = seed if options.noise_seed is None else options.noise_seed
-    spoilt = from_array(noisy(clean, noise, drawn))
-    case, settings = task.case(spoilt, options.preset, {"loss": options.loss}, given)
-    bench = prepare(case.problem, settings)
-    truth = from_array(clean).pixels
-    best = Best(truth, bench.problem.finish)
-    jurors = [Juror(rule, bench.problem, best) for rule in RULES if options.jury]
-    keepers = [Keeper(jurors[0], bench.prior.network)] if options.second else []
-    result = solve(bench, observers=[best, *jurors, *keepers])
-    about = {
-        "picture": name,
+    if options.all_rules:
+        given |= {"iterations": options.all_rules, "stop": "holdout"}
+    noise_seed = seed if options.noise_seed is None else options.noise_seed
+    noisy = from_array(add_noise(clean, noise, noise_seed))
+    case, settings = task.case(noisy, options.preset, {"loss": options.loss}, given)
+    prepared = prepare(case.problem, settings)
+    reference = from_array(clean).pixels
+    best = BestPsnr(reference, prepared.problem.finish)
+    rule_observers = [RuleObserver(rule, prepared.problem, best) for rule in RULES if options.all_rules]
+    keepers = [WeightKeeper(rule_observers[0], prepared.prior.network)] if options.refit else []
+    result = solve(prepared, observers=[best, *rule_observers, *keepers])
+    shared = {
+        "image": name,
         "size": f"{clean.shape[1]}x{clean.shape[0]}",
         "noise": noise,
         "seed": seed,
-        "noise_seed": drawn,
+        "noise_seed": noise_seed,
         "preset": options.preset,
         "loss": options.loss,
         "runs": options.runs,
-        "jury": options.jury,
-        "noisy": psnr(spoilt.pixels, truth),
+        "all_rules": options.all_rules,
+        "noisy": psnr(noisy.pixels, reference),
         "seconds": round(result.seconds, 1),
     }
-    for juror in jurors:
-        if not juror.verdict:
-            juror.conclude(options.jury, "it had not ended yet")
-    if jurors:
-        rows = [about | juror.verdict for juror in jurors]
+    for observer in rule_observers:
+        if not observer.row:
+            observer.conclude(options.all_rules, "it had not ended")
+    if rule_observers:
+        rows = [shared | observer.row for observer in rule_observers]
         for keeper in keepers:
-            for another in (going_on, second_fit):
-                further, count = another(bench, keeper)
-                told = {"rule": another.__name__, "psnr": psnr(pixels(further.image), truth), "kept": count}
-                rows.append(about | told | {"iterations": count, "reason": further.reason})
-        return [row | {"best": best.psnr, "best_at": best.at} for row in rows]
+            for refit in (continue_fit, second_fit):
+                refitted, count = refit(prepared, keeper)
+                row = {"rule": refit.__name__, "psnr": psnr(pixels(refitted.image), reference), "kept": count}
+                rows.append(shared | row | {"iterations": count, "reason": refitted.reason})
+        return [row | {"best": best.psnr, "best_at": best.iteration} for row in rows]
     first = result.runs[0].fit
-    kept = psnr(pixels(result.image), truth)
-    told = {
+    kept = psnr(pixels(result.image), reference)
+    row = {
         "rule": settings.stop,
         "psnr": kept,
         "kept": first.kept,
-        "memory": first.decay,
+        "decay": first.decay,
         "iterations": first.steps,
         "reason": result.reason,
         "best": max(best.psnr, kept),
-        "best_at": best.at,
-        "singles": [psnr(pixels(each.fit.image), truth) for each in result.runs],
+        "best_at": best.iteration,
+        "singles": [psnr(pixels(single.fit.image), reference) for single in result.runs],
     }
-    return [about | told]
+    return [shared | row]
 
 
-def table(rows: list[dict[str, Any]]) -> None:
-    """Markdown: a line a kind of run, the mean over its pictures and seeds; the spread where there are many seeds."""
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Print Markdown: means over images and seeds by kind of run, then deviations where there are several seeds."""
     groups = defaultdict(list)
     for row in rows:
         size = "256x256" if row["size"] == f"{SIDE}x{SIDE}" else "whole"
-        rule = f"{row['rule']}{' (jury)' if row.get('jury') else ''}"
+        rule = f"{row['rule']}{' (observing)' if row.get('all_rules') else ''}"
         groups[size, row["noise"], row["loss"], row["preset"], rule, row["runs"]].append(row)
-    heads = [
-        "pictures",
-        "noise",
-        "loss",
-        "preset",
-        "rule",
-        "runs",
-        "kept (dB)",
-        "best passed",
-        "gap: mean",
-        "worst",
-        "iterations",
-        "most per kept",
-    ]
-    print(f"| {' | '.join(heads)} |\n|{len(heads) * '---|'}")
+    print(
+        "| images | noise | loss | preset | rule | runs | kept (dB) | best passed | gap: mean | worst | iterations "
+        f"| most per kept |\n|{12 * '---|'}"
+    )
     for (size, *words), group in sorted(groups.items(), key=str):
         gaps = [row["best"] - row["psnr"] for row in group]
         kept, best, iterations = (mean(row[key] for row in group) for key in ("psnr", "best", "iterations"))
-        names = {row["picture"] for row in group}
-        what = f"{len(names)} of {size}, {len(group)} in all"
+        names = {row["image"] for row in group}
+        count = f"{len(names)} of {size}, {len(group)} in all"
         ratio = max(row["iterations"] / row["kept"] for row in group)
         figures = f"{kept:.2f} | {best:.2f} | {mean(gaps):.3f} | {max(gaps):.3f} | {iterations:.0f} | {ratio:.2f}"
-        print(f"| {what} | {' | '.join(map(str, words))} | {figures} |")
-    heads = ["picture", "noise", "runs averaged", "results", "kept, dB, mean", "standard deviation"]
-    print(f"\n| {' | '.join(heads)} |\n|{len(heads) * '---|'}")
-    spreads = defaultdict(list)
+        print(f"| {count} | {' | '.join(map(str, words))} | {figures} |")
+    print(f"\n| image | noise | runs averaged | results | kept, dB, mean | standard deviation |\n|{6 * '---|'}")
+    values = defaultdict(list)
     for row in rows:
-        if not row.get("jury"):
-            spreads[row["picture"], row["size"], row["noise"], row["loss"], row["rule"], row["runs"]].append(
-                row["psnr"]
-            )
-    for (name, _, noise, _, _, runs), own in sorted(spreads.items()):
-        if len(own) > 2:
-            print(f"| {name} | {noise} | {runs} | {len(own)} | {mean(own):.2f} | {stdev(own):.3f} |")
+        if not row.get("all_rules"):
+            values[row["image"], row["size"], row["noise"], row["loss"], row["rule"], row["runs"]].append(row["psnr"])
+    for (name, _, noise, _, _, runs), group in sorted(values.items()):
+        if len(group) > 2:
+            print(f"| {name} | {noise} | {runs} | {len(group)} | {mean(group):.2f} | {stdev(group):.3f} |")
 
 
 def main() -> None:
-    """Run what was asked for, or show what has been run."""
+    """Run the fits that are missing from the file, or print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, metavar="PICTURES")
+    parser.add_argument("folder", nargs="?", type=Path, metavar="IMAGES")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pictures", default=NAMES)
+    parser.add_argument("--images", default=NAMES)
     parser.add_argument("--noise", default="gauss25")
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--noise-seed", type=int, help="the same noise for all seeds; each its own when left out")
+    parser.add_argument("--noise-seed", type=int, help="the same noise for all seeds; by default each has its own")
     parser.add_argument("--stop", default="")
     parser.add_argument("--loss", default="l2")
     parser.add_argument("--preset", default="balanced")
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--jury", type=int, default=0)
-    parser.add_argument("--second", action="store_true")
+    parser.add_argument("--all-rules", type=int, default=0, metavar="N")
+    parser.add_argument("--refit", action="store_true")
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     if options.table or options.folder is None:
-        table(rows)
+        print_table(rows)
         return
     for noise in options.noise.split(","):
         for seed in map(int, options.seeds.split(",")):
-            for name in options.pictures.split(","):
-                clean = middle(options.folder / f"{name}_clean.png", None if options.whole else SIDE) / 255.0
-                asked = {
-                    "picture": name,
+            for name in options.images.split(","):
+                clean = crop_middle(options.folder / f"{name}_clean.png", None if options.whole else SIDE) / 255.0
+                key = {
+                    "image": name,
                     "noise": noise,
                     "seed": seed,
                     "preset": options.preset,
@@ -309,13 +296,14 @@ def main() -> None:
                     "runs": options.runs,
                     "size": f"{clean.shape[1]}x{clean.shape[0]}",
                 }
-                same = [row for row in rows if asked.items() <= row.items() and row.get("jury", 0) == options.jury]
-                if any(options.jury or row["rule"] == (options.stop or "auto") for row in same):
+                key["all_rules"] = options.all_rules
+                same = [row for row in rows if key.items() <= ({"all_rules": 0} | row).items()]
+                if any(options.all_rules or row["rule"] == (options.stop or "auto") for row in same):
                     continue
-                found = run(name, clean, noise, seed, options)
+                new_rows = run(name, clean, noise, seed, options)
                 with options.out.open("a") as file:
-                    file.writelines(json.dumps(row) + "\n" for row in found)
-                for row in found:
+                    file.writelines(json.dumps(row) + "\n" for row in new_rows)
+                for row in new_rows:
                     print(
                         f"{name} {noise} seed {seed} {row['rule']}: kept {row['psnr']:.2f} at {row['kept']}, "
                         f"best {row['best']:.2f} at {row['best_at']}, {row['iterations']} iterations, "

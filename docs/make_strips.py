@@ -1,8 +1,8 @@
-"""Make the strips of docs/strips.md, before and after, by running `dip` itself: `python docs/make_strips.py`.
+"""Make the before/after strips of docs/strips.md by running `dip`: `python docs/make_strips.py`.
 
-`--only inpaint,flash` makes some of them, `--out DIR` puts them elsewhere, and what else is given goes to `dip`:
-`python docs/make_strips.py --preset fast`. The pictures are those that scikit-image ships and that are free to use
-(docs/strips.md says whose they are), 256x256 of each. What came out is printed, a line for each strip.
+`--only inpaint,flash` makes some of them, `--out DIR` writes them elsewhere, and other options are passed to `dip`:
+`python docs/make_strips.py --preset fast`. The images are shipped with scikit-image and free to use (docs/strips.md has
+the credits), 256x256 of each. One row of figures is printed per strip.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from skimage.metrics import peak_signal_noise_ratio as psnr
 
 HERE = Path(__file__).parent
 SIDE, GAP = 256, 6  # pixels of a panel, and between two
-QUALITY = 88  # of the strips, as JPEG
-POOR = 10  # of the JPEG that is restored
-ZOOM = 4
+STRIP_QUALITY = 88  # of the strips, as JPEG
+DEGRADED_QUALITY = 10  # of the JPEG to restore
+SCALE = 4
 SEED = 0
 
 Array = NDArray[np.uint8]
@@ -36,64 +36,64 @@ Array = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Strip:
-    """One damaged picture.
+    """One degraded image.
 
     Attributes:
-        command: the subcommand and all that follows, but the output; files are named as they lie in the folder.
-        truth: the clean picture, uint8 (H, W, 3).
-        before: the damaged one as it is shown.
-        last: the third panel; the truth when None.
+        command: the subcommand and its arguments, without the output; files are relative to the folder.
+        clean: the clean image, uint8 (H, W, 3).
+        before: the degraded image as displayed.
+        last: the third panel; the clean image if None.
     """
 
     command: tuple[str, ...]
-    truth: Array
+    clean: Array
     before: Array
     last: Array | None = None
 
 
 def inpaint(folder: Path) -> Strip:
-    """The astronaut under four lines of text."""
-    truth = data.astronaut()[:SIDE, 100 : 100 + SIDE]
+    """Hide the astronaut under four lines of text."""
+    clean = data.astronaut()[:SIDE, 100 : 100 + SIDE]
     mask = Image.new("L", (SIDE, SIDE))
     draw, font = ImageDraw.Draw(mask), ImageFont.load_default(30)
     for number, line in enumerate(("No training set,", "no weights,", "one picture in,", "one picture out.")):
         draw.text((16 + 8 * number, 28 + 52 * number), line, fill=255, font=font)
     hidden = np.asarray(mask) >= 128
-    before = np.where(hidden[..., None], np.uint8(255), truth)
-    save(folder, text=before, mask=hidden.astype(np.uint8) * 255, truth=truth)
-    return Strip(("inpaint", "text.png", "--mask", "mask.png", "--reference", "truth.png"), truth, before)
+    before = np.where(hidden[..., None], np.uint8(255), clean)
+    save(folder, text=before, mask=hidden.astype(np.uint8) * 255, clean=clean)
+    return Strip(("inpaint", "text.png", "--mask", "mask.png", "--reference", "clean.png"), clean, before)
 
 
 def superres(folder: Path) -> Strip:
-    """The cup from a sixteenth of its pixels."""
-    truth = data.coffee()[70 : 70 + SIDE, 170 : 170 + SIDE]
-    save(folder, cup=truth)
-    small = Image.fromarray(truth).resize((SIDE // ZOOM, SIDE // ZOOM), Image.Resampling.LANCZOS)
+    """Shrink the cup to a sixteenth of its pixels."""
+    clean = data.coffee()[70 : 70 + SIDE, 170 : 170 + SIDE]
+    save(folder, cup=clean)
+    small = Image.fromarray(clean).resize((SIDE // SCALE, SIDE // SCALE), Image.Resampling.LANCZOS)
     before = np.asarray(small.resize((SIDE, SIDE), Image.Resampling.NEAREST))
-    return Strip(("superres", "cup.png", "--scale", str(ZOOM), "--simulate"), truth, before)
+    return Strip(("superres", "cup.png", "--scale", str(SCALE), "--simulate"), clean, before)
 
 
 def dejpeg(folder: Path) -> Strip:
-    """The astronaut's sleeve and its patch, saved as a poor JPEG."""
-    truth = data.astronaut()[SIDE : 2 * SIDE, :SIDE]
-    save(folder, truth=truth)
-    Image.fromarray(truth).save(folder / "poor.jpg", quality=POOR)
+    """Save the astronaut's sleeve as a low-quality JPEG."""
+    clean = data.astronaut()[SIDE : 2 * SIDE, :SIDE]
+    save(folder, clean=clean)
+    Image.fromarray(clean).save(folder / "poor.jpg", quality=DEGRADED_QUALITY)
     with Image.open(folder / "poor.jpg") as poor:
         before = np.asarray(poor.convert("RGB"))
-    return Strip(("dejpeg", "poor.jpg", "--reference", "truth.png"), truth, before)
+    return Strip(("dejpeg", "poor.jpg", "--reference", "clean.png"), clean, before)
 
 
 def flash(folder: Path) -> Strip:
-    """The cat by the light of a lamp, with noise, and its twin with a flash: examples/flash.sh with more light."""
+    """Make a noisy cat in lamplight, guided by the bright one: examples/flash.sh with more light."""
     lit = iio.imread(HERE.parent / "examples" / "cat_clean.png")
-    # The lamp of the room is warm and stands to the right, the flash is white and in front.
+    # The lamplight is warm and comes from the right; the flash is white and frontal.
     lamp = np.linspace(0.2, 0.7, lit.shape[1])[None, :, None] * np.array([1, 0.7, 0.4])
     dark = lit / 255 * lamp
     noisy = dark + np.random.default_rng(SEED).normal(0, 0.08, dark.shape)
-    truth, before = (np.rint(255 * each.clip(0, 1)).astype(np.uint8) for each in (dark, noisy))
-    save(folder, dark=before, flash=lit, truth=truth)
-    command = ("flash", "dark.png", "--guide", "flash.png", "--reference", "truth.png")
-    return Strip(command, truth, before, last=lit)
+    clean, before = (np.rint(255 * image.clip(0, 1)).astype(np.uint8) for image in (dark, noisy))
+    save(folder, dark=before, flash=lit, clean=clean)
+    command = ("flash", "dark.png", "--guide", "flash.png", "--reference", "clean.png")
+    return Strip(command, clean, before, last=lit)
 
 
 STRIPS: dict[str, Callable[[Path], Strip]] = {
@@ -104,47 +104,47 @@ STRIPS: dict[str, Callable[[Path], Strip]] = {
 }
 
 
-def save(folder: Path, **pictures: Array) -> None:
-    """As PNG under their names."""
-    for name, picture in pictures.items():
-        iio.imwrite(folder / f"{name}.png", picture)
+def save(folder: Path, **images: Array) -> None:
+    """Write images as PNG under their names."""
+    for name, image in images.items():
+        iio.imwrite(folder / f"{name}.png", image)
 
 
-def restored(strip: Strip, folder: Path, further: list[str]) -> tuple[Array, dict[str, Any]]:
-    """What `dip` makes of the damaged picture, and what it says of it."""
-    command = [sys.executable, "-m", "dipcli", *strip.command, "-o", "restored.png", "--json", *further]
-    ended = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
-    told: dict[str, Any] = json.loads(ended.stdout)
-    return iio.imread(folder / "restored.png"), told
+def restore(strip: Strip, folder: Path, options: list[str]) -> tuple[Array, dict[str, Any]]:
+    """Run `dip` on the degraded image; returns the result and the run record."""
+    command = [sys.executable, "-m", "dipcli", *strip.command, "-o", "restored.png", "--json", *options]
+    process = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
+    record: dict[str, Any] = json.loads(process.stdout)
+    return iio.imread(folder / "restored.png"), record
 
 
 def side_by_side(*panels: Array) -> Array:
-    """With thin white gaps."""
+    """Join panels with thin white gaps."""
     gap = np.full((panels[0].shape[0], GAP, 3), 255, np.uint8)
     return np.hstack([part for panel in panels for part in (gap, panel)][1:])
 
 
 def main() -> None:
-    """Make the strips that are asked for."""
+    """Make the requested strips."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(STRIPS), help=f"any of {', '.join(STRIPS)}")
     parser.add_argument("--out", type=Path, default=HERE)
-    given, further = parser.parse_known_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    print("| command | before, dB | restored, dB | beside it, dB | iteration kept, of | seconds |")
+    options, dip_options = parser.parse_known_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    print("| command | input, dB | restored, dB | baselines, dB | iteration kept, of | seconds |")
     print("|---|---|---|---|---|---|")
-    for name in given.only.split(","):
+    for name in options.only.split(","):
         with tempfile.TemporaryDirectory() as scratch:
             strip = STRIPS[name](Path(scratch))
-            after, told = restored(strip, Path(scratch), further)
-        last = strip.truth if strip.last is None else strip.last
-        path = given.out / f"strip_{name}.jpg"
-        Image.fromarray(side_by_side(strip.before, after, last)).save(path, quality=QUALITY, optimize=True)
-        shown = [f"{psnr(strip.truth, each):.2f}" for each in (strip.before, after)]
-        beside = ", ".join(f"{of} {figures['psnr']:.2f}" for of, figures in (told["baselines"] or {}).items())
+            after, record = restore(strip, Path(scratch), dip_options)
+        last = strip.clean if strip.last is None else strip.last
+        path = options.out / f"strip_{name}.jpg"
+        Image.fromarray(side_by_side(strip.before, after, last)).save(path, quality=STRIP_QUALITY, optimize=True)
+        psnrs = [f"{psnr(strip.clean, image):.2f}" for image in (strip.before, after)]
+        baselines = ", ".join(f"{name} {figures['psnr']:.2f}" for name, figures in (record["baselines"] or {}).items())
         print(
-            f"| `dip {' '.join([*strip.command, *further])}` | {shown[0]} | {shown[1]} | {beside} "
-            f"| {told['kept']} of {told['iterations']} | {told['seconds']:.0f} |",
+            f"| `dip {' '.join([*strip.command, *dip_options])}` | {psnrs[0]} | {psnrs[1]} | {baselines} "
+            f"| {record['kept']} of {record['iterations']} | {record['seconds']:.0f} |",
             flush=True,
         )
 

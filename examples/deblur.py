@@ -1,9 +1,9 @@
-"""A task of one's own in one file: undo a blur of known width.
+"""A new task in one file: undo a blur of known width.
 
     python examples/deblur.py deblur blurred.png --width 1.5
 
-A file like this in `src/dipcli/tasks/` would be found by itself and be `dip deblur`; here `main()` at the end makes it
-a command line of its own, with every shared option, the log and the run record.
+A file like this in `src/dipcli/tasks/` is found automatically and becomes `dip deblur`. Here `main()` at the end makes
+it a command line of its own, with every shared option, the log and the run record.
 """
 
 from __future__ import annotations
@@ -12,18 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipcli.cli.app import main
-from dipcli.errors import UsageError
-from dipcli.problem import Problem
-from dipcli.tasks.registry import task
+from dipcli import Image, Problem, UsageError, main, task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dipcli.images.image import Image
-
 PRESETS = {
-    # Little noise to fear, so the fit may go on for long and the input needs no perturbation.
+    # A blurred image has little noise, so the fit may run long and the input needs little noise of its own.
     "balanced": {
         "network": "skip:channels=16,32,64,128:skips=4x4",
         "pad": "zero",
@@ -36,7 +31,7 @@ PRESETS = {
 @task(presets=PRESETS, result="deblurred")
 def deblur(
     image: Image,
-    width: Annotated[float, typer.Option(help="Width of the Gaussian blur, in pixels.")] = 1.5,
+    width: Annotated[float, typer.Option(help="Standard deviation of the Gaussian blur, in pixels.")] = 1.5,
 ) -> Problem:
     """Undo a Gaussian blur of known width.
 
@@ -45,7 +40,7 @@ def deblur(
     """
     if not 0 < width < 5:
         raise UsageError(f"--width {width} is out of range: use a number between 0 and 5.")
-    import torch  # here, not above: help and completion must not pay for it
+    import torch  # imported here, because --help and completion need not wait for it
 
     return Problem(
         measured=torch.from_numpy(image.pixels),
@@ -55,7 +50,7 @@ def deblur(
 
 
 def blur(image: Tensor, width: float) -> Tensor:
-    """Gaussian blur, shape (C, H, W) to the same; beyond the border the picture is mirrored."""
+    """Blur an image by a Gaussian, shape (C, H, W) to (C, H, W), with reflection at the border."""
     import torch
     import torch.nn.functional as F
 

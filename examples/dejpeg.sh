@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Save the cat as a poor JPEG and take the blocks and rings out again: once by what the file says of its picture, once
-# by the decoded pixels alone. Further options are passed on: examples/dejpeg.sh --iters 300
+# Save the cat as a low-quality JPEG and remove the artefacts: once using the coefficients in the file, once using only
+# the decoded pixels. Further options are passed on: examples/dejpeg.sh --iters 300
 set -euo pipefail
 cd "$(dirname "$0")"
 scratch=$(mktemp -d)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Restore the noisy cat, with the truth in the log (it cannot influence the result) and snapshots on the way.
+# Restore the noisy cat. The log has PSNRs against the clean cat, which cannot influence the result; snapshots are written.
 # Further options are passed on: examples/denoise.sh --iters 300
 set -euo pipefail
 cd "$(dirname "$0")"

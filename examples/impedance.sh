@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How fast the network fits the cat, the cat with noise, its shuffled pixels, and noise: a chart and its numbers.
+# Chart how fast the network fits the cat, the cat with noise, its shuffled pixels, and noise; print the first numbers.
 # Further options are passed on: examples/impedance.sh --iters 3 --size 32
 set -euo pipefail
 cd "$(dirname "$0")"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fill a hole in the cat, and half of its pixels taken away at random; measure the filled pixels against the truth.
+# Fill a hole in the cat, and half of its pixels removed at random; compare the filled pixels with the clean image.
 # Further options are passed on: examples/inpaint.sh --iters 100
 set -euo pipefail
 cd "$(dirname "$0")"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What can be told of the cat from a layer of AlexNet? With random weights nothing has to be fetched, and the answer is:
-# much. With those that PyTorch publishes: examples/invert.sh --weights download --layer fc6 --size 224
+# Reconstruct the cat from a layer of AlexNet. Random weights need no download, and preserve a lot. With the weights
+# published by PyTorch: examples/invert.sh --weights download --layer fc6 --size 224
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -1,4 +1,4 @@
-"""Make the example pictures from the cat that scikit-image ships."""
+"""Make the example images from the cat that scikit-image ships."""
 
 from pathlib import Path
 

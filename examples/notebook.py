@@ -1,4 +1,4 @@
-"""Denoising from Python, as in a notebook: `python examples/notebook.py [picture [iterations]]`."""
+"""Denoising from Python, as in a notebook: `python examples/notebook.py [image [iterations]]`."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from dipcli import denoise
 path = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("cat_noisy.png")
 iterations = int(sys.argv[2]) if len(sys.argv) > 2 else None
 
-# All there is to it: an array or a path in, an array of the same shape and type out, with tqdm's bar.
+# The simplest use: an array or a path in, an array of the same shape and type out, with a progress bar.
 restored = denoise(iio.imread(path), iterations=iterations)
 print(
     restored.image.shape,
@@ -18,7 +18,7 @@ print(
     f"iteration {restored.kept} of {restored.steps}: {restored.reason}",
 )
 
-# Any setting by its name (see help(denoise)), and observers that watch each iteration.
+# Any setting by its name (see help(denoise)), and observers, which are called after each iteration.
 losses = []
 denoise(
     path,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Shrink the cat to a quarter, make it large again, and see how near it comes to the cat it was, beside plain bicubic
-# enlargement. With a small picture of your own leave --simulate out and name the kernel that shrank it.
+# Shrink the cat to a quarter, enlarge it again, and compare the result with the original, next to bicubic enlargement.
+# For a small image of your own, leave out --simulate and name the kernel that shrank it with --kernel.
 # Further options are passed on: examples/superres.sh --preset balanced --iters 1200
 set -euo pipefail
 cd "$(dirname "$0")"

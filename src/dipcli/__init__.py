@@ -1,13 +1,15 @@
-"""dipcli: restore a picture with the Deep Image Prior.
+"""dipcli: restore an image with the Deep Image Prior.
 
     from dipcli import denoise
     clean = denoise(noisy).image
 
-Every task is here by name, and so are the parts that they are made of. Nothing heavy is imported before it is used.
+Each task is a function of this module. The classes and functions that an extension needs can be imported from here
+too. Everything is imported when it is first used.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -15,15 +17,21 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PARTS = {
+    "Case": "tasks.case",
     "DipError": "errors",
-    "Fit": "engine",
+    "Fit": "fitting.results",
+    "Image": "images.image",
+    "Operator": "problem",
     "Prior": "networks",
     "Problem": "problem",
+    "Rule": "stopping",
     "Settings": "settings",
-    "Step": "engine",
+    "Step": "stopping.step",
+    "UsageError": "errors",
     "Verdict": "stopping",
     "build": "networks",
-    "fit": "engine",
+    "fit": "fitting.engine",
+    "main": "cli.app",
     "task": "tasks.registry",
 }
 
@@ -31,7 +39,8 @@ _PARTS = {
 def __getattr__(name: str) -> Any:
     if name in _PARTS:
         return getattr(import_module(f"dipcli.{_PARTS[name]}"), name)
-    if not name.startswith("_") and find_spec(f"dipcli.tasks.{name}"):
+    declared = getattr(sys.modules.get("dipcli.tasks.registry"), "DECLARED", {})
+    if not name.startswith("_") and (name in declared or find_spec(f"dipcli.tasks.{name}")):
         tasks = import_module("dipcli.tasks.registry").tasks()
         if name in tasks:
             globals()[name] = import_module("dipcli.api").restorer(tasks[name])

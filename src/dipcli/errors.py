@@ -1,25 +1,25 @@
-"""What the user can put right."""
+"""Errors that the user can put right."""
 
 
 class DipError(Exception):
-    """Something the user can put right: what is wrong, then what to do.
+    """An error that the user can put right; the message says what is wrong, then what to do.
 
-    The command line prints the sentence without a traceback and ends with `exit_code`.
-    Anything that is not a `DipError` is a bug and keeps its traceback.
+    The command line prints the message without a traceback and exits with `exit_code`. Any other exception is a bug
+    and keeps its traceback.
     """
 
     exit_code = 1
 
 
 class UsageError(DipError):
-    """A `DipError` about how the tool was called: an option, a preset, a rule that does not exist."""
+    """The command was called wrongly: an unknown option, preset, rule or value."""
 
     exit_code = 2
 
 
 class OutOfMemoryError(DipError):
-    """Memory ran out: with less of the picture at a time there may be enough."""
+    """Memory ran out; smaller tiles may fit."""
 
 
 class TakenError(DipError):
-    """Another run is writing there: it may be over soon."""
+    """Another run is writing to the same place; it may end soon."""

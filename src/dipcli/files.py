@@ -1,4 +1,4 @@
-"""Writing so that nothing is ever half-written, and by one run at a time."""
+"""Atomic writes, and locks that keep two runs from writing to the same place."""
 
 from __future__ import annotations
 
@@ -15,116 +15,103 @@ from filelock import FileLock, Timeout
 
 from dipcli.errors import DipError, TakenError
 
-LONGEST = 255  # bytes in a file's name, nearly everywhere
-LOCK = ".dip-lock"
-PIECE = bytes(2**20)
-NEAR = 4096  # bytes from the beginning of a file, in which a mark of ours stands
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # a file system may have none
+MAX_NAME_BYTES = 255  # of a file name, on nearly all file systems
+LOCK_SUFFIX = ".dip-lock"
+CHUNK = bytes(2**20)
+HEAD_BYTES = 4096  # where `has_marker` looks
+OUT_OF_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNSUPPORTED_ERRNOS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # a file system without locks
 
 
 @contextmanager
-def claimed(*paths: Path) -> Iterator[None]:
-    """Inside, no other run writes to these files and folders.
+def lock_paths(*paths: Path) -> Iterator[None]:
+    """Lock files and folders against other runs.
 
-    A lock file lies beside a file, or in a folder, as long as the run lasts. The lock itself is the operating system's
-    and goes with the process, however that ends: what a dead one left behind is no hindrance.
+    The lock file is written beside a file or into a folder and removed at the end. The lock itself is the operating
+    system's: it ends with the process, so a lock file left by a killed run does not block others.
 
     Args:
-        paths: files whose folders exist, and folders.
+        paths: files in existing folders, and folders.
 
     Raises:
-        TakenError: when another run has one of them.
+        TakenError: if another run holds one of the locks.
     """
-    with ExitStack() as held:
+    with ExitStack() as locks:
         for path in paths:
-            held.enter_context(_claimed(path))
+            locks.enter_context(_lock_path(path))
         yield
 
 
 @contextmanager
-def _claimed(path: Path) -> Iterator[None]:
-    place = _lock(path)
-    lock = FileLock(place, timeout=0, mode=0o666)  # what one user left behind is no hindrance to another
+def _lock_path(path: Path) -> Iterator[None]:
+    lock_file = _lock_file(path)
+    lock = FileLock(lock_file, timeout=0, mode=0o666)  # other users can lock a file that one user left behind
     try:
         lock.acquire()
     except Timeout:
         raise TakenError(
-            f"Cannot write {path}: another run{_number(place)} is writing there. Wait for it, or choose another place."
+            f"Cannot write {path}: another run{_owner(lock_file)} is writing there. Wait for it, or choose another "
+            "place."
         ) from None
     except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise _refused(f"Cannot write {place}", error) from error
+        if error.errno not in UNSUPPORTED_ERRNOS:
+            raise _write_error(f"Cannot write {lock_file}", error) from error
         yield
         return
     try:
-        with suppress(OSError):  # Windows lets nobody write what is locked: no number is told then
-            place.write_text(str(os.getpid()))
+        with suppress(OSError):  # Windows does not allow writing to a locked file
+            lock_file.write_text(str(os.getpid()))
         yield
     finally:
-        with suppress(OSError):  # gone before it is released: who waits for it would have a lock on nothing
-            place.unlink()
+        with suppress(OSError):  # removed before the release: a waiting run must not lock a removed file
+            lock_file.unlink()
         lock.release()
 
 
-def held(path: Path) -> bool:
-    """Whether a run is writing to a file or folder just now.
-
-    Args:
-        path: a file or folder as it would be given to `claimed`.
-    """
-    place = _lock(path)
-    if not place.exists():
+def is_locked(path: Path) -> bool:
+    """Check whether a run holds the lock of a file or folder."""
+    lock_file = _lock_file(path)
+    if not lock_file.exists():
         return False
-    lock = FileLock(place, timeout=0, mode=0o666)
+    lock = FileLock(lock_file, timeout=0, mode=0o666)
     try:
         lock.acquire()
     except Timeout:
         return True
-    except OSError:  # a place that nobody can write to
+    except OSError:  # a folder without write permission
         return False
     lock.release()
     return False
 
 
-def _lock(path: Path) -> Path:
-    """The lock of a file lies beside it, that of a folder in it."""
-    fits = len(os.fsencode(f".{path.name}{LOCK}")) <= LONGEST
+def _lock_file(path: Path) -> Path:
+    fits = len(os.fsencode(f".{path.name}{LOCK_SUFFIX}")) <= MAX_NAME_BYTES
     name = path.name if fits else hashlib.sha256(os.fsencode(path.name)).hexdigest()
-    return path / LOCK if path.is_dir() else path.with_name(f".{name}{LOCK}")
+    return path / LOCK_SUFFIX if path.is_dir() else path.with_name(f".{name}{LOCK_SUFFIX}")
 
 
-def _number(lock: Path) -> str:
-    """Whose lock it is, in words, where that can be read."""
+def _owner(lock_file: Path) -> str:
     try:
-        return f" (process {int(lock.read_text())})"
+        return f" (process {int(lock_file.read_text())})"
     except (OSError, ValueError):
         return ""
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: into a temporary file beside it, then renamed.
-
-    Args:
-        path: where to; its folder must exist. A file that is there is replaced.
-        data: what.
-
-    Raises:
-        DipError: when it cannot be written; what was there is untouched.
-    """
-    with opened(path) as file:
+    """Write a file atomically: to a temporary file beside it, which is then renamed. See `open_atomically`."""
+    with open_atomically(path) as file:
         file.write(data)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes its place whole when all went well, or not at all.
+def open_atomically(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing; it replaces `path` when the block ends without an exception.
 
     Raises:
-        DipError: when it cannot be written; what was there is untouched.
+        DipError: if it cannot be written; an existing file stays unchanged.
     """
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_temporary(path), suffix=".tmp")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_temporary_prefix(path), suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file
@@ -136,91 +123,84 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             Path(temporary).unlink()
             raise
     except OSError as error:
-        raise _refused(f"Cannot write {path}", error) from error
+        raise _write_error(f"Cannot write {path}", error) from error
 
 
-def sweep(*paths: Path) -> None:
-    """Remove what a process that was killed while it wrote these files left beside them.
-
-    Args:
-        paths: files that nobody else is writing now.
-    """
+def remove_temporaries(*paths: Path) -> None:
+    """Remove temporary files that a killed process left beside these files. No other process may be writing them."""
     for path in paths:
-        for left in path.parent.glob(f"{_temporary(path)}*.tmp"):
+        for temporary in path.parent.glob(f"{_temporary_prefix(path)}*.tmp"):
             with suppress(OSError):
-                left.unlink()
+                temporary.unlink()
 
 
-def _temporary(path: Path) -> str:
-    """How the names of files begin that are to take this one's place: its own name may be too long for more."""
+def _temporary_prefix(path: Path) -> str:
+    """Hash the name: a long one would be too long with more added to it."""
     return f".dip-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}-"
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, unless they are there.
+    """Make a folder and its parents if they do not exist.
 
     Raises:
-        DipError: when it cannot be made.
+        DipError: if it cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _refused(f"Cannot make the folder {path}", error) from error
+        raise _write_error(f"Cannot make the folder {path}", error) from error
 
 
-def bears(path: Path, mark: bytes) -> bool:
-    """Whether a file has a mark of ours near its beginning: any other is somebody's own."""
+def has_marker(path: Path, marker: bytes) -> bool:
+    """Check whether the first 4096 bytes of a file contain a marker that this program writes."""
     try:
         with path.open("rb") as file:
-            return mark in file.read(NEAR)
+            return marker in file.read(HEAD_BYTES)
     except OSError:
         return False
 
 
-def check_writable(folder: Path, room: int = 4096) -> None:
-    """Find out now whether a file can be written to a folder.
+def check_writable(folder: Path, size_bytes: int = 4096) -> None:
+    """Check that a file of this size can be written to a folder.
 
-    Args:
-        folder: where.
-        room: bytes that it will have; so many are written, for nothing else knows of quotas and limits.
+    Zeros of that size are written to a temporary file: no other call knows of quotas and limits on the file size.
 
     Raises:
-        DipError: when there is no such folder or it cannot be written to, or there is no room.
+        DipError: if the folder does not exist or cannot be written to, or there is not enough space.
     """
     if not folder.is_dir():
-        raise DipError(f"There is no folder {folder} to write to: make it first.")
+        raise DipError(f"The folder {folder} does not exist: make it first.")
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            for start in range(0, room, len(PIECE)):
-                file.write(PIECE[: room - start])
+            for start in range(0, size_bytes, len(CHUNK)):
+                file.write(CHUNK[: size_bytes - start])
             file.flush()
     except OSError as error:
-        raise _refused(f"Cannot write to {folder}", error) from error
+        raise _write_error(f"Cannot write to {folder}", error) from error
 
 
 def check_name(path: Path) -> None:
-    """Find out now whether a file may be called so.
+    """Check that a file can have this name.
 
     Raises:
-        DipError: when the name is too long, or a part of it is no folder.
+        DipError: if the name is too long, or one of its parents is a file.
     """
     try:
         path.lstat()
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
-        told = getattr(error, "strerror", None) or error
-        raise DipError(f"Cannot write {path}: {told}. Choose another name with -o.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DipError(f"Cannot write {path}: {reason}. Choose another name with -o.") from error
 
 
-def _refused(what: str, error: OSError) -> DipError:
-    """What the system would not do, and a way out."""
-    way_out = "Make room, or choose another place" if error.errno in FULL else "Choose another place"
-    return DipError(f"{what}: {error.strerror or error}. {way_out}.")
+def _write_error(action: str, error: OSError) -> DipError:
+    advice = "Make room, or choose another place" if error.errno in OUT_OF_SPACE_ERRNOS else "Choose another place"
+    return DipError(f"{action}: {error.strerror or error}. {advice}.")
 
 
 def _umask() -> int:
-    """The process's file mode mask; it can only be read by setting it."""
+    """Return the file mode mask of the process, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

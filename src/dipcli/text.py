@@ -1,4 +1,4 @@
-"""Values written `name:key=value:key=value`, as `--stop emv:patience=500` and `--network skip:skips=0,4,4`."""
+"""Parsing and formatting of short texts: `name:key=value` specifications, durations, amounts of memory."""
 
 from __future__ import annotations
 
@@ -12,87 +12,47 @@ from unicodedata import bidirectional, category
 from dipcli.errors import UsageError
 
 T = TypeVar("T")
-HIDDEN = ("Cc", "Cs", "Zl", "Zp")  # what ends a line, moves the cursor, or cannot be written,
-TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # and what makes the rest run backwards
+CONTROL_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")  # line breaks, cursor movement, bytes that cannot be encoded
+DIRECTION_CONTROLS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+MAX_REPEATS = 64  # of one number in a tuple; no network is deeper
 
 
 def parse(text: str, choices: Iterable[type[T]], what: str) -> T:
-    """Turn `name:key=value:...` into a value of the class of that name.
+    """Parse `name:key=value:...`, as in `--stop emv:patience=500` and `--network skip:skips=0,4,4`.
 
-    Each class is a dataclass with a class attribute `name`; its fields are the keys and their defaults
-    say the type: a number, a word, yes or no, or a tuple of words or whole numbers written with commas (`128x5` for
-    five of them).
+    Each class is a dataclass with a class attribute `name`. Its fields are the keys; the types are those of their
+    defaults: a number, a word, yes or no, or a tuple of words or integers written with commas (`128x5` repeats 128
+    five times).
 
     Args:
-        text: what the user wrote.
-        choices: the classes that may be named.
-        what: what is being named, for the messages ("stopping rule").
+        text: as the user wrote it.
+        choices: the classes to choose from.
+        what: what they are, for messages, as "stopping rule".
 
     Raises:
-        UsageError: when the name, a key or a value is not known.
+        UsageError: if the name, a key or a value is invalid.
     """
     name, *pairs = text.split(":")
-    named: dict[str, Any] = {choice.name: choice for choice in choices}  # type: ignore[attr-defined]
-    if name not in named:
-        raise UsageError(f"There is no {what} {name!r}: choose from {', '.join(sorted(named))}.")
-    defaults = {field.name: field.default for field in fields(named[name])}
-    given = {}
+    classes: dict[str, Any] = {choice.name: choice for choice in choices}  # type: ignore[attr-defined]
+    if name not in classes:
+        raise UsageError(f"There is no {what} {name!r}: choose from {', '.join(sorted(classes))}.")
+    defaults = {field.name: field.default for field in fields(classes[name])}
+    values = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if key not in defaults or not equals:
-            known = ", ".join(f"{key}={write(default)}" for key, default in defaults.items()) or "nothing"
-            raise UsageError(f"The {what} {name!r} does not understand {pair!r}: it takes {known}.")
+            keys = ", ".join(f"{key}={write(default)}" for key, default in defaults.items()) or "nothing"
+            raise UsageError(f"The {what} {name!r} does not understand {pair!r}: it takes {keys}.")
         try:
-            given[key] = _read(value, defaults[key])
+            values[key] = _parse_value(value, defaults[key])
         except ValueError:
-            raise UsageError(
-                f"{key}={value} does not suit the {what} {name!r}: write it as {key}={write(defaults[key])}."
-            ) from None
-    built: T = named[name](**given)
+            example = f"{key}={write(defaults[key])}"
+            raise UsageError(f"{key}={value} is invalid for the {what} {name!r}: write it as {example}.") from None
+    built: T = classes[name](**values)
     return built
 
 
-def write(value: object) -> str:
-    """Write one value the way `parse` reads it."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def seconds(text: str) -> float:
-    """A time written as 90s, 15m, 1h30m or 90, in seconds.
-
-    Raises:
-        ValueError: when it is not written so, or is nothing.
-    """
-    parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
-    told = parts.groups() if parts else ()
-    total = sum(float(part or 0) * unit for part, unit in zip(told, (3600, 60, 1), strict=False))
-    if not 0 < total < math.inf:
-        raise ValueError(text)
-    return total
-
-
-def roughly(seconds: float) -> str:
-    """A time as people say it: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:  # noqa: PLR2004
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004
-
-
-def size(text: str) -> int:
-    """An amount of memory written as 8G, 1.5GiB, 800M or 800000000, in bytes: a K is 1024.
-
-    Raises:
-        ValueError: when it is not written so, or is nothing.
-    """
-    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if parts is None or not float(parts[1]):
-        raise ValueError(text)
-    return int(float(parts[1]) * 1024 ** " KMGT".index(parts[2].upper() or " "))
-
-
-def _read(text: str, default: object) -> object:
+def _parse_value(text: str, default: object) -> object:
     if isinstance(default, bool):
         return ("no", "yes").index(text) == 1
     if isinstance(default, tuple) and isinstance(default[0], str):
@@ -100,31 +60,68 @@ def _read(text: str, default: object) -> object:
     if isinstance(default, tuple):
         numbers: list[int] = []
         for part in text.split(","):
-            number, _, times = part.partition("x")
-            if not 1 <= int(times or 1) <= 64:  # noqa: PLR2004 - no network is deeper
+            number, _, repeats = part.partition("x")
+            if not 1 <= int(repeats or 1) <= MAX_REPEATS:
                 raise ValueError(text)
-            numbers += [int(number)] * int(times or 1)
+            numbers += [int(number)] * int(repeats or 1)
         return tuple(numbers)
     if isinstance(default, int | float):
         return type(default)(text)
     return text
 
 
-def clock(seconds: float) -> str:
-    """Seconds as 1:02:03 or 2:03."""
+def write(value: object) -> str:
+    """Write one value in the form that `parse` reads."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def parse_seconds(text: str) -> float:
+    """Parse a duration such as 90s, 15m, 1h30m or 90 into seconds.
+
+    Raises:
+        ValueError: if it is not written in this form or is zero.
+    """
+    parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    numbers = parts.groups() if parts else ()
+    total = sum(float(number or 0) * unit for number, unit in zip(numbers, (3600, 60, 1), strict=False))
+    if not 0 < total < math.inf:
+        raise ValueError(text)
+    return total
+
+
+def parse_bytes(text: str) -> int:
+    """Parse an amount of memory such as 8G, 1.5GiB, 800M or 800000000 into bytes; a K is 1024.
+
+    Raises:
+        ValueError: if it is not written in this form or is zero.
+    """
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if parts is None or not float(parts[1]):
+        raise ValueError(text)
+    return int(float(parts[1]) * 1024 ** " KMGT".index(parts[2].upper() or " "))
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration with one unit: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004
+
+
+def format_clock(seconds: float) -> str:
+    """Format seconds as 1:02:03 or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def legible(text: str) -> str:
-    """The same on one line, whatever the files in it are called.
-
-    Control characters, stray bytes and what turns the direction of writing are shown as escapes.
-    """
+def escape_controls(text: str) -> str:
+    """Escape control characters, undecodable bytes and changes of the writing direction, as file names may have."""
     return "".join(
-        each.encode("unicode_escape").decode("ascii")
-        if category(each) in HIDDEN or bidirectional(each) in TURNING
-        else each
-        for each in text
+        character.encode("unicode_escape").decode("ascii")
+        if category(character) in CONTROL_CATEGORIES or bidirectional(character) in DIRECTION_CONTROLS
+        else character
+        for character in text
     )

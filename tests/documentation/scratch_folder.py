@@ -19,7 +19,7 @@ from documentation.pages import ROOT
 from samples import noisy, scene
 
 from dipcli.cli.app import app
-from dipcli.problem import features as classifiers
+from dipcli.problem import classifiers
 from dipcli.tasks.registry import tasks
 
 SIDE = 64  # pixels: large enough for five levels, and for a quarter of it
@@ -113,7 +113,7 @@ def set_for_dip(folder: Path, words: list[str]) -> None:
     if weights.endswith(".pth"):
         _weights(folder / weights, given["model"])
     if weights == "download":
-        _weights(folder / "hub" / "checkpoints" / classifiers.BUILT_IN[given["model"]][1], given["model"])
+        _weights(folder / "hub" / "checkpoints" / classifiers.MODELS[given["model"]][1], given["model"])
 
 
 def _pictures(folder: Path, name: str) -> None:
@@ -129,7 +129,7 @@ def _pictures(folder: Path, name: str) -> None:
 def _weights(path: Path, model: str) -> None:
     """A file as PyTorch publishes it: all names and shapes, and next to no bytes."""
     with torch.device("meta"):
-        network = classifiers.BUILT_IN[model][0]().network
+        network = classifiers.MODELS[model][0]().network
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({name: torch.full((1,), 0.01).expand(each.shape) for name, each in network.state_dict().items()}, path)
 

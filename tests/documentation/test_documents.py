@@ -139,7 +139,7 @@ class Output(io.TextIOWrapper):
 def call(words: list[str]) -> tuple[int, str, str]:
     """`dip ...` or `python script ...` in this process: exit code, standard output, standard error."""
     out, err = Output(), Output()
-    before, known = (sys.argv, sys.path[:], dict(sys.modules)), dict(registry._tasks)
+    before, known = (sys.argv, sys.path[:], dict(sys.modules)), dict(registry.DECLARED)
     code: Any = 0
     try:
         with redirect_stdout(out), redirect_stderr(err):
@@ -161,8 +161,8 @@ def call(words: list[str]) -> tuple[int, str, str]:
             place = getattr(sys.modules[name], "__file__", None) or ""
             if Path.cwd() in Path(place).parents:
                 del sys.modules[name]  # the next script may mean another one of that name
-        registry._tasks.clear()
-        registry._tasks.update(known)
+        registry.DECLARED.clear()
+        registry.DECLARED.update(known)
     return code, out.text(), err.text()
 
 

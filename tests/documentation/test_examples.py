@@ -68,7 +68,7 @@ def test_the_blur_of_the_example_keeps_the_mean_and_is_linear() -> None:
         sys.path.remove(str(EXAMPLES))
         from dipcli.tasks import registry
 
-        registry._tasks.pop("deblur")
+        registry.DECLARED.pop("deblur")
     x, y = torch.rand(2, 3, 20, 24)
     assert torch.allclose(blur(2 * x - y, 1.5), 2 * blur(x, 1.5) - blur(y, 1.5), atol=1e-5)
     assert torch.allclose(blur(torch.full((1, 20, 20), 0.3), 1.5), torch.full((1, 20, 20), 0.3))

@@ -15,7 +15,8 @@ from samples import noisy, scene
 from torch import Tensor, nn
 
 from dipcli.errors import DipError
-from dipcli.fitting.engine import Fit, fit
+from dipcli.fitting.engine import fit
+from dipcli.fitting.results import Fit
 from dipcli.networks import build
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem

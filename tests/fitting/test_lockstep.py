@@ -18,8 +18,10 @@ from dipcli import stopping
 from dipcli.errors import DipError
 from dipcli.fitting import evaluate as descent
 from dipcli.fitting import lockstep, restarts
-from dipcli.fitting.engine import Fit, fit
-from dipcli.fitting.restarts import Runs, fit_runs
+from dipcli.fitting.control import Control
+from dipcli.fitting.engine import fit
+from dipcli.fitting.restarts import fit_runs
+from dipcli.fitting.results import Fit, Runs
 from dipcli.networks import build
 from dipcli.networks import grouped as ensemble
 from dipcli.networks.prior import Prior
@@ -28,6 +30,7 @@ from dipcli.problem.losses import squared_error
 from dipcli.settings import Settings
 
 SMALL = Settings(network=TINY, input_depth=4, iterations=12, stop="none")
+JOINTLY = Control(evaluate=lockstep.evaluate_jointly)
 UNET, RESNET = "unet:channels=4,8", "resnet:channels=6:blocks=2"
 EXACT = {"rtol": 0, "atol": 1e-7}  # what some tens of steps make of rounding in double precision
 
@@ -44,7 +47,8 @@ def prior(given: Settings, side: int = 32) -> Prior:
 
 def fitting(seed: int, given: Settings, side: int = 32, **rest: Any) -> Callable[[], Fit]:
     """A fit that wants company."""
-    return lambda: fit(problem(seed, side), prior(given, side), given, evaluate=lockstep.evaluate_jointly, **rest)
+    control = replace(rest.pop("control", Control()), evaluate=lockstep.evaluate_jointly)
+    return lambda: fit(problem(seed, side), prior(given, side), given, control=control, **rest)
 
 
 def alone(seed: int, given: Settings, side: int = 32, **rest: Any) -> Fit:
@@ -91,7 +95,7 @@ def test_on_a_gpu_too(network: str) -> None:
     def there(seed: int, **rest: Any) -> Fit:
         return fit(problem(seed).to(device), prior(given).to(device), given, **rest)
 
-    results = together(*(lambda seed=seed: there(seed, descend=lockstep.evaluate_jointly) for seed in range(4)))
+    results = together(*(lambda seed=seed: there(seed, control=JOINTLY) for seed in range(4)))
     for seed, result in enumerate(results):
         torch.testing.assert_close(result.image, there(seed).image, rtol=0, atol=1e-5)
 
@@ -162,7 +166,7 @@ def test_a_collapse_is_the_matter_of_one() -> None:
     ruined = fit(jumping(), prior(given), given)
     assert len(ruined.events) == 1
     results = together(
-        lambda: fit(jumping(), prior(given), given, evaluate=lockstep.evaluate_jointly),
+        lambda: fit(jumping(), prior(given), given, control=JOINTLY),
         fitting(1, given),
         fitting(2, given),
     )
@@ -191,7 +195,7 @@ def test_one_that_fails_leaves_the_others_as_they_were() -> None:
                 replace(problem(0), operator=broken),
                 prior(given),
                 given,
-                evaluate=lockstep.evaluate_jointly,
+                control=JOINTLY,
             )
         return "failed within"
 
@@ -203,7 +207,7 @@ def test_one_that_fails_leaves_the_others_as_they_were() -> None:
 
 def test_one_that_fails_in_the_middle_of_a_pass_can_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     given, next_seed = replace(SMALL, iterations=6), replace(SMALL, iterations=6, seed=1)
-    monkeypatch.setattr(restarts, "fresh", lambda *_: prior(next_seed))
+    monkeypatch.setattr(restarts, "fresh_prior", lambda *_: prior(next_seed))
     looks = count(1)
 
     def moody(x: Tensor) -> Tensor:
@@ -213,7 +217,7 @@ def test_one_that_fails_in_the_middle_of_a_pass_can_begin_anew(monkeypatch: pyte
 
     def again() -> Runs:
         own = replace(problem(0), operator=moody)
-        return fit_runs(own, prior(given), replace(given, runs=2), evaluate=lockstep.evaluate_jointly)
+        return fit_runs(own, prior(given), replace(given, runs=2), control=JOINTLY)
 
     first, second, runs = together(fitting(1, given), again, fitting(2, replace(given, iterations=7)))
     torch.testing.assert_close(first.image, alone(1, given).image, **EXACT)
@@ -276,8 +280,8 @@ def test_going_on_from_a_checkpoint_in_company() -> None:
         if not taken:
             taken.append(take())
 
-    whole = alone(0, given, hold=hold)
-    results = together(fitting(0, given, begin=taken[0]), fitting(1, given))
+    whole = alone(0, given, control=Control(checkpoint=hold))
+    results = together(fitting(0, given, control=Control(resume_from=taken[0])), fitting(1, given))
     torch.testing.assert_close(results[0].image, whole.image, **EXACT)
     assert results[0].steps == 25
 
@@ -357,7 +361,7 @@ def test_a_network_of_unknown_layers_is_computed_by_itself() -> None:
             problem(0),
             Prior(Odd().double(), torch.ones(1, 3, 32, 32).double()),
             given,
-            evaluate=lockstep.evaluate_jointly,
+            control=JOINTLY,
         )
 
     first, second = together(odd, odd)

@@ -28,9 +28,9 @@ from dipcli.fitting.memory import Cost, kept
 from dipcli.fitting.solve import prepare
 from dipcli.images.image import from_array
 from dipcli.problem import Problem
-from dipcli.problem.metrics import LARGE, psnr, ssim
+from dipcli.problem.metrics import MAX_VALUES_AT_ONCE, psnr, ssim
 from dipcli.settings import Settings
-from dipcli.tasks.denoise import fraction_of_outliers
+from dipcli.tasks.denoise import measure_outlier_fraction
 
 NETWORK = "skip:channels=8,8:skips=4,4"
 GIB = 2**30
@@ -155,13 +155,13 @@ def test_it_is_said_of_small_pictures_with_v_alone(dip: Dip, noisy_png: Path) ->
     ],
 )
 def test_amounts_of_memory(text: str, size: float) -> None:
-    assert specs.size(text) == size
+    assert specs.parse_bytes(text) == size
     assert memory.limit(Settings(max_memory=text)) == size
 
 
 @pytest.mark.parametrize("text", ["", "G", "-1G", "8X", "0", "0G", "1e9", "8 G B"])
 def test_what_is_no_amount_is_said(text: str) -> None:
-    with pytest.raises(UsageError, match=r"--max-memory .* is no amount: write it as 8G or 800M"):
+    with pytest.raises(UsageError, match=r"--max-memory .* 8G or 800M"):
         Settings(max_memory=text)
 
 
@@ -216,8 +216,8 @@ def test_measures_of_large_pictures_are_those_of_small_ones(monkeypatch: pytest.
     truth = generator.random((3, 300, 90), dtype=np.float32)
     image = np.clip(truth + generator.normal(0, 0.05, truth.shape), 0, 1).astype(np.float32)
     whole = psnr(image, truth), ssim(image, truth), psnr(image.ravel(), truth.ravel())
-    assert image.size < LARGE
-    monkeypatch.setattr("dipcli.problem.metrics.LARGE", 5000)
+    assert image.size < MAX_VALUES_AT_ONCE
+    monkeypatch.setattr("dipcli.problem.metrics.MAX_VALUES_AT_ONCE", 5000)
     assert (psnr(image, truth), ssim(image, truth), psnr(image.ravel(), truth.ravel())) == pytest.approx(
         whole, rel=1e-6
     )
@@ -229,10 +229,10 @@ def test_wild_values_are_found_across_strips(monkeypatch: pytest.MonkeyPatch) ->
     pixels = np.where(generator.random(clean.shape) < 0.1, generator.integers(0, 2, clean.shape), clean).astype(
         np.float32
     )
-    whole = fraction_of_outliers(pixels)
+    whole = measure_outlier_fraction(pixels)
     assert whole > 0.05
     monkeypatch.setattr("dipcli.tasks.denoise.STRIP", 16)
-    assert fraction_of_outliers(pixels) == whole
+    assert measure_outlier_fraction(pixels) == whole
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])

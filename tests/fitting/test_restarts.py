@@ -11,9 +11,12 @@ from command_line import TINY
 from samples import noisy, scene
 
 from dipcli.errors import DipError, UsageError
-from dipcli.fitting import restarts
-from dipcli.fitting.engine import Fit, fit
-from dipcli.fitting.restarts import Deadline, Run, Runs, fit_runs
+from dipcli.fitting import control, restarts
+from dipcli.fitting.control import Control, Deadline
+from dipcli.fitting.engine import fit
+from dipcli.fitting.restarts import fit_runs
+from dipcli.fitting.results import Fit, Run, Runs
+from dipcli.fitting.started_rule import start_rule
 from dipcli.networks import build
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
@@ -30,8 +33,8 @@ def denoising(**rest: Any) -> Problem:
     return Problem(measured=measured, shape=SHAPE, **rest)
 
 
-def several(settings: Settings = SMALL, problem: Problem | None = None, **rest: Any) -> Runs:
-    return fit_runs(problem or denoising(), build(settings, SHAPE), settings, **rest)
+def several(settings: Settings = SMALL, problem: Problem | None = None, **beside: Any) -> Runs:
+    return fit_runs(problem or denoising(), build(settings, SHAPE), settings, control=Control(**beside))
 
 
 def alone(seed: int, problem: Problem | None = None) -> Fit:
@@ -65,7 +68,7 @@ def test_the_mean_is_finished_once() -> None:
 
 def test_observers_are_told_which_run_it_is() -> None:
     seen: list[tuple[int, int]] = []
-    several(replace(SMALL, runs=2), observers=[lambda step, _: seen.append((step.run, step.number))])
+    several(replace(SMALL, runs=2), observers=(lambda step, _: seen.append((step.run, step.number)),))
     assert seen == [(run, number) for run in (1, 2) for number in range(1, 7)]
 
 
@@ -85,7 +88,12 @@ def independent(count: int, sigma: float, size: int = 60) -> tuple[Problem, list
 @pytest.mark.parametrize("rule", [HoldOut(), HoldOut(fraction=0.2), Never()])
 def test_runs_that_agree_are_all_kept(rule: Rule) -> None:
     problem, guesses = independent(4, 0.1)
-    assert not any(each.outlier for each in restarts._mark_outliers(problem, rule, [made_up(each) for each in guesses]))
+    assert not any(
+        each.outlier
+        for each in restarts._mark_outliers(
+            problem, start_rule(rule, problem).problem, [made_up(each) for each in guesses]
+        )
+    )
 
 
 @pytest.mark.parametrize("rule", [HoldOut(), Never()])
@@ -93,7 +101,7 @@ def test_runs_that_agree_are_all_kept(rule: Rule) -> None:
 def test_a_run_that_went_astray_is_left_out(rule: Rule, place: int) -> None:
     problem, guesses = independent(3, 0.1)
     guesses[place] = guesses[place] * torch.tensor([1.5, 0.4, 0.4])[:, None, None]  # it turned red
-    judged = restarts._mark_outliers(problem, rule, [made_up(each) for each in guesses])
+    judged = restarts._mark_outliers(problem, start_rule(rule, problem).problem, [made_up(each) for each in guesses])
     assert [each.outlier for each in judged] == [number == place for number in range(3)]
     assert "2 of 3 runs, 1 went astray and was left out" in restarts._reason(judged, [], None, None)
 
@@ -101,23 +109,32 @@ def test_a_run_that_went_astray_is_left_out(rule: Rule, place: int) -> None:
 def test_two_astray_of_five_are_left_out_and_never_all() -> None:
     problem, guesses = independent(5, 0.1)
     guesses[1], guesses[3] = guesses[1] * 0, guesses[3] * 0 + 1
-    judged = restarts._mark_outliers(problem, HoldOut(), [made_up(each) for each in guesses])
+    judged = restarts._mark_outliers(
+        problem, start_rule(HoldOut(), problem).problem, [made_up(each) for each in guesses]
+    )
     assert [each.outlier for each in judged] == [False, True, False, True, False]
     black = [made_up(guesses[1]), made_up(guesses[3])]
-    assert sum(each.outlier for each in restarts._mark_outliers(problem, HoldOut(), black)) <= 1
+    assert (
+        sum(each.outlier for each in restarts._mark_outliers(problem, start_rule(HoldOut(), problem).problem, black))
+        <= 1
+    )
 
 
 def test_who_learned_more_of_the_noise_is_not_taken_for_better_where_nothing_is_held_out() -> None:
     problem, (truth, _) = independent(2, 0.1)
     noise = problem.measured - truth
     runs = [made_up(truth + share * noise) for share in (0.1, 0.05, 0.0)]
-    assert not any(each.outlier for each in restarts._mark_outliers(problem, Never(), runs))
+    assert not any(
+        each.outlier for each in restarts._mark_outliers(problem, start_rule(Never(), problem).problem, runs)
+    )
 
 
 def test_one_held_out_value_says_nothing_of_a_run() -> None:
     problem = Problem(measured=torch.rand(1, 6, 8), shape=(1, 6, 8))
     same = [made_up(torch.full((1, 6, 8), 0.5)) for _ in range(2)]
-    assert not any(each.outlier for each in restarts._mark_outliers(problem, HoldOut(), same))
+    assert not any(
+        each.outlier for each in restarts._mark_outliers(problem, start_rule(HoldOut(), problem).problem, same)
+    )
 
 
 def test_what_was_learned_by_heart_is_no_help() -> None:
@@ -126,7 +143,9 @@ def test_what_was_learned_by_heart_is_no_help() -> None:
     _, reduced = HoldOut(fraction=0.2).start(problem)
     noise = torch.randn(problem.shape, generator=torch.Generator().manual_seed(1))
     guesses[0] = torch.where(reduced.weight > 0, problem.measured, guesses[0] + 0.3 * noise)
-    judged = restarts._mark_outliers(problem, HoldOut(fraction=0.2), [made_up(each) for each in guesses])
+    judged = restarts._mark_outliers(
+        problem, start_rule(HoldOut(fraction=0.2), problem).problem, [made_up(each) for each in guesses]
+    )
     assert [each.outlier for each in judged] == [True, False, False]
 
 
@@ -150,7 +169,7 @@ def test_a_run_that_fails_is_left_out_and_if_all_fail_it_is_said(monkeypatch: py
 def test_who_asks_for_the_end_ends_all_runs() -> None:
     steps: list[Step] = []
     asked = lambda: "enough" if len(steps) >= 8 else None  # noqa: E731
-    result = several(replace(SMALL, runs=5), asked=asked, observers=[lambda step, _: steps.append(step)])
+    result = several(replace(SMALL, runs=5), interrupted=asked, observers=(lambda step, _: steps.append(step),))
     assert [step.run for step in steps] == [1] * 6 + [2] * 3
     assert len(result.runs) == 2
     assert result.runs[1].fit.reason == "enough"
@@ -186,7 +205,7 @@ class Clock:
 
 
 def test_a_time_budget_ends_a_run_before_it_is_overdrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restarts, "perf_counter", Clock())
+    monkeypatch.setattr(control, "perf_counter", Clock())
     endless = replace(SMALL, iterations=None, stop="none", time="10s")
     result = several(endless)
     assert [each.fit.steps for each in result.runs] == [10]
@@ -194,22 +213,24 @@ def test_a_time_budget_ends_a_run_before_it_is_overdrawn(monkeypatch: pytest.Mon
 
 
 def test_what_is_left_of_the_time_goes_into_further_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restarts, "perf_counter", Clock())
+    monkeypatch.setattr(control, "perf_counter", Clock())
     assert len(several(replace(SMALL, time="60s")).runs) > 2
-    monkeypatch.setattr(restarts, "perf_counter", Clock())
+    monkeypatch.setattr(control, "perf_counter", Clock())
     assert len(several(replace(SMALL, time="60s", runs=2)).runs) == 2, "but not into more than were asked for"
 
 
 def test_what_there_was_no_time_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restarts, "perf_counter", Clock())
+    monkeypatch.setattr(control, "perf_counter", Clock())
     assert "of the 50 runs asked for" in several(replace(SMALL, time="60s", runs=50)).reason
 
 
 def test_what_came_before_a_run_is_not_taken_for_its_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restarts, "perf_counter", clock := Clock())
+    monkeypatch.setattr(control, "perf_counter", clock := Clock())
     deadline = Deadline(100)
     clock.now += 60  # planning, and whatever else
-    result = fit_runs(denoising(), build(SMALL, SHAPE), replace(SMALL, runs=1, time="100s"), deadline=deadline)
+    result = fit_runs(
+        denoising(), build(SMALL, SHAPE), replace(SMALL, runs=1, time="100s"), control=Control(deadline=deadline)
+    )
     assert result.runs[0].fit.steps == 6
 
 

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from dipcli.fitting import engine
 from dipcli.fitting import rollback as recovery
 from dipcli.fitting.adam import Adam
-from dipcli.fitting.engine import Fit, fit
-from dipcli.fitting.rollback import CollapseGuard, FitState
+from dipcli.fitting.engine import fit
+from dipcli.fitting.results import Fit
+from dipcli.fitting.rollback import CollapseGuard
+from dipcli.fitting.state import FitState
 from dipcli.networks import build
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem

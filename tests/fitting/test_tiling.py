@@ -25,7 +25,8 @@ from dipcli.errors import DipError, OutOfMemoryError, UsageError
 from dipcli.fitting import solve as bench
 from dipcli.fitting import tiled as mosaic
 from dipcli.fitting import tiling as tiles
-from dipcli.fitting.restarts import Runs
+from dipcli.fitting.control import Control
+from dipcli.fitting.results import Runs
 from dipcli.fitting.solve import PreparedFit, prepare, solve
 from dipcli.fitting.tiling import blend, layout
 from dipcli.images.image import from_array
@@ -139,7 +140,7 @@ def test_a_tile_in_smaller_ones_counts_as_much() -> None:
 
 def test_a_window_of_a_small_picture_is_what_sees_nothing_else() -> None:
     large, small = (96, 120), (40, 50)
-    shrink = operators.Resample(large, small, operators.kernel("lanczos3"))
+    shrink = operators.Resample(large, small, operators.parse_kernel("lanczos3"))
     x = picture(*large)
     problem = Problem(measured=shrink(x), shape=(1, *large), operator=shrink)
     part = problem.window(slice(16, 80), slice(0, 64))
@@ -152,7 +153,7 @@ def test_a_window_of_a_small_picture_is_what_sees_nothing_else() -> None:
 
 def test_windows_of_a_small_picture_miss_none_of_it() -> None:
     large, small = (520, 128), (130, 32)
-    shrink = operators.Resample(large, small, operators.kernel("lanczos3"))
+    shrink = operators.Resample(large, small, operators.parse_kernel("lanczos3"))
     problem = Problem(measured=torch.zeros(1, *small), shape=(1, *large), operator=shrink)
     seen = torch.zeros(130)
     assert shrink.reach == 24, "three pixels of the small picture to either side"
@@ -231,8 +232,8 @@ def test_an_end_that_is_asked_for_leaves_the_input_where_no_tile_was_fitted() ->
     seen: list[Step] = []
     result = solve(
         laid,
-        asked=lambda: "enough" if len(seen) >= 6 else None,
         observers=[lambda step, _verdict: seen.append(step)],
+        control=Control(interrupted=lambda: "enough" if len(seen) >= 6 else None),
     )
     assert [run.fit.steps for run in result.runs] == [4, 3]
     assert "2 of them fitted; those that were not reached show the input" in result.reason
@@ -266,7 +267,7 @@ def test_when_memory_runs_out_it_steps_down_to_tiles_once(monkeypatch: pytest.Mo
     y = picture(300, 300)
     told: list[str] = []
     monkeypatch.setattr(bench, "fit_runs", failing(1))
-    result = solve(prepare(plain(y), Settings(**{**TINY, "tile": "auto"})), notify=told.append)
+    result = solve(prepare(plain(y), Settings(**{**TINY, "tile": "auto"})), control=Control(notify=told.append))
     assert len(result.places) == 4
     assert result.image.shape == y.shape
     assert told == ["memory ran out: going on in 4 tiles"]
@@ -290,7 +291,7 @@ def test_when_memory_runs_out_tiles_become_smaller_and_what_is_done_stays(monkey
         return real(problem, *rest, **given)
 
     monkeypatch.setattr(mosaic, "fit_runs", run)
-    result = solve(laid, notify=told.append)
+    result = solve(laid, control=Control(notify=told.append))
     assert told == [f"memory ran out: going on in {len(result.places) - 1} smaller tiles"]
     assert begun[0] == begun[1]
     assert len(begun) == len(result.places) + 1

@@ -40,9 +40,9 @@ def block(orientation: int = 1, sign: str = "<") -> bytes:
     tags[PHOTO][0xA005] = {1: "R98"}
     tags[GPS] = {1: "N", 2: (48.0, 8.0, 30.0)}
     made = bytearray(tags.tobytes().replace(b"J?rgen M?ller..", ARTIST))
-    start = len(exif.MARK) + 8
+    start = len(exif.HEADER) + 8
     end = start + 2 + 12 * struct.unpack_from(sign + "H", made, start)[0]
-    struct.pack_into(sign + "I", made, end, len(made) - len(exif.MARK))
+    struct.pack_into(sign + "I", made, end, len(made) - len(exif.HEADER))
     return bytes(made) + struct.pack(sign + "HHHIII", 1, 0x0103, 3, 1, 6, 0)
 
 
@@ -80,12 +80,12 @@ def made(kind: str, about: bytes, profile: bytes | None = None) -> bytes:
         return plain[:33] + beside + plain[33:]
     if kind == "deep TIFF":
         file = io.BytesIO()
-        sign, way = exif.order(about), [(274, "H", 1, exif.orientation(about))]
+        sign, way = exif.byte_order(about), [(274, "H", 1, exif.orientation(about))]
         tifffile.imwrite(file, DEEP, byteorder=sign, photometric="rgb", iccprofile=profile, extratags=way)
         return exif.to_tiff(file.getvalue(), about)
     if kind == "TIFF":  # of the directory within a directory Pillow writes but the pointer
         about = about.replace(
-            struct.pack(f"{exif.order(about)}H", 0xA005), struct.pack(f"{exif.order(about)}H", 0xFFFF)
+            struct.pack(f"{exif.byte_order(about)}H", 0xA005), struct.pack(f"{exif.byte_order(about)}H", 0xFFFF)
         )
     options = {"JPEG": {"quality": 98, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     return pillow(kind, exif=about, icc_profile=profile, **options)
@@ -269,9 +269,9 @@ def test_any_block_is_kept_or_dropped(rest: bytes, head: bytes) -> None:
     upright = exif.upright(head + rest)
     if upright is not None:
         assert exif.upright(upright) == upright
-        assert len(exif.sized(upright, 1, 2)) == len(upright)
+        assert len(exif.resize(upright, 1, 2)) == len(upright)
         file = io.BytesIO()
-        tifffile.imwrite(file, ARRAY, byteorder=exif.order(upright), photometric="rgb")
+        tifffile.imwrite(file, ARRAY, byteorder=exif.byte_order(upright), photometric="rgb")
         with_block = exif.to_tiff(file.getvalue(), upright)
         assert np.array_equal(tifffile.imread(io.BytesIO(with_block)), ARRAY)
 

@@ -1,4 +1,4 @@
-"""The data terms against their definitions and laws."""
+"""The data terms against their definitions and properties."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from dipcli.errors import UsageError
-from dipcli.problem.losses import EFFICIENT, Huber, absolute_error, make_loss, poisson_deviance, squared_error
+from dipcli.problem.losses import (
+    HUBER_DELTA_IN_SIGMAS,
+    Huber,
+    absolute_error,
+    make_loss,
+    poisson_deviance,
+    squared_error,
+)
 
 LOSSES = [squared_error, absolute_error, Huber(0.05), poisson_deviance]
 
@@ -23,7 +30,7 @@ def pair(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: getattr(loss, "__name__", str(loss)))
 @given(seed=st.integers(0, 2**32 - 1))
 @hypothesis_settings(max_examples=15, deadline=None)
-def test_it_is_least_and_nought_where_both_agree(loss: object, seed: int) -> None:
+def test_the_loss_is_zero_for_equal_images_and_positive_otherwise(loss: object, seed: int) -> None:
     prediction, measured, weight = pair(seed)
     measured = measured.clamp(min=0.01)
     assert float(loss(measured, measured, None)) == pytest.approx(0, abs=1e-12)
@@ -32,20 +39,20 @@ def test_it_is_least_and_nought_where_both_agree(loss: object, seed: int) -> Non
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: getattr(loss, "__name__", str(loss)))
-def test_what_does_not_count_does_not_count(loss: object) -> None:
+def test_pixels_of_weight_zero_do_not_count(loss: object) -> None:
     prediction, measured, _ = pair(0)
     weight = torch.zeros(1, 5, 4).double()
     weight[:, :2] = 1
-    spoilt = measured.clone()
-    spoilt[:, 2:] = 0.5
-    assert float(loss(prediction, measured, weight)) == pytest.approx(float(loss(prediction, spoilt, weight)))
+    changed = measured.clone()
+    changed[:, 2:] = 0.5
+    assert float(loss(prediction, measured, weight)) == pytest.approx(float(loss(prediction, changed, weight)))
     assert float(loss(prediction, measured, weight)) == pytest.approx(
         float(loss(prediction[:, :2], measured[:, :2], None))
     )
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: getattr(loss, "__name__", str(loss)))
-def test_its_slope_is_finite_everywhere(loss: object) -> None:
+def test_the_gradient_is_finite_everywhere(loss: object) -> None:
     prediction = torch.tensor([0.0, 1e-9, 0.5, 1.0], requires_grad=True)
     loss(prediction, torch.tensor([0.7, 0.0, 0.5, 0.0]), None).backward()
     assert prediction.grad.isfinite().all()
@@ -63,27 +70,27 @@ def test_the_best_constant_is_the_mean_or_the_median(loss: object, centre: objec
     assert float(guesses[int(np.argmin(losses))]) == pytest.approx(centre(values.numpy()), abs=1e-3)
 
 
-def test_huber_is_the_square_near_and_the_distance_far() -> None:
-    near, far, nought = torch.tensor([0.02]), torch.tensor([0.5]), torch.zeros(1)
-    assert float(Huber(0.1)(near, nought)) == pytest.approx(0.02**2)
-    assert float(Huber(0.1)(far, nought)) == pytest.approx(0.1 * (2 * 0.5 - 0.1))
+def test_huber_is_quadratic_for_small_and_linear_for_large_differences() -> None:
+    small, large, zero = torch.tensor([0.02]), torch.tensor([0.5]), torch.zeros(1)
+    assert float(Huber(0.1)(small, zero)) == pytest.approx(0.02**2)
+    assert float(Huber(0.1)(large, zero)) == pytest.approx(0.1 * (2 * 0.5 - 0.1))
 
 
-def test_poisson_weighs_by_brightness() -> None:
-    """Of small errors it makes (p - y)^2 / y, the square over the variance of counted light."""
+def test_poisson_weights_errors_by_brightness() -> None:
+    """For small errors it is (p - y)^2 / y, the square over the variance of a photon count."""
     measured = torch.tensor([0.1, 0.5, 0.9]).double()
-    for place in range(3):
+    for pixel in range(3):
         prediction = measured.clone()
-        prediction[place] += 1e-3
-        expected = 1e-6 / float(measured[place]) / 3
+        prediction[pixel] += 1e-3
+        expected = 1e-6 / float(measured[pixel]) / 3
         assert float(poisson_deviance(prediction, measured)) == pytest.approx(expected, rel=0.02)
 
 
-def test_they_have_names() -> None:
+def test_losses_are_made_by_name() -> None:
     assert make_loss("l2") is squared_error
     assert make_loss("l1") is absolute_error
     assert make_loss("poisson") is poisson_deviance
-    assert make_loss("huber", "51") == Huber(EFFICIENT * 0.2)
+    assert make_loss("huber", "51") == Huber(HUBER_DELTA_IN_SIGMAS * 0.2)
     assert make_loss("huber") == Huber(0.1)
     with pytest.raises(UsageError, match="l2, l1, huber, poisson"):
         make_loss("l3")

@@ -1,4 +1,4 @@
-"""The quick look at the noise, on noise that is known."""
+"""Estimates of the noise, on noise of known strength."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dipcli.problem.noise import measure_noise
 
 
 def scenery(side: int = 160) -> np.ndarray:
-    """Slopes, an edge, stripes: (3, side, side), 0.2 to 0.8."""
+    """Ramps, an edge, stripes: (3, side, side), 0.2 to 0.8."""
     y, x = np.mgrid[:side, :side] / side
-    picture = np.stack([0.3 + 0.3 * x, 0.3 + 0.3 * y, 0.5 + 0.1 * np.sin(9 * x)])
-    picture[:, side // 3 : side // 2, side // 4 : side // 2] += 0.15
-    picture[:, -20:] += 0.1 * np.sign(np.sin(150 * x[-20:]))
-    return picture.astype(np.float32)
+    image = np.stack([0.3 + 0.3 * x, 0.3 + 0.3 * y, 0.5 + 0.1 * np.sin(9 * x)])
+    image[:, side // 3 : side // 2, side // 4 : side // 2] += 0.15
+    image[:, -20:] += 0.1 * np.sign(np.sin(150 * x[-20:]))
+    return image.astype(np.float32)
 
 
 def white(seed: int = 0, side: int = 160) -> np.ndarray:
@@ -29,86 +29,86 @@ def white(seed: int = 0, side: int = 160) -> np.ndarray:
 
 
 @pytest.mark.parametrize("level", [5, 10, 25, 50])
-def test_independent_noise_is_known_and_measured(level: float) -> None:
-    seen = measure_noise((scenery() + level / 255 * white()).astype(np.float32))
-    assert not seen.dependent
-    assert 255 * seen.level == pytest.approx(level, rel=0.1)
+def test_white_noise_is_recognised_and_measured(level: float) -> None:
+    noise = measure_noise((scenery() + level / 255 * white()).astype(np.float32))
+    assert not noise.correlated
+    assert 255 * noise.level == pytest.approx(level, rel=0.1)
 
 
 @pytest.mark.parametrize("blur", [0.6, 1.0])
-def test_smoothed_noise_is_known_and_measured(blur: float) -> None:
-    noise = gaussian_filter(white(), (0, blur, blur))
-    seen = measure_noise((scenery() + 25 / 255 * noise / noise.std()).astype(np.float32))
-    assert seen.dependent
-    assert 255 * seen.level == pytest.approx(25, rel=0.15)
+def test_smoothed_noise_is_recognised_and_measured(blur: float) -> None:
+    smoothed = gaussian_filter(white(), (0, blur, blur))
+    noise = measure_noise((scenery() + 25 / 255 * smoothed / smoothed.std()).astype(np.float32))
+    assert noise.correlated
+    assert 255 * noise.level == pytest.approx(25, rel=0.15)
 
 
-def test_noise_that_went_through_jpeg_is_known() -> None:
+def test_jpeg_compressed_noise_is_recognised_as_correlated() -> None:
     noisy = np.clip(255 * scenery() + 25 * white(), 0, 255).astype(np.uint8).transpose(1, 2, 0)
     buffer = io.BytesIO()
     PIL.Image.fromarray(noisy).save(buffer, "JPEG", quality=75)
     decoded = np.asarray(PIL.Image.open(buffer)).transpose(2, 0, 1) / 255
-    assert measure_noise(decoded.astype(np.float32)).dependent
+    assert measure_noise(decoded.astype(np.float32)).correlated
 
 
-def test_where_noise_is_strongest_is_known() -> None:
-    """Of counted photons in the bright parts; of white noise it is as strong everywhere."""
+def test_the_level_where_noise_is_strongest_is_measured() -> None:
+    """Photon noise is strongest in bright parts; white noise is equal everywhere."""
     generator = np.random.default_rng(0)
     bright = np.linspace(0.1, 0.6, 160)[None, None].repeat(160, axis=1).repeat(3, axis=0)
     for photons in (30, 100, 300):
-        seen = measure_noise((generator.poisson(photons * bright) / photons).astype(np.float32))
-        assert seen.strongest == pytest.approx((0.52 / photons) ** 0.5, rel=0.1)
-        assert seen.level < seen.strongest
+        noise = measure_noise((generator.poisson(photons * bright) / photons).astype(np.float32))
+        assert noise.max_level == pytest.approx((0.52 / photons) ** 0.5, rel=0.1)
+        assert noise.level < noise.max_level
     for level in (10, 25, 50):
-        seen = measure_noise((scenery() + level / 255 * white()).astype(np.float32))
-        assert 255 * seen.strongest == pytest.approx(level, rel=0.12)
+        noise = measure_noise((scenery() + level / 255 * white()).astype(np.float32))
+        assert 255 * noise.max_level == pytest.approx(level, rel=0.12)
 
 
-def test_poisson_and_impulse_noise_are_independent() -> None:
+def test_poisson_and_impulse_noise_are_uncorrelated() -> None:
     generator = np.random.default_rng(0)
     counted = generator.poisson(30 * scenery()) / 30
-    assert not measure_noise(np.clip(counted, 0, 1).astype(np.float32)).dependent
-    wild = np.where(generator.random((160, 160)) < 0.05, generator.integers(0, 2, (160, 160)), scenery())
-    assert not measure_noise(wild.astype(np.float32)).dependent
+    assert not measure_noise(np.clip(counted, 0, 1).astype(np.float32)).correlated
+    impulses = np.where(generator.random((160, 160)) < 0.05, generator.integers(0, 2, (160, 160)), scenery())
+    assert not measure_noise(impulses.astype(np.float32)).correlated
 
 
 @given(st.floats(0.1, 1), st.floats(-0.1, 0.1), st.integers(0, 2**32 - 1))
 @hypothesis_settings(max_examples=20, deadline=None)
-def test_the_level_follows_contrast_and_not_brightness(contrast: float, brightness: float, seed: int) -> None:
-    picture = (0.5 + 0.05 * white(seed, 96)).astype(np.float32)
+def test_the_level_scales_with_contrast_and_not_brightness(contrast: float, brightness: float, seed: int) -> None:
+    image = (0.5 + 0.05 * white(seed, 96)).astype(np.float32)
     plain, other = (
-        measure_noise(picture),
-        measure_noise(((picture - 0.5) * contrast + 0.5 + brightness).astype(np.float32)),
+        measure_noise(image),
+        measure_noise(((image - 0.5) * contrast + 0.5 + brightness).astype(np.float32)),
     )
     assert other.level == pytest.approx(contrast * plain.level, rel=1e-3)
     assert other.ratio == pytest.approx(plain.ratio, rel=1e-3)
 
 
-def test_a_picture_of_one_colour_has_no_noise() -> None:
-    seen = measure_noise(np.full((3, 96, 96), 0.4, np.float32))
-    assert (seen.level, seen.dependent) == (0, False)
+def test_an_image_of_one_colour_has_no_noise() -> None:
+    noise = measure_noise(np.full((3, 96, 96), 0.4, np.float32))
+    assert (noise.level, noise.correlated) == (0, False)
 
 
-def test_a_blank_frame_is_not_taken_for_the_absence_of_noise() -> None:
-    picture = (0.5 + 0.1 * white()).astype(np.float32)
-    picture[:, :32] = 0.4
-    assert measure_noise(picture).level == pytest.approx(0.1, rel=0.1)
+def test_a_blank_frame_does_not_hide_the_noise() -> None:
+    image = (0.5 + 0.1 * white()).astype(np.float32)
+    image[:, :32] = 0.4
+    assert measure_noise(image).level == pytest.approx(0.1, rel=0.1)
 
 
-def test_only_known_pixels_are_gone_by() -> None:
-    picture = (0.5 + 0.1 * white()).astype(np.float32)
-    picture[:, :80] = 0.1
+def test_only_known_pixels_are_used() -> None:
+    image = (0.5 + 0.1 * white()).astype(np.float32)
+    image[:, :80] = 0.1
     known = np.zeros((160, 160), bool)
     known[80:] = True
-    assert measure_noise(picture, known).level == pytest.approx(0.1, rel=0.1)
+    assert measure_noise(image, known).level == pytest.approx(0.1, rel=0.1)
 
 
 @pytest.mark.parametrize("known", [np.zeros((160, 160), bool), np.random.default_rng(0).random((160, 160)) < 0.5])
-def test_where_nothing_can_be_seen_nothing_is_said(known: np.ndarray) -> None:
+def test_without_enough_blocks_there_is_no_estimate(known: np.ndarray) -> None:
     assert measure_noise(scenery(), known) is None
     assert measure_noise(scenery()[:, :20, :20]) is None
     assert measure_noise(np.zeros((3, 160, 160), np.float32)) is None, "clipped throughout"
 
 
-def test_grey_pictures_too() -> None:
+def test_grey_images() -> None:
     assert measure_noise((scenery() + 0.1 * white()).astype(np.float32)[:1]).level == pytest.approx(0.1, rel=0.1)

@@ -29,7 +29,7 @@ from dipcli.cli.progress.terminal import Terminal
 from dipcli.errors import DipError, UsageError
 from dipcli.runs.batches.sources import gather, stems
 from dipcli.runs.display import Expected
-from dipcli.text import legible
+from dipcli.text import escape_controls
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux alone")
 QUICK = ("--iters", 2, "--network", TINY, "--input", "noise", "--input-depth", 4)
@@ -299,8 +299,8 @@ def test_no_name_does_harm_anywhere(dip: Dip, tmp_path: Path, monkeypatch: pytes
     assert account["psnr_ref_unknown"] > 0
     assert Path("out", name).stat().st_mtime >= Path("mask", name).stat().st_mtime
     assert sorted(each.name for each in Path("out").iterdir()) == [name], "nothing but the picture"
-    shown = legible(name)
-    assert f"in/{shown}: filling 4.2 % of the picture" in result.stderr
+    shown = escape_controls(name)
+    assert f"in/{shown}: filling 4.2 % of the image" in result.stderr
     here = dip("denoise", "--no-run-dir", *QUICK, "--", name)
     assert here.exit_code == 1
     assert here.stderr == f"dip: There is no file {shown}: check the name.\n"
@@ -315,8 +315,8 @@ def test_the_live_display_shows_names_as_they_are(name: str) -> None:
     terminal.console.width = 200
     with terminal.watching(f"3/16 {name}", Expected(10)):
         terminal.note(f"{name}: a remark")
-    assert f"{legible(name)}: a remark\n" in shown.getvalue()
-    assert f"3/16 {legible(name)}" in shown.getvalue()
+    assert f"{escape_controls(name)}: a remark\n" in shown.getvalue()
+    assert f"3/16 {escape_controls(name)}" in shown.getvalue()
 
 
 def test_what_is_no_file_is_passed_over(dip: Dip, tmp_path: Path) -> None:
@@ -681,22 +681,22 @@ def test_what_a_killed_run_left_behind_is_no_hindrance(
 def test_claims_come_and_go(tmp_path: Path) -> None:
     long = tmp_path / (251 * "x" + ".png")
     for path in (tmp_path / "a.png", tmp_path, long):
-        with files.claimed(path), pytest.raises(DipError, match=f"process {os.getpid()}"), files.claimed(path):
+        with files.lock_paths(path), pytest.raises(DipError, match=f"process {os.getpid()}"), files.lock_paths(path):
             pass
         assert not list(tmp_path.iterdir())
-    with files.claimed(tmp_path / "a.png", tmp_path / "b.png"), files.claimed(tmp_path / "c.png"):
+    with files.lock_paths(tmp_path / "a.png", tmp_path / "b.png"), files.lock_paths(tmp_path / "c.png"):
         (tmp_path / ".b.png.dip-lock").write_text("unreadable")
-        with pytest.raises(DipError, match="another run is writing there"), files.claimed(tmp_path / "b.png"):
+        with pytest.raises(DipError, match="another run is writing there"), files.lock_paths(tmp_path / "b.png"):
             pass
-    with pytest.raises(ZeroDivisionError), files.claimed(tmp_path / "a.png"):
+    with pytest.raises(ZeroDivisionError), files.lock_paths(tmp_path / "a.png"):
         _ = 1 // 0
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_system_without_locks_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files.FileLock, "acquire", refuse(errno.ENOTSUP))
-    with files.claimed(tmp_path / "a.png"), files.claimed(tmp_path / "a.png"):
+    with files.lock_paths(tmp_path / "a.png"), files.lock_paths(tmp_path / "a.png"):
         pass
     monkeypatch.setattr(files.FileLock, "acquire", refuse(errno.ENOSPC))
-    with pytest.raises(DipError, match="No space"), files.claimed(tmp_path / "a.png"):
+    with pytest.raises(DipError, match="No space"), files.lock_paths(tmp_path / "a.png"):
         pass

@@ -24,9 +24,9 @@ from dipcli.images.image import from_array
 from dipcli.problem import metrics
 from dipcli.records import ranking
 from dipcli.runs.comparison import Comparison
-from dipcli.tasks.baselines import denoising, enlarging
+from dipcli.tasks.baselines import denoising
 from dipcli.tasks.baselines import inpainting as filling
-from dipcli.tasks.baselines.baseline import FILES, Baseline, Budget, Skipped
+from dipcli.tasks.baselines.baseline import Baseline, Budget, Skipped
 from dipcli.tasks.case import Case
 from dipcli.tasks.denoise import denoise
 from dipcli.tasks.registry import tasks
@@ -300,7 +300,7 @@ def test_what_is_neither_noisy_nor_large_enough_is_no_trouble(dip: Dip, tmp_path
 
 
 def test_strips_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(denoising, "PIXELS", 1)
+    monkeypatch.setattr(denoising, "MIN_STRIP_PIXELS", 1)
     for channels in (1, 3):
         last = noisy(scene(150, 20, channels)).astype(np.float32) / 255
         restored = denoising.non_local_means(last.transpose(2, 0, 1), 0.1, Budget())
@@ -330,7 +330,7 @@ def test_the_weight_of_total_variation_is_chosen_well_without_the_truth() -> Non
     last = damaged.transpose(1, 2, 0)
     others = [
         metrics.psnr(denoise_tv_chambolle(last, weight=each * level, channel_axis=-1).transpose(2, 0, 1), clean)
-        for each in denoising.WEIGHTS
+        for each in denoising.TV_WEIGHTS
     ]
     assert ours > max(others) - 0.2
 
@@ -359,7 +359,7 @@ def test_both_surfaces_go_through_a_slope(height: int, width: int, channels: int
     marked[:2] = marked[-2:] = marked[:, :2] = marked[:, -2:] = False  # at borders a biharmonic surface bends
     marked[5, 5] = True
     damaged = np.where(marked, random.random(truth.shape), truth).astype(np.float32)
-    for rival in filling.classical(damaged, marked):
+    for rival in filling.make_baselines(damaged, marked):
         restored = rival.restore(Budget())
         assert np.array_equal(restored[:, ~marked], truth[:, ~marked])
         assert np.abs(restored - truth).max() < 1e-4, rival.name
@@ -387,7 +387,7 @@ def test_of_many_known_pixels_those_around_the_holes_do(monkeypatch: pytest.Monk
     marked[40:44, 20:60] = True
     marked |= random.random((90, 90)) < 0.01
     whole = filling.cubic(truth, marked, Budget())
-    monkeypatch.setattr(filling, "WHOLE", 10)
+    monkeypatch.setattr(filling, "MAX_KNOWN", 10)
     around = filling.cubic(truth, marked, Budget())
     assert not np.array_equal(whole, around), "it went by less"
     assert np.abs(around - whole).max() < 5e-3
@@ -401,17 +401,6 @@ def test_a_hole_that_would_take_too_much_is_not_begun() -> None:
         filling.biharmonic(np.zeros((1, 2000, 2000), np.float32), marked, Budget(60))
     with pytest.raises(Skipped, match=r"about 19\.\d GiB, 1\.0 are left"):
         filling.biharmonic(np.zeros((1, 2000, 2000), np.float32), marked, Budget(memory=2**30))
-
-
-def test_rivals_are_called_what_a_later_run_clears(noisy_png: Path) -> None:
-    picture = images.to_image(noisy_png)
-    marked = np.zeros((37, 53), bool)
-    of_all = [
-        *denoising.classical(picture.pixels, 0.1, impulses=True),
-        *filling.classical(picture.pixels, marked),
-        *enlarging.classical(picture.pixels, (74, 106)),
-    ]
-    assert sorted(each.file for each in of_all) == sorted(FILES)
 
 
 # What is said.

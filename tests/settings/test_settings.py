@@ -17,7 +17,7 @@ from dipcli.tasks.registry import DEFAULT_PRESET, Task, tasks
 @pytest.mark.parametrize("cls", [Settings, Outputs])
 def test_every_field_has_help_and_a_heading(cls: type) -> None:
     for knob in option_fields(cls):
-        assert knob.option.help.endswith("."), knob.name
+        assert knob.help.endswith("."), knob.name
         assert knob.option.group
         assert knob.flag.startswith("--")
 
@@ -84,10 +84,10 @@ def test_an_unknown_preset_is_answered_with_what_there_is() -> None:
         ({"iterations": 2.5}, "whole number"),
         ({"iterations": True}, "whole number"),
         ({"rate": "fast"}, "finite number"),
-        ({"network": 3}, "word"),
-        ({"pad": "mirror"}, "reflection zero"),
-        ({"optimizer": "sgd"}, "adam lbfgs"),
-        ({"precision": "fp8"}, "auto fp32 bf16"),
+        ({"network": 3}, "string"),
+        ({"pad": "mirror"}, "reflection, zero"),
+        ({"optimizer": "sgd"}, "adam, lbfgs"),
+        ({"precision": "fp8"}, "auto, fp32, bf16"),
     ],
 )
 def test_a_value_out_of_range_names_its_option(given: dict[str, Any], option: str) -> None:

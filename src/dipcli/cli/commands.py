@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipcli.cli import console as outcomes
+from dipcli.cli import console
 from dipcli.errors import DipError
 
 if TYPE_CHECKING:
@@ -60,19 +60,19 @@ def doctor(
 
 def resume(
     run: Annotated[
-        Path, typer.Argument(help="The folder that the run left beside its output: clean.dip", metavar="RUN")
+        Path, typer.Argument(help="The run folder, beside the output of the interrupted run: clean.dip", metavar="RUN")
     ],
     *,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say which settings are used.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print the settings too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of the path.")] = False,
 ) -> None:
-    """Go on with a run that was cut short.
+    """Resume an interrupted run.
 
-    It goes on from its last checkpoint with the options that it began with,
-    and on the same machine comes to the same picture, bit for bit, as if
-    nothing had happened. The picture and other files that it reads have to
-    be as they were. In a folder of pictures it needs no word: repeat the call.
+    The run continues from its last checkpoint with its own options. On the
+    same machine the result is the same, bit for bit, as without the
+    interruption. The files that it reads must not have changed. A folder of
+    images needs no `dip resume`: repeat the command.
 
     Examples:
 
@@ -81,15 +81,15 @@ def resume(
     from dipcli.records.resume import find_finished, find_run
     from dipcli.runs.batches.batch import Batch, Entry
 
-    if account := find_finished(run):
+    if record := find_finished(run):
         from dipcli.cli.progress import displays
 
-        displays.choose(quiet=quiet).note(f"{run} is done already: {account['output']}")
-        outcomes.hand_out(account, as_json=as_json)
+        displays.choose(quiet=quiet).note(f"{run} is finished already: {record.output}")
+        console.print_result(record.output, record.to_json(), as_json=as_json)
         return
     before = find_run(run)
     batch = Batch((Entry(before.job),), several=False)
-    raise typer.Exit(outcomes.restore(batch, quiet=quiet, verbose=verbose, as_json=as_json, resume=before))
+    raise typer.Exit(console.restore(batch, quiet=quiet, verbose=verbose, as_json=as_json, resume=before))
 
 
 def report(
@@ -143,13 +143,13 @@ def report(
             failed += 1
             if len(runs) == 1:
                 raise
-            outcomes.complain(str(error), error)
+            console.print_error(str(error), error)
         else:
             done += 1
             sys.stdout.buffer.write(os.fsencode(path) + b"\n")
             sys.stdout.flush()
     if failed:
-        raise typer.Exit(outcomes.SOME_FAILED if done else FAILED)
+        raise typer.Exit(console.SOME_FAILED if done else FAILED)
 
 
 COMMANDS: Mapping[str, Callable[..., None]] = {"resume": resume, "report": report, "doctor": doctor}

@@ -26,7 +26,6 @@ import torch
 import dipcli
 from dipcli.errors import DipError, OutOfMemoryError
 from dipcli.fitting import lockstep, memory
-from dipcli.records import checkpoints
 from dipcli.records import job_json as manifest
 from dipcli.records.job import Job
 from dipcli.runs.batches.finished import find_earlier_result
@@ -99,7 +98,7 @@ class _Desk:
             torch.set_num_threads(order["threads"])
             memory.ALLOTTED.set(order["memory"])
             memory.SHARING.set(order.get("sharing", 1))
-            job = manifest.from_json(checkpoints.restored(order["job"]))
+            job = manifest.from_json(order["job"])
             return ORDERS[order["wanted"]](job, order, notes, self.interrupt) | {"notes": notes.said} | ticket
         except (KeyboardInterrupt, NotStartedError):
             return {"begun": False} | ticket
@@ -156,12 +155,13 @@ def _go_to(folder: Path) -> None:
 def _restore(job: Job, _order: Mapping[str, Any], notes: _Notes, interrupt: Interrupt) -> Answer:
     """Restore a picture, unless that was done in the meantime."""
     if earlier := find_earlier_result(job):
-        return {"account": earlier.account, "skipped": earlier.word}
-    account, ended_by = restore(
-        job, display=notes, signals=SIGNALS, resume=True, interrupt=interrupt, descend=lockstep.evaluate_jointly
+        account = earlier.record.to_json() if earlier.record else {"input": str(job.source), "output": earlier.output}
+        return {"account": account, "skipped": earlier.word}
+    record, ended_by = restore(
+        job, display=notes, signals=SIGNALS, resume=True, interrupt=interrupt, evaluate=lockstep.evaluate_jointly
     )
     interrupt.received = interrupt.received or ended_by  # it may have been the comparison that was cut short
-    return {"account": account, "ended_by": ended_by}
+    return {"account": record.to_json(), "ended_by": ended_by}
 
 
 def _try(job: Job, order: Mapping[str, Any], _notes: _Notes, _interrupt: Interrupt) -> Answer:

@@ -17,6 +17,7 @@ from dipcli.cluster import worker
 from dipcli.cluster.clusters import Site
 from dipcli.cluster.messages import order
 from dipcli.errors import DipError
+from dipcli.records.run_record import RunRecord
 from dipcli.runs.batches.batch import Batch, Outcome, failed, not_started
 from dipcli.runs.display import Display
 from dipcli.runs.interrupt import Interrupt
@@ -184,8 +185,11 @@ def _outcome(batch: Batch, number: int, answer: dict[str, Any], interrupt: Inter
     if "account" not in answer:
         return not_started(batch, number, interrupt.received or signal.SIGTERM)
     account, ended_by = answer["account"], answer.get("ended_by")
+    record = RunRecord.from_json(account | {"worker": answer["worker"]}) if "iterations" in account else None
     return Outcome(
-        account | {"worker": answer["worker"]},
+        account["input"],
+        account["output"],
+        record,
         # Where there is an account of a fit, it was made by a worker that was lost before it could say so.
         skipped="" if "iterations" in account else answer.get("skipped", ""),
         ended_by=signal.Signals(ended_by) if ended_by else None,

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import dipcli
-from dipcli.records import checkpoints
 from dipcli.records import job_json as manifest
 from dipcli.records.job import Job
 
@@ -23,6 +22,6 @@ def order(job: Job, wanted: str, **more: Any) -> dict[str, Any]:
         "version": dipcli.__version__,
         "cwd": str(Path.cwd()),
         "wanted": wanted,
-        "job": checkpoints.plain(manifest.to_json(job)),
+        "job": manifest.to_json(job),
         **more,
     }

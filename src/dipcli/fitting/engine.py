@@ -7,12 +7,11 @@ It knows no file, no terminal and no task.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice, repeat
 from time import perf_counter
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +21,12 @@ from dipcli.errors import DipError
 from dipcli.fitting import rollback as recovery
 from dipcli.fitting import warmup
 from dipcli.fitting.adam import Adam
-from dipcli.fitting.evaluate import Evaluate, evaluate_alone
+from dipcli.fitting.control import NO_CONTROL, Control, Observer
 from dipcli.fitting.input_noise import perturbed_input
-from dipcli.fitting.rollback import BestAverage, Checkpoint, CollapseGuard, FitState
+from dipcli.fitting.results import Fit
+from dipcli.fitting.rollback import CollapseGuard
+from dipcli.fitting.started_rule import StartedRule, start_rule
+from dipcli.fitting.state import BestAverage, Checkpoint, FitState
 from dipcli.fitting.warmup import Window
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
@@ -36,50 +38,15 @@ ADAM_BEFORE_LBFGS = 100  # the published warm-up: so many steps of Adam,
 ADAM_RATE_BEFORE_LBFGS = 0.001  # at this rate
 
 
-@dataclass(frozen=True)
-class Fit:
-    """The result of a fit.
-
-    Attributes:
-        image: the average that the rule kept, finished by the problem, shape (C, H, W).
-        average: the same as the network made it.
-        kept: the iteration it is from.
-        memory: how much of itself that average keeps at each iteration, in [0, 1).
-        steps: iterations run.
-        reason: why the run ended.
-        seconds: time spent in the fit, observers not counted.
-        events: what happened out of the ordinary.
-    """
-
-    image: Tensor
-    average: Tensor
-    kept: int
-    decay: float
-    steps: int
-    reason: str
-    seconds: float
-    events: tuple[str, ...] = ()
-
-
-Observer: TypeAlias = Callable[[Step, stopping.Verdict], None]
-CheckpointHook: TypeAlias = Callable[[Callable[[], Checkpoint], bool], None]
-
-
-def no_checkpoint(_take: Callable[[], object], _last: bool) -> None:
-    """Hold nothing: what is cut short begins anew."""
-
-
 def fit(
     problem: Problem,
     prior: Prior,
     settings: Settings,
     *,
-    stop: stopping.Rule | None = None,
+    stop: stopping.Rule | StartedRule | None = None,
     observers: Iterable[Observer] = (),
+    control: Control = NO_CONTROL,
     run: int = 1,
-    resume_from: Checkpoint | None = None,
-    checkpoint: CheckpointHook = no_checkpoint,
-    evaluate: Evaluate = evaluate_alone,
 ) -> Fit:
     """Fit the prior to one measurement and return the picture that the rule keeps.
 
@@ -88,12 +55,9 @@ def fit(
         prior: the network and its input, on the problem's device. The weights change in place.
         settings: how to fit. `precision` other than bf16 means the precision of the weights as they are.
         stop: the rule; the one that the settings name when left out.
-        observers: called after each iteration, in order; they watch and cannot steer.
+        observers: called after each iteration, in order, after those of `control`; they watch and cannot steer.
+        control: what runs beside the fit.
         run: which of several fits this is, for the observers.
-        resume_from: the checkpoint of an earlier fit of the same problem, prior and settings; continues bit for bit.
-        checkpoint: called every ten iterations, after the observers, and at the last one, with a function that takes a
-            checkpoint, and whether this is the last. What is taken is of this moment, and may change with the next.
-        evaluate: computes the network and the loss's slopes; several fits may have one pass for all of them.
 
     A fit that collapses (its loss stays 5 dB above what it was lately, or is no number) goes back to its last sound
     state, weights, optimiser, average, rule and all, and goes on with half the step: the published remedy.
@@ -101,8 +65,10 @@ def fit(
     Raises:
         DipError: when the fit ends in numbers that are not finite.
     """
-    rule = stop or settings.rule()
-    state, problem = rule.start(problem)
+    started = start_rule(stop or settings.rule(), problem)
+    rule, state, problem = stopping.unless(started.rule, control.reason_to_end), started.state, started.problem
+    observers = (*control.observers, *observers)
+    resume_from = control.resume_from if isinstance(control.resume_from, Checkpoint) else None
     prior, spent, draws = _begun(prior, resume_from)
     network, code = _laid_out(prior, settings)
     variables: list[Tensor] = [*prior.network.parameters()]
@@ -120,7 +86,7 @@ def fit(
         nonlocal draws
         z, draws = perturbed(part), draws + 1
         _forget_slopes(variables)
-        return evaluate(network, settings.precision, z, partial(judged, part))
+        return control.evaluate(network, settings.precision, z, partial(judged, part))
 
     def judged(part: Window, x: Tensor) -> Tensor:
         nonlocal image
@@ -149,7 +115,7 @@ def fit(
         for observe in observers:
             observe(step, verdict)
         if lifeline.is_sound_at(number):
-            checkpoint(partial(lifeline.checkpoint, optimizer, draws, seconds), verdict.stop is not None)
+            control.checkpoint(partial(lifeline.checkpoint, optimizer, draws, seconds), verdict.stop is not None)
         watching += perf_counter() - paused
 
         if verdict.stop or lifeline.tries == recovery.MAX_ROLLBACKS:

@@ -42,7 +42,7 @@ class ResourceEstimate:
         words = f"about {self.memory / GIB:.1f} GiB"
         if self.seconds_per_iteration is not None:
             seconds = min(self.seconds_per_iteration * iterations, budget or math.inf)
-            words += f" and {specs.roughly(seconds)} on this machine"
+            words += f" and {specs.format_duration(seconds)} on this machine"
         if not self.places:
             return words
         rows, columns, *_ = self.places[0]
@@ -125,4 +125,4 @@ def _laid(
 ) -> list[Place]:
     """Tiles as the network likes them, and so that all that was measured is seen by one, well within it."""
     stride = networks.architecture(settings.network).stride
-    return tiles.layout(size, stride, suits, max(tiles.MIN_OVERLAP, 2 * getattr(problem.operator, "reach", 0)))
+    return tiles.layout(size, stride, suits, max(tiles.MIN_OVERLAP, 2 * problem.reach))

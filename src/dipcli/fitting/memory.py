@@ -114,7 +114,7 @@ def measure(problem: Problem, settings: Settings, *, side: int, trials: int = 0)
     part = _window(problem, side)
     device = torch.device(settings.device)
     once = replace(settings, warmup=0, rate=SLIGHT)
-    prior = fresh_prior(part, once, stopping.Never()).to(device)
+    prior = fresh_prior(part, once).to(device)
     part = part.to(device)
     rows, columns = prior.code.shape[2:]
     weights = sum(each.numel() for each in prior.network.parameters())

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from dipcli.errors import DipError
 from dipcli.fitting.adam import Adam
+from dipcli.fitting.state import Checkpoint, FitState, GuardState, Snapshot
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,97 +28,6 @@ COLLAPSE = 10**0.5  # a loss so many times what it was lately, 5 dB, is a collap
 LATELY = 5  # looks whose median the loss was lately: a fit with noisy input has a noisy loss
 NOUGHT = 5e-5  # losses below it, 43 dB, are all as good: those of a picture of one colour jump about there
 MAX_ROLLBACKS = 12  # without a sound look between them: by then the step is 4000 times smaller, it was not the step
-
-
-@dataclass(frozen=True)
-class BestAverage:
-    """The best picture so far, by the rule.
-
-    Attributes:
-        number: the iteration.
-        image: the average that the rule chose, shape (C, H, W).
-        memory: how much of itself that average keeps at each iteration.
-    """
-
-    number: int
-    image: Tensor
-    decay: float
-
-
-@dataclass(frozen=True)
-class FitState:
-    """What a fit has come to, beside weights and optimiser.
-
-    Attributes:
-        number: the iteration.
-        averages: of the outputs so far, one for each memory.
-        shares: sum of the weights in each, in (0, 1].
-        kept: the best so far, by the rule.
-        state: the rule's.
-    """
-
-    number: int
-    averages: tuple[Tensor, ...]
-    shares: tuple[float, ...]
-    kept: BestAverage | None
-    state: Any
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Copies of all that a step changes.
-
-    Attributes:
-        reached: the average, the kept step and the rule's state.
-        weights: of the network, with whatever statistics it keeps.
-        code: z, where it is fitted too.
-        moments: Adam's. L-BFGS, whose history is a hundred times the weights, begins anew.
-    """
-
-    reached: FitState
-    weights: dict[str, Tensor]
-    code: Tensor | None
-    moments: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class GuardState:
-    """What a lifeline remembers.
-
-    Attributes:
-        trusted: the state that a collapse goes back to.
-        newest: the latest, which the next look may find sound.
-        lately: what the loss was at the last looks.
-        tries: how often it went back without a sound look since.
-        events: what it did, a sentence each.
-    """
-
-    trusted: Snapshot
-    newest: Snapshot
-    recent_losses: tuple[float, ...]
-    tries: int
-    events: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Everything from which a fit goes on as if nothing had happened.
-
-    Attributes:
-        code: z.
-        watched: the lifeline's memory; its newest state is where the fit stands.
-        rates: the optimiser's.
-        history: L-BFGS's memory, as PyTorch hands it out; empty for Adam, whose moments are in the newest state.
-        draws: how often noise was added to z.
-        seconds: time spent in the fit.
-    """
-
-    code: Tensor
-    guard: GuardState
-    rates: tuple[float, ...]
-    history: dict[str, Any]
-    draws: int
-    seconds: float
 
 
 def _copied(moments: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
 
 import torch
 
-from dipcli import networks, stopping
+from dipcli import networks
 from dipcli.errors import OutOfMemoryError
 from dipcli.fitting import device as machine
-from dipcli.fitting import memory, restarts
+from dipcli.fitting import memory
 from dipcli.fitting import tiling as tiles
-from dipcli.fitting.engine import Observer, no_checkpoint
+from dipcli.fitting.control import NO_CONTROL, Control, Deadline, Observer
 from dipcli.fitting.estimate import ResourceEstimate, estimate_resources, halve_tiles
-from dipcli.fitting.evaluate import Evaluate, evaluate_alone
-from dipcli.fitting.restarts import Deadline, Runs, RunsState, fit_runs
-from dipcli.fitting.tiled import Notify, TilesState, fit_tiles
+from dipcli.fitting.restarts import fit_runs, fresh_prior
+from dipcli.fitting.results import Runs
+from dipcli.fitting.started_rule import StartedRule, start_rule
+from dipcli.fitting.tiled import fit_tiles
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.settings import Settings
+from dipcli.stopping import Rule
 from dipcli.stopping.step import Place
 
 TRIAL_ITERATIONS = 3  # iterations that tell the pace
@@ -33,9 +34,6 @@ TRIAL_WINDOW, SMALL_TRIAL_WINDOW = (
 )  # side of the window that this is measured on, and of that of smaller pictures
 
 
-Hold: TypeAlias = Callable[[Callable[[], RunsState | TilesState], bool], None]
-
-
 @dataclass(frozen=True)
 class PreparedFit:
     """Everything laid out for a fit: what can be found wrong with problem and settings has been found.
@@ -44,13 +42,16 @@ class PreparedFit:
         problem: on the device; on the CPU where it is fitted in tiles, each of which goes there by itself.
         prior: on the device, as it was made. Tiles have their own: there it is that of a small window.
         settings: as they will be used: device and precision resolved.
-        outlook: what it will take.
+        estimate: what it will take.
+        started: the stopping rule, started on the whole image; in tiles, resolved for the whole image and started on
+            the first tile, as a check: each tile starts its own.
     """
 
     problem: Problem
     prior: Prior
     settings: Settings
     estimate: ResourceEstimate
+    started: StartedRule
 
     @property
     def first_problem(self) -> Problem:
@@ -62,7 +63,7 @@ def prepare(
     problem: Problem,
     settings: Settings,
     *,
-    stop: stopping.Rule | None = None,
+    stop: Rule | None = None,
     beside: int = 0,
     watched: int = 0,
     places: tuple[Place, ...] | None = None,
@@ -89,67 +90,59 @@ def prepare(
         side = TRIAL_WINDOW if large else SMALL_TRIAL_WINDOW
         cost, prior = memory.measure(problem, settings, side=side, trials=TRIAL_ITERATIONS if large else 0)
         outlook = estimate_resources(problem, settings, replace(cost, watched=watched), beside, places)
-        if not outlook.places:
+        rule = stop or settings.rule()
+        if outlook.places:
+            first = outlook.places[0]
+            started = start_rule(rule.resolve(problem), problem.window(first.rows, first.columns))
+        else:
             problem = problem.to(device)
-            prior = restarts.fresh_prior(problem, settings, stop or settings.rule()).to(device)
-        return PreparedFit(problem, prior, settings, outlook)
+            started = start_rule(rule, problem)
+            prior = fresh_prior(started.problem, settings).to(device)
+        return PreparedFit(problem, prior, settings, outlook, started)
 
 
 def solve(
-    bench: PreparedFit,
+    prepared: PreparedFit,
     *,
-    stop: stopping.Rule | None = None,
-    deadline: Deadline | None = None,
-    asked: Callable[[], str | None] = lambda: None,
+    stop: Rule | None = None,
     observers: Iterable[Observer] = (),
-    notify: Notify = lambda _: None,
-    resume_from: RunsState | TilesState | None = None,
-    checkpoint: Hold = no_checkpoint,
-    evaluate: Evaluate = evaluate_alone,
+    control: Control = NO_CONTROL,
 ) -> Runs:
-    """Fit, with as many threads as the settings ask for. The bench's network is fitted in place: use it once.
+    """Fit, with the number of CPU threads of the settings.
 
-    When memory runs out all the same, it goes on in smaller tiles, once.
+    The prior is fitted in place, so a prepared fit can be used once. If memory runs out, the fit goes on in smaller
+    tiles, once.
 
     Args:
-        bench: as `prepare` laid it out.
-        stop: the rule; the one that the settings name when left out.
-        deadline: takes the place of the one that `settings.time` sets.
-        asked: why the runs should end now, or None.
-        observers: called after each iteration of each run.
-        notify: told when memory runs out.
-        resume_from: how far earlier fits of the same had come.
-        checkpoint: given the fits' progress now and then, as by `fit_runs` or `fit_tiles`.
-        evaluate: as that of `engine.fit`.
+        prepared: the fit.
+        stop: a rule in the place of the prepared one.
+        observers: called after each iteration, after those of `control`.
+        control: what runs beside the fit. Its deadline takes the place of `settings.time`.
 
     Raises:
-        DipError: when memory runs out or the fit runs away.
+        DipError: if memory runs out or the fit ends in numbers that are not finite.
     """
-    problem, settings, places = bench.problem, bench.settings, bench.estimate.places
+    problem, settings, places = prepared.problem, prepared.settings, prepared.estimate.places
+    control = replace(
+        control,
+        deadline=control.deadline or Deadline(settings.time_budget()),
+        observers=(*control.observers, *observers),
+    )
     smaller: tiles.TileLayout | None = partial(halve_tiles, problem=problem, settings=settings)
-    how: dict[str, Any] = {
-        "deadline": deadline or Deadline(settings.time_budget()),
-        "asked": asked,
-        "observers": tuple(observers),
-        "checkpoint": checkpoint,
-        "evaluate": evaluate,
-    }
     with use_threads(settings.threads), machine.translate_memory_errors(problem.shape):
         if not places:
-            whole = resume_from if isinstance(resume_from, RunsState) else None
             try:
-                return fit_runs(problem, bench.prior, settings, stop=stop, resume_from=whole, **how)
+                return fit_runs(problem, prepared.prior, settings, stop=stop or prepared.started, control=control)
             except OutOfMemoryError:
                 places = tuple(halve_tiles(problem.shape[1:], problem, settings)) if problem.tileable else ()
                 if settings.tile == "none" or len(places) < 2:  # noqa: PLR2004 - as large as the whole
                     raise
             machine.release_memory(torch.device(settings.device))
             smaller = None
-            notify(f"memory ran out: going on in {len(places)} tiles")
+            control.notify(f"memory ran out: going on in {len(places)} tiles")
         problem = problem.to(torch.device("cpu"))
-        rule = (stop or settings.rule()).resolve(problem)
-        course = resume_from if isinstance(resume_from, TilesState) else None
-        return fit_tiles(problem, places, settings, rule, say=notify, smaller=smaller, resume_from=course, **how)
+        rule = (stop or prepared.started.rule).resolve(problem)
+        return fit_tiles(problem, places, settings, rule, smaller=smaller, control=control)
 
 
 def resolve_settings(settings: Settings) -> Settings:

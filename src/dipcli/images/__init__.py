@@ -1,18 +1,36 @@
 """Images in memory and on disk: reading and writing any format, with metadata."""
 
-from dipcli.images.formats import FORMATS, check, decode, default_suffix, encode, read, to_image, write
-from dipcli.images.image import SMALLEST, Image, from_array
+from dipcli.images.formats import (
+    DEFAULT_SUFFIXES,
+    Format,
+    default_suffix,
+    find_writable,
+    formats,
+    has_image_suffix,
+    register_format,
+)
+from dipcli.images.image import MIN_SIDE, Image, from_array
+from dipcli.images.raster import Raster
+from dipcli.images.reading import decode, read, to_image
+from dipcli.images.writing import check, encode, encode_preview, write
 
 __all__ = [
-    "FORMATS",
-    "SMALLEST",
+    "DEFAULT_SUFFIXES",
+    "MIN_SIDE",
+    "Format",
     "Image",
+    "Raster",
     "check",
     "decode",
     "default_suffix",
     "encode",
+    "encode_preview",
+    "find_writable",
+    "formats",
     "from_array",
+    "has_image_suffix",
     "read",
+    "register_format",
     "to_image",
     "write",
 ]

@@ -1,198 +1,149 @@
-"""Reading and writing pictures, with what belongs to them: bit depth, transparency, colour profile, EXIF."""
+"""The table of image formats: one row per format.
+
+A format that is not in the table is added with `register_format`, from outside too:
+
+    from dipcli import Format, Raster, register_format
+    register_format(Format(name="Toy", suffixes=(".toy",), signatures=(b"TOY",), read=read_toy, write=write_toy))
+"""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import PIL.Image
-from numpy.typing import NDArray
-
-from dipcli import files
 from dipcli.errors import DipError
-from dipcli.images import exif, pillow, png, tiff
-from dipcli.images.image import SMALLEST, Image, from_array
-from dipcli.images.raster import Raster, check_size
-
-FORMATS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
-TIFF = (".tif", ".tiff")
-JPEG = (".jpg", ".jpeg")
-COLOURS = 3
-QUICK = 1  # how hard PNG tries to be small, of 9
-LONGEST = {".png": 1_000_000, ".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # sides, in pixels, as they are coded
-LARGEST_EXIF = 65_533  # bytes in a JPEG
+from dipcli.images import imageio, pillow, png, tiff
+from dipcli.images.image import Image
+from dipcli.images.raster import Raster
 
 
-def read(path: Path, *, span: tuple[float, float] | None = None) -> tuple[Image, bytes]:
-    """Read a picture and the bytes it came from; `-` is standard input.
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How to recognise, read and write files of a format, and what it can hold.
+
+    Attributes:
+        name: for messages, as "PNG".
+        suffixes: of file names, in lower case, with the dot; the first is the usual one.
+        signatures: what files begin with, one of them.
+        read: decodes a whole file. Any exception means that the file is damaged; the message of a `DipError` is shown.
+        write: encodes a file; None if the format is only read.
+        dtypes: names of the sample types that it can hold, of uint8, uint16 and float32.
+        max_channels: without alpha; None for no limit.
+        alpha: whether it can hold transparency.
+        lossless: whether samples are read back bit for bit.
+        metadata: whether it can hold ICC profile and EXIF.
+        max_side: in pixels; None for no limit.
+        max_exif_bytes: None for no limit.
+        default: whether results without a given name are written in it: in the first such format that can hold them.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    signatures: tuple[bytes, ...]
+    read: Callable[[bytes], Raster]
+    write: Callable[[Raster], bytes] | None = None
+    dtypes: tuple[str, ...] = ("uint8",)
+    max_channels: int | None = 3
+    alpha: bool = False
+    lossless: bool = True
+    metadata: bool = False
+    max_side: int | None = None
+    max_exif_bytes: int | None = None
+    default: bool = False
+
+    def find_obstacle(self, image: Image) -> str | None:
+        """Name what the format cannot hold of an image, for a message; None if it can hold all of it."""
+        channels, height, width = image.pixels.shape
+        if self.max_channels is not None and channels > self.max_channels:
+            return f"{channels} channels"
+        if image.dtype.name not in self.dtypes:
+            return f"{image.dtype} samples without loss"
+        if image.alpha is not None and not self.alpha:
+            return "transparency"
+        if self.max_exif_bytes is not None and len(image.exif or b"") > self.max_exif_bytes:
+            return "as much EXIF as the image has"
+        if self.max_side is not None and max(height, width) > self.max_side:
+            return f"an image of {width}x{height}"
+        return None
+
+
+# Recognised from top to bottom, and in this order preferred for results.
+FORMATS = (
+    Format(
+        name="PNG", suffixes=(".png",), signatures=(png.SIGNATURE,), read=png.read, write=png.write,
+        dtypes=("uint8", "uint16"), alpha=True, metadata=True, max_side=1_000_000, default=True,
+    ),
+    Format(
+        name="TIFF", suffixes=(".tif", ".tiff"), signatures=tiff.SIGNATURES, read=tiff.read, write=tiff.write,
+        dtypes=("uint8", "uint16", "float32"), max_channels=None, alpha=True, metadata=True, default=True,
+    ),
+    Format(
+        name="JPEG", suffixes=(".jpg", ".jpeg"), signatures=(b"\xff\xd8\xff",), read=partial(pillow.read, kind="JPEG"),
+        write=partial(pillow.write, kind="JPEG", quality=95, subsampling=0),
+        lossless=False, metadata=True, max_side=65_500, max_exif_bytes=65_533,
+    ),
+    Format(
+        name="WebP", suffixes=(".webp",), signatures=(b"RIFF",), read=partial(pillow.read, kind="WEBP"),
+        write=partial(pillow.write, kind="WEBP", lossless=True, exact=True), alpha=True, metadata=True, max_side=16_383,
+    ),
+    Format(
+        name="BMP", suffixes=(".bmp",), signatures=(b"BM",), read=partial(pillow.read, kind="BMP"),
+        write=partial(pillow.write, kind="BMP"),
+    ),
+    Format(name="GIF", suffixes=(".gif",), signatures=(b"GIF8",), read=partial(pillow.read, kind="GIF")),
+    Format(
+        name="any that imageio reads", signatures=(b"",), read=imageio.read,
+        suffixes=(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".avif", ".tga", ".sgi", ".pcx", ".hdr"),
+    ),
+)  # fmt: skip
+DEFAULT_SUFFIXES = tuple(row.suffixes[0] for row in FORMATS if row.default)  # of results without a given name
+_registered: dict[str, Format] = {}
+
+
+def register_format(new: Format) -> None:
+    """Add a format to the table of this process. It goes before the others, and replaces one of the same name.
+
+    Raises:
+        ValueError: if it has no signature by which to recognise its files.
+    """
+    if not all(new.signatures) or not new.signatures:
+        raise ValueError(f"{new.name} has no signature: say what its files begin with.")
+    _registered[new.name] = new
+
+
+def formats() -> tuple[Format, ...]:
+    """Return the table, registered formats first."""
+    return (*_registered.values(), *FORMATS)
+
+
+def find_writable(suffix: str, image: Image | None = None) -> Format:
+    """Find the format to write for a suffix.
 
     Args:
-        path: the file.
-        span: the values of a float file that mean 0 and 1, where they are known.
+        suffix: as ".png"; capitals do not matter.
+        image: what is to be written, if that is known.
 
     Raises:
-        DipError: when there is no such file or it is not a picture that can be read to its end.
+        DipError: if there is no such format or it cannot hold the image.
     """
-    try:
-        if str(path) != "-":
-            data = path.read_bytes()
-        elif sys.stdin is None:
-            raise DipError("Standard input is closed: name a file.")
-        else:
-            data = sys.stdin.buffer.read()
-    except FileNotFoundError:
-        raise DipError(f"There is no file {path}: check the name.") from None
-    except IsADirectoryError:
-        raise DipError(f"{path} is a folder: name the pictures in it, as {path}/*.png.") from None
-    except (OSError, ValueError, MemoryError) as error:
-        raise DipError(f"Cannot read {path} ({_first_line(error)}): check the name.") from error
-    try:
-        return decode(data, span=span), data
-    except DipError as error:
-        raise DipError(f"{path}: {error}") from error
+    writable = [row for row in formats() if row.write]
+    found = next((row for row in writable if suffix.lower() in row.suffixes), None)
+    if found is None:
+        problem = f"Images cannot be written as {suffix}" if suffix else "The output has no suffix"
+        raise DipError(f"{problem}: use one of {' '.join(name for row in writable for name in row.suffixes)}.")
+    if image and (obstacle := found.find_obstacle(image)):
+        others = [row.suffixes[0] for row in writable if row.default and not row.find_obstacle(image)]
+        raise DipError(f"{suffix.lower()} cannot hold {obstacle}: write it as {' or '.join(others)}.")
+    return found
 
 
-def to_image(source: NDArray[Any] | str | Path, *, span: tuple[float, float] | None = None) -> Image:
-    """A picture from a file or from an array, or from what NumPy makes an array of, as Pillow's pictures.
-
-    Raises:
-        DipError: when it is not a picture.
-    """
-    if isinstance(source, str | Path):
-        return read(Path(source), span=span)[0]
-    return from_array(np.asarray(source), span=span)
+def default_suffix(image: Image) -> str:
+    """Return the suffix of the first default format that can hold the image: .png, else .tif."""
+    return next(row.suffixes[0] for row in formats() if row.default and not row.find_obstacle(image))
 
 
-def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Image:
-    """Turn a file's bytes into a picture: orientation applied, palette resolved.
-
-    Args:
-        data: the bytes.
-        span: the values of a float file that mean 0 and 1, where they are known.
-
-    Raises:
-        DipError: when they are not a picture that can be read to its end and without loss.
-    """
-    if not data:
-        raise DipError("The file is empty: check where it came from.")
-    try:
-        raster = _raster(data).upright()
-    except DipError:
-        raise
-    except MemoryError:
-        raise DipError("There is not enough memory to read the picture: make it smaller first.") from None
-    except PIL.UnidentifiedImageError:
-        raise DipError("This is not a picture of a known format: check the file.") from None
-    except Exception as error:
-        raise DipError(f"This is not a picture that can be read ({_first_line(error)}): check the file.") from error
-    return replace(
-        from_array(raster.samples, span=span),
-        profile=raster.profile,
-        exif=raster.exif,
-        resolution=raster.resolution,
-        colour=raster.colour,
-        file=data,
-    )
-
-
-def check(picture: Image, suffix: str) -> None:
-    """Find out, without writing it, whether a file of the format that the suffix names can hold a picture.
-
-    Raises:
-        DipError: when there is no such format or it cannot.
-    """
-    suffix = suffix.lower()
-    _check_held(picture, suffix)
-    height, width = picture.pixels.shape[1:]
-    check_size(width, height, len(picture.pixels) + (picture.alpha is not None))
-    if max(height, width) > LONGEST.get(suffix, max(height, width)):
-        raise DipError(f"{suffix} cannot hold a picture of {width}x{height}: write it as .tif.")
-    corner = slice(0, SMALLEST)
-    alpha = None if picture.alpha is None else picture.alpha[corner, corner]
-    encode(replace(picture, pixels=picture.pixels[:, corner, corner], alpha=alpha, known=None), suffix)
-
-
-def encode(picture: Image, suffix: str, *, quick: bool = False) -> bytes:
-    """The bytes of a file of the format that the suffix names.
-
-    Args:
-        picture: what is in it.
-        suffix: as `.png`.
-        quick: as PNG in a third of the time, and a little larger: for what is soon replaced.
-
-    Raises:
-        DipError: when there is no such format or it cannot hold the picture, as `check` would have said.
-    """
-    suffix = suffix.lower()
-    _check_held(picture, suffix)
-    samples = picture.array()
-    block = picture.exif and exif.sized(picture.exif, samples.shape[1], samples.shape[0])
-    raster = Raster(samples, 1, picture.profile, block, picture.resolution, picture.colour)
-    try:
-        if suffix == ".png":
-            return png.write(raster, QUICK if quick else None)
-        if suffix in TIFF:
-            return tiff.write(raster, alpha=picture.alpha is not None)
-        return pillow.write(raster, suffix)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DipError(f"{suffix} cannot hold this picture ({_first_line(error)}): write it as .png.") from error
-
-
-def write(data: bytes, path: Path) -> None:
-    """Write a picture's bytes whole or not at all; `-` is standard output.
-
-    Raises:
-        DipError: when they cannot be written; a file that is there stays as it is.
-    """
-    if str(path) != "-":
-        files.write(path, data)
-    elif sys.stdout is None:
-        raise DipError("Standard output is closed: name a file with -o.")
-    else:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-
-
-def default_suffix(picture: Image) -> str:
-    """.png where PNG holds the picture without loss, else .tif."""
-    return ".png" if _fits_png(picture) else ".tif"
-
-
-def _raster(data: bytes) -> Raster:
-    """What the file holds, by the reader of its format."""
-    if data.startswith(png.SIGNATURE):
-        return png.read(data)
-    return tiff.read(data) if data.startswith(tiff.SIGNATURES) else pillow.read(data)
-
-
-def _fits_png(picture: Image) -> bool:
-    return len(picture.pixels) <= COLOURS and picture.dtype.kind == "u"
-
-
-def _check_held(picture: Image, suffix: str) -> None:
-    """Find out whether there is such a format, and in it a place for such samples and what stands beside them.
-
-    Raises:
-        DipError: when there is none.
-    """
-    if suffix not in FORMATS:
-        wrong = f"The suffix {suffix} is not that of a picture" if suffix else "The output has no suffix"
-        raise DipError(f"{wrong}: use one of {' '.join(FORMATS)}.")
-    if suffix in TIFF:
-        return
-    if len(picture.pixels) > COLOURS:
-        raise DipError(f"{suffix} cannot hold {len(picture.pixels)} channels: write it as .tif.")
-    if not (picture.dtype == np.uint8 or (suffix == ".png" and _fits_png(picture))):
-        others = ".png or .tif" if _fits_png(picture) else ".tif"
-        raise DipError(f"{suffix} cannot hold {picture.dtype} samples without loss: write it as {others}.")
-    if picture.alpha is not None and suffix in (*JPEG, ".bmp"):
-        raise DipError(f"{suffix} cannot hold transparency: write it as .png.")
-    if len(picture.exif or b"") > LARGEST_EXIF and suffix in JPEG:
-        raise DipError(f"{suffix} cannot hold as much EXIF as the picture has: write it as .png.")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
+def has_image_suffix(path: Path) -> bool:
+    """Check whether a file is named as an image of a format in the table."""
+    return any(path.suffix.lower() in row.suffixes for row in formats())

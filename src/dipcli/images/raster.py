@@ -1,4 +1,4 @@
-"""Samples as they lie in a file, with what the file says of them."""
+"""Samples in a file's own layout, with the file's metadata: the value between readers, writers and `Image`."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 from dipcli.errors import DipError
 from dipcli.images import exif
 
-# A limit of our own, the same for every format, so that a few bytes that declare a giant picture take no memory. Ten
-# times what a good camera has today; the fit of so large a picture is another matter.
-MOST_PIXELS = 250_000_000
-MOST_SAMPLES = 4 * MOST_PIXELS  # colours and transparency
-FINEST = 65535  # pixels an inch; what says more is mistaken
+# The same limit for every format, so that a small file that declares a huge image takes no memory. It is ten times
+# the size of a good camera's photographs.
+MAX_PIXELS = 250_000_000
+MAX_SAMPLES = 4 * MAX_PIXELS  # colours and alpha
+MAX_PIXELS_PER_INCH = 65535
 
 
 @dataclass(frozen=True)
 class Raster:
-    """Samples as they lie in a file, with what the file says of them.
+    """Samples and metadata as a file has them.
 
     Attributes:
-        samples: shape (H, W) or (H, W, channels).
-        orientation: 1 to 8, as in EXIF: how the samples have to be turned; anything else is taken for 1.
+        samples: shape (H, W) or (H, W, channels); the last of 2 or 4 channels is alpha.
+        orientation: of the samples, 1 to 8 as in EXIF; any other value means 1.
         profile: ICC colour profile.
         exif: EXIF block.
-        resolution: pixels an inch, across and down.
-        colour: what a PNG file says of its colours beside the profile: its gAMA, cHRM, sRGB and cICP chunks.
+        resolution: horizontal and vertical, in pixels per inch.
+        png_colour: the gAMA, cHRM, sRGB and cICP chunks of a PNG file.
     """
 
     samples: NDArray[Any]
@@ -36,35 +36,38 @@ class Raster:
     profile: bytes | None = None
     exif: bytes | None = None
     resolution: tuple[float, float] | None = None
-    colour: bytes = b""
+    png_colour: bytes = b""
 
     def upright(self) -> Raster:
-        """The same with its orientation applied; the EXIF block says so."""
-        turned, mirrored = exif.TURNS.get(self.orientation, exif.TURNS[1])
-        resolution = self.resolution[::-1] if turned and self.resolution else self.resolution
+        """Apply the orientation to samples and resolution, and reset it in the EXIF block."""
+        transposed, flipped = exif.TRANSFORMS.get(self.orientation, exif.TRANSFORMS[1])
+        resolution = self.resolution[::-1] if transposed and self.resolution else self.resolution
         block = exif.upright(self.exif) if self.exif else None
-        samples = np.flip(self.samples.swapaxes(0, 1) if turned else self.samples, mirrored)
+        samples = np.flip(self.samples.swapaxes(0, 1) if transposed else self.samples, flipped)
         return replace(self, samples=samples, orientation=1, exif=block, resolution=resolution)
 
 
 def check_size(width: int, height: int, channels: int = 1) -> None:
-    """Refuse a picture that is larger than can be handled, by its header or before it is written.
+    """Check that an image is within the size limit, from its header or before it is written.
 
     Raises:
-        DipError: when it is.
+        DipError: if it is larger than 250 megapixels or a billion samples.
     """
-    if width * height > MOST_PIXELS or width * height * channels > MOST_SAMPLES:
-        size = f"{width}x{height}" + (f" with {channels} channels" if width * height <= MOST_PIXELS else "")
-        raise DipError(
-            f"A picture of {size} is larger than can be handled, which is {MOST_PIXELS // 10**6} megapixels: "
-            "make it smaller first."
-        )
+    if width * height > MAX_PIXELS or width * height * channels > MAX_SAMPLES:
+        size = f"{width}x{height}" + (f" with {channels} channels" if width * height <= MAX_PIXELS else "")
+        raise size_error(f"An image of {size}")
 
 
-def plausible(across: Any, down: Any) -> tuple[float, float] | None:
-    """A resolution in pixels an inch; None where a file says nonsense."""
+def size_error(image: str) -> DipError:
+    """The error for an image beyond the size limit."""
+    return DipError(f"{image} is larger than the limit of {MAX_PIXELS // 10**6} megapixels: make it smaller first.")
+
+
+def valid_resolution(horizontal: Any, vertical: Any) -> tuple[float, float] | None:
+    """Return a resolution in pixels per inch, or None if a file's values are not between 1 and 65535."""
     try:
-        across, down = float(across), float(down)
+        horizontal, vertical = float(horizontal), float(vertical)
     except (TypeError, ValueError, ArithmeticError):
         return None
-    return (across, down) if all(np.isfinite(each) and 1 <= each <= FINEST for each in (across, down)) else None
+    valid = all(1 <= value <= MAX_PIXELS_PER_INCH for value in (horizontal, vertical))  # false for NaN
+    return (horizontal, vertical) if valid else None

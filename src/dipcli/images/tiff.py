@@ -1,4 +1,4 @@
-"""TIFF, by tifffile: any depth, floats, compressed or not; the kinds it has no samples for are Pillow's."""
+"""TIFF through tifffile: any depth, floats, compressed or not. Kinds that it does not decode are read by Pillow."""
 
 from __future__ import annotations
 
@@ -14,105 +14,103 @@ from tifffile import COMPRESSION, PHOTOMETRIC
 
 from dipcli.errors import DipError
 from dipcli.images import exif, pillow
-from dipcli.images.raster import Raster, check_size, plausible
+from dipcli.images.raster import Raster, check_size, valid_resolution
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-ORIENTATION, ACROSS, DOWN, UNIT, PROFILE = 274, 282, 283, 296, 34675  # tags
-INCHES = {2: 1.0, 3: 2.54}  # by the unit of resolution: how many of it
+ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, ICC_PROFILE = 274, 282, 283, 296, 34675  # tags
+UNITS_PER_INCH = {2: 1.0, 3: 2.54}  # by resolution unit
 DEPTHS = (8, 16, 32, 64)
 COLOURS = 3
-# Of these nobody has to believe what size a file inside the file says it has.
+PLAIN = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB)
+# These do not embed a file with a header of its own, whose declared size would have to be trusted.
 COMPRESSIONS = (
     COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE, COMPRESSION.PACKBITS,
     COMPRESSION.LZMA, COMPRESSION.ZSTD,
 )  # fmt: skip
-REDUCED = 1  # of a page: it shows the same once more, smaller
+REDUCED = 1  # sub-file type of a page that shows another one at a smaller size
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong with a file is said once, by us
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # errors are raised and reported once
 
 
 def read(data: bytes) -> Raster:
-    """Samples and what belongs to them.
+    """Decode a file.
 
     Raises:
-        DipError: when the picture is too large, has several pages, is truncated, or not all of it can be kept.
-        Exception: of any kind, where the file is broken.
+        DipError: if the image is too large, has several pages, is truncated, or cannot be read without loss.
+        Exception: of any type, if the file is damaged.
     """
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page: Any = file.pages.first
         check_size(page.imagewidth, page.imagelength, page.samplesperpixel * page.imagedepth)
         if page.is_tiled:
             check_size(page.tilewidth, page.tilelength, page.samplesperpixel * page.tiledepth)
-        others: list[Any] = [each for each in file.pages if each is not page]
-        if pages := sum(not each.subfiletype & REDUCED for each in others):
+        others: list[Any] = [other for other in file.pages if other is not page]
+        if pages := sum(not other.subfiletype & REDUCED for other in others):
             raise DipError(f"The file has {1 + pages} pages: extract the one to restore.")
-        _check_whole(page, len(data))
-        tags = {code: tag.value for code in (ORIENTATION, ACROSS, DOWN, UNIT, PROFILE) if (tag := page.tags.get(code))}
+        _check_complete(page, len(data))
+        codes = (ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, ICC_PROFILE)
+        tags = {code: tag.value for code in codes if (tag := page.tags.get(code))}
         samples, orientation = _samples(page), tags.get(ORIENTATION, 1)
     if samples is None:
-        other = pillow.read(data, ("TIFF",))  # which may have turned it already
-        samples, orientation = other.samples, other.orientation
-    profile = tags.get(PROFILE)
+        raster = pillow.read(data, "TIFF")
+        samples, orientation = raster.samples, raster.orientation  # Pillow may have applied it
+    profile = tags.get(ICC_PROFILE)
     return Raster(
         samples,
         orientation,
-        profile=profile if isinstance(profile, bytes) else None,  # numbers are none
+        profile=profile if isinstance(profile, bytes) else None,
         exif=exif.from_tiff(data),
         resolution=_resolution(tags),
     )
 
 
-def write(raster: Raster, *, alpha: bool) -> bytes:
-    """The bytes of a file.
-
-    Args:
-        raster: with as many channels as there may be.
-        alpha: whether the last of them is transparency.
-    """
+def write(raster: Raster) -> bytes:
+    """Encode a file, uncompressed."""
     samples = raster.samples
     channels = samples.shape[2] if samples.ndim > 2 else 1  # noqa: PLR2004 - height, width, channels
-    options: dict[str, Any] = {"photometric": "rgb" if channels - alpha == COLOURS else "minisblack"}
+    options: dict[str, Any] = {"photometric": "rgb" if channels in (COLOURS, COLOURS + 1) else "minisblack"}
     if channels > 1:
         options |= {"planarconfig": "contig"}
-    if alpha:
+    if channels in (2, COLOURS + 1):
         options |= {"extrasamples": ["unassalpha"]}
     if raster.resolution:
         options |= {"resolution": raster.resolution, "resolutionunit": "inch"}
     file = io.BytesIO()
-    order = exif.order(raster.exif) if raster.exif else "<"
+    order = exif.byte_order(raster.exif) if raster.exif else "<"
     tifffile.imwrite(
         file, samples, byteorder=order, iccprofile=raster.profile, metadata=None, software=False, **options
     )
     return exif.to_tiff(file.getvalue(), raster.exif) if raster.exif else file.getvalue()
 
 
-def _check_whole(page: Any, length: int) -> None:
-    """Find out whether all that the page is made of lies within the file: what lies beyond would be taken for black.
+def _check_complete(page: Any, length: int) -> None:
+    """Check that all strips or tiles of a page lie within the file; tifffile would read missing ones as black.
 
     Raises:
-        DipError: when it does not.
+        DipError: if one does not.
     """
     pieces = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     if len(pieces) < math.prod(page.chunked) or any(
-        not (at > 0 and size > 0 and at + size <= length) for at, size in pieces
+        not (start > 0 and size > 0 and start + size <= length) for start, size in pieces
     ):
         raise DipError("The TIFF is truncated: get the whole file.")
 
 
 def _samples(page: Any) -> NDArray[Any] | None:
-    """The samples of a page, shape (H, W) or (H, W, channels); None where they are to be had from Pillow.
+    """Decode a page to shape (H, W) or (H, W, channels); None if Pillow has to read it: palettes, single bits, JPEG.
 
     Raises:
-        DipError: when there is no way to have them without loss.
+        DipError: if it cannot be read without loss.
     """
-    if page.bitspersample <= 8 and page.samplesperpixel <= COLOURS + 1 and not _plain(page):  # noqa: PLR2004
+    plain = page.photometric in PLAIN and page.compression in COMPRESSIONS
+    if page.bitspersample <= 8 and page.samplesperpixel <= COLOURS + 1 and not (plain and page.bitspersample == 8):  # noqa: PLR2004
         return None
-    if page.photometric not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB):
-        raise DipError(f"{PHOTOMETRIC(page.photometric).name} pictures are not supported: convert it to RGB.")
+    if page.photometric not in PLAIN:
+        raise DipError(f"{PHOTOMETRIC(page.photometric).name} images are not supported: convert it to RGB.")
     if page.compression not in COMPRESSIONS:
         raise DipError(f"Compression {page.compression} of a TIFF is not supported: save it with LZW or none.")
     if page.imagedepth > 1:
-        raise DipError(f"The picture is a volume with a depth of {page.imagedepth}: extract the layer to restore.")
+        raise DipError(f"The image is a volume with a depth of {page.imagedepth}: extract the layer to restore.")
     if page.bitspersample not in DEPTHS:
         raise DipError(f"Samples of {page.bitspersample} bits are not supported: convert them to 8 or 16 bits.")
     samples: NDArray[Any] = page.asarray()
@@ -123,36 +121,25 @@ def _samples(page: Any) -> NDArray[Any] | None:
             raise DipError("Floats whose smallest value is white are not supported: convert it to RGB.")
         samples = np.iinfo(samples.dtype).max - samples
     if tifffile.EXTRASAMPLE.ASSOCALPHA in page.extrasamples and samples.shape[2:] in ((2,), (4,)):
-        samples = _straight(samples)
+        samples = _unpremultiply(samples)
     return samples
 
 
-def _plain(page: Any) -> bool:
-    """Whether the samples are what the picture shows, and no palette, bits or JPEG."""
-    return (
-        page.bitspersample == 8  # noqa: PLR2004
-        and page.photometric in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB)
-        and page.compression in COMPRESSIONS
-    )
-
-
-def _straight(samples: NDArray[Any]) -> NDArray[Any]:
-    """Colours that were multiplied by the transparency, divided by it again."""
-    most = np.iinfo(samples.dtype).max if samples.dtype.kind == "u" else 1.0
+def _unpremultiply(samples: NDArray[Any]) -> NDArray[Any]:
+    """Divide colours by alpha, with which they were multiplied."""
+    full = np.iinfo(samples.dtype).max if samples.dtype.kind == "u" else 1.0
     alpha = samples[..., -1:].astype(np.float64)
-    colours = np.divide(samples[..., :-1] * float(most), alpha, out=np.zeros(samples[..., :-1].shape), where=alpha > 0)
+    colours = np.divide(samples[..., :-1] * float(full), alpha, out=np.zeros(samples[..., :-1].shape), where=alpha > 0)
     if samples.dtype.kind == "u":
-        colours = np.rint(colours.clip(0, most))
+        colours = np.rint(colours.clip(0, full))
     return np.concatenate([colours.astype(samples.dtype), samples[..., -1:]], axis=2)
 
 
 def _resolution(tags: dict[int, Any]) -> tuple[float, float] | None:
-    """Pixels an inch, across and down, as far as the tags say so."""
-    inches = INCHES.get(tags.get(UNIT, 2))
-    if inches is None or not {ACROSS, DOWN} <= tags.keys():
+    scale = UNITS_PER_INCH.get(tags.get(RESOLUTION_UNIT, 2))
+    if scale is None or not {X_RESOLUTION, Y_RESOLUTION} <= tags.keys():
         return None
     try:
-        across, down = (inches * above / below for above, below in (tags[ACROSS], tags[DOWN]))
+        return valid_resolution(*(scale * above / below for above, below in (tags[X_RESOLUTION], tags[Y_RESOLUTION])))
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    return plausible(across, down)

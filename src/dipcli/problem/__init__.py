@@ -1,4 +1,4 @@
-"""The inverse problem: what was measured, the forward operator, the data term, and what is known of the noise."""
+"""The inverse problem: measurement, forward operators, data terms, and estimates of the noise."""
 
 from dipcli.problem.problem import Guide, Operator, Problem, identity
 

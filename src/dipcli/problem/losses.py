@@ -1,4 +1,4 @@
-"""Data terms E and penalties: plain functions of tensors."""
+"""Data terms E and the total variation penalty, as functions of tensors."""
 
 from __future__ import annotations
 
@@ -14,33 +14,94 @@ if TYPE_CHECKING:
 
 Loss: TypeAlias = "Callable[[Tensor, Tensor, Tensor | None], Tensor]"
 
-EFFICIENT = 1.345  # noise levels to Huber's bend: as good as least squares on Gaussian noise, to 95 %
-UNKNOWN = 0.1  # the bend where the noise level is not known: a tenth of the range
-DIMMEST = 1 / 510  # half a grey level: a network's output is never zero, its logarithm must not run away either
+HUBER_DELTA_IN_SIGMAS = 1.345  # 95 % of the efficiency of least squares for Gaussian noise
+DEFAULT_HUBER_DELTA = 0.1  # of values 0..1, for an unknown noise level
+MIN_INTENSITY = 1 / 510  # half a grey level, so that the logarithm of a dark output stays bounded
 
 
 def squared_error(prediction: Tensor, measured: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean squared error over the pixels that count.
+    """Return the weighted mean squared error.
 
         E(p, y) = sum(w (p - y)^2) / sum(w)
 
     Args:
-        prediction: A(x), any shape.
+        prediction: p = A(x), any shape.
         measured: y, the same shape.
-        weight: w >= 0, of a shape that broadcasts to y's; every pixel counts once when it is left out.
+        weight: w >= 0, broadcastable to y; ones when omitted.
 
     Returns:
         A scalar, in squared units of y.
     """
-    return _mean((prediction - measured) ** 2, weight)
+    return _weighted_mean((prediction - measured) ** 2, weight)
+
+
+def absolute_error(prediction: Tensor, measured: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the weighted mean absolute error, which is robust to impulse noise.
+
+        E(p, y) = sum(w |p - y|) / sum(w)
+
+    Args:
+        prediction: p = A(x), any shape.
+        measured: y, the same shape.
+        weight: as for `squared_error`.
+
+    Returns:
+        A scalar, in units of y.
+    """
+    return _weighted_mean((prediction - measured).abs(), weight)
+
+
+@dataclass(frozen=True)
+class Huber:
+    """Squared error of small differences, absolute error of large ones: for Gaussian noise with outliers.
+
+        E(p, y) = sum(w h(p - y)) / sum(w),   h(d) = d^2 if |d| < delta, else delta (2 |d| - delta)
+
+    It is called like the other losses and returns a scalar in squared units of y.
+
+    Attributes:
+        delta: threshold between the two, in units of y, above 0.
+
+    Source:
+        Huber, "Robust estimation of a location parameter", Annals of Mathematical Statistics 1964.
+    """
+
+    delta: float
+
+    def __call__(self, prediction: Tensor, measured: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return E(p, y)."""
+        distance = (prediction - measured).abs()
+        clipped = distance.clamp(max=self.delta)
+        return _weighted_mean(clipped * (2 * distance - clipped), weight)
+
+
+def poisson_deviance(prediction: Tensor, measured: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the weighted mean deviance of the Poisson distribution, for photon noise.
+
+        E(p, y) = sum(w 2 (y log(y / p) - y + p)) / sum(w)
+
+    This is twice the negative log-likelihood minus its smallest value. The unknown scale from counts to values of 0..1
+    is a factor and does not move the minimum.
+
+    Args:
+        prediction: p = A(x), any shape; values below half a grey level of 255 are raised to it.
+        measured: y >= 0, the same shape.
+        weight: as for `squared_error`.
+
+    Returns:
+        A scalar, in units of y.
+    """
+    predicted, counted = prediction.clamp(min=MIN_INTENSITY), measured.clamp(min=0)
+    log_ratio = (counted.clamp(min=MIN_INTENSITY) / predicted).log()
+    return _weighted_mean(2 * (counted * log_ratio - counted + predicted), weight)
 
 
 def total_variation(image: Tensor) -> Tensor:
-    """Mean length of the picture's gradient: the isotropic total variation per pixel.
+    """Return the isotropic total variation per pixel: the mean length of the image gradient.
 
         TV(x) = mean sqrt(dx^2 + dy^2 + eps)
 
-    Differences are forward ones; the last row and column, which have no neighbour, are left out.
+    dx and dy are forward differences. The last row and column, which have none, are left out.
 
     Args:
         image: x, shape (..., H, W) with H, W >= 2.
@@ -51,96 +112,35 @@ def total_variation(image: Tensor) -> Tensor:
     Source:
         Rudin, Osher, Fatemi, "Nonlinear total variation based noise removal algorithms", Physica D 1992.
     """
-    here = image[..., :-1, :-1]
-    across = image[..., :-1, 1:] - here
-    down = image[..., 1:, :-1] - here
-    # eps keeps the slope finite on flat ground; 1e-8 is a hundredth of a grey level of 255, squared.
-    return (across**2 + down**2 + 1e-8).sqrt().mean()
-
-
-def absolute_error(prediction: Tensor, measured: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean absolute error over the pixels that count, for impulse noise: a wild pixel pulls no harder than another.
-
-        E(p, y) = sum(w |p - y|) / sum(w)
-
-    Args:
-        prediction: A(x), any shape.
-        measured: y, the same shape.
-        weight: as for `squared_error`.
-
-    Returns:
-        A scalar, in units of y.
-    """
-    return _mean((prediction - measured).abs(), weight)
-
-
-@dataclass(frozen=True)
-class Huber:
-    """Squared error of small differences, absolute error of large ones: Gaussian noise with some wild pixels.
-
-        E(p, y) = sum(w h(p - y)) / sum(w),   h(d) = d^2 where |d| < delta, delta (2 |d| - delta) beyond
-
-    Called as the other losses are, with the result in squared units of y.
-
-    Attributes:
-        delta: where the one becomes the other, in units of y, above 0.
-
-    Source:
-        Huber, "Robust estimation of a location parameter", Annals of Mathematical Statistics 1964.
-    """
-
-    delta: float
-
-    def __call__(self, prediction: Tensor, measured: Tensor, weight: Tensor | None = None) -> Tensor:
-        """E(p, y)."""
-        distance = (prediction - measured).abs()
-        near = distance.clamp(max=self.delta)
-        return _mean(near * (2 * distance - near), weight)
-
-
-def poisson_deviance(prediction: Tensor, measured: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean deviance of Poisson's distribution, for the noise of counted light: bright pixels may differ more.
-
-        E(p, y) = sum(w 2 (y log(y / p) - y + p)) / sum(w)
-
-    It is twice the negative logarithm of the likelihood, less its smallest value; the unknown scale from counts to
-    values of 0..1 is a factor and changes no minimum.
-
-    Args:
-        prediction: A(x), any shape; values below half a grey level of 255 are taken for that.
-        measured: y >= 0, the same shape.
-        weight: as for `squared_error`.
-
-    Returns:
-        A scalar, in units of y.
-    """
-    predicted, counted = prediction.clamp(min=DIMMEST), measured.clamp(min=0)
-    return _mean(2 * (counted * (counted.clamp(min=DIMMEST) / predicted).log() - counted + predicted), weight)
+    inner = image[..., :-1, :-1]
+    dx = image[..., :-1, 1:] - inner
+    dy = image[..., 1:, :-1] - inner
+    # eps keeps the derivative finite in constant areas: (1e-4)^2, a fortieth of a grey level of 255, squared.
+    return (dx**2 + dy**2 + 1e-8).sqrt().mean()
 
 
 def make_loss(name: str, sigma: str = "auto") -> Loss:
-    """The data term that `--loss` names.
+    """Return the data term that `--loss` names.
 
     Args:
         name: l2, l1, huber or poisson.
-        sigma: noise level on the scale of 0 to 255, as `--sigma` gives it, for huber; auto is a tenth of the range.
+        sigma: noise level on the scale 0..255, as `--sigma` gives it, for huber; auto uses a tenth of the value range.
 
     Raises:
-        UsageError: when there is no such loss.
+        UsageError: when the name is unknown.
     """
-    known: dict[str, Loss] = {
+    losses: dict[str, Loss] = {
         "l2": squared_error,
         "l1": absolute_error,
-        "huber": Huber(UNKNOWN if sigma == "auto" else EFFICIENT * float(sigma) / FULL_SCALE),
+        "huber": Huber(DEFAULT_HUBER_DELTA if sigma == "auto" else HUBER_DELTA_IN_SIGMAS * float(sigma) / FULL_SCALE),
         "poisson": poisson_deviance,
     }
-    if name not in known:
-        raise UsageError(f"There is no loss {name!r}: choose from {', '.join(known)}.")
-    return known[name]
+    if name not in losses:
+        raise UsageError(f"--loss {name} is unknown: choose from {', '.join(losses)}.")
+    return losses[name]
 
 
-def _mean(error: Tensor, weight: Tensor | None) -> Tensor:
-    """Over what counts."""
+def _weighted_mean(error: Tensor, weight: Tensor | None) -> Tensor:
     if weight is None:
         return error.mean()
     weight = weight.expand_as(error)

@@ -1,9 +1,6 @@
-"""Operators A: from the picture that is looked for to what was measured of it.
+"""Forward operators that hold tensors: resampling with Pillow's filters, and a finish that keeps known pixels.
 
-An operator is any differentiable function of a picture x, shape (C, H, W), that returns something of the measurement's
-shape. The fit needs its value and, through autograd, its slope; for a linear operator that is A^T, and nobody has to
-write it down. One that is nothing but a formula is a plain function; one that holds tensors is a module with buffers,
-so that `Problem.to` can take it to another device.
+The fit needs the value of an operator and, by autograd, its gradient; for a linear operator that is A^T.
 """
 
 from __future__ import annotations
@@ -22,20 +19,19 @@ from dipcli.errors import UsageError
 
 Size = tuple[int, int]
 
-# The share of a Gaussian beyond 4 standard deviations, 6e-5, is less than a 60th of an 8-bit grey level of 255.
-GAUSSIAN_REACH = 4
-ROUNDING = 1e-9  # of a distance in pixels
+GAUSSIAN_REACH_IN_SIGMAS = 4  # the mass beyond, 6e-5, is less than a 60th of an 8-bit grey level of 255
+DISTANCE_TOLERANCE = 1e-9  # pixels
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """How much a pixel counts at some distance from the place that is computed.
+    """A resampling kernel k(d).
 
     Attributes:
-        reach: how far it reaches to either side.
-        weigh: from distances, shape (outputs, inputs), to weights of the same shape; each row may be off by a factor.
-        stretches: whether distances and reach are in pixels of the smaller picture, so that the kernel is as wide as
-            the shrinking asks for; if not, they are in pixels of the picture that is resampled.
+        reach: half its width.
+        weigh: from distances, shape (outputs, inputs), to weights of the same shape, each row up to a factor.
+        stretches: whether distances and reach are in pixels of the smaller image, so that the kernel widens with the
+            reduction; if not, they are in pixels of the input.
     """
 
     reach: float
@@ -44,17 +40,16 @@ class Kernel:
 
 
 class Resample(nn.Module):
-    """Shrink or enlarge a picture by weighted means of its pixels, along columns and rows.
+    """Shrink or enlarge an image by weighted means of its pixels, along columns and rows.
 
         A(x) = R_h x R_w^T,    R[i, j] = k((j + 1/2 - c_i) / f) / sum_j k((j + 1/2 - c_i) / f),    c_i = (i + 1/2) s
 
-    s is the number of input pixels to an output pixel; f = max(s, 1) makes the kernel k wide enough to shrink without
-    aliasing. Pixels beyond the border do not count. These are, to the last tap, the weights of `Image.resize` in
-    Pillow; the result differs by what Pillow rounds to 8 bits.
+    s is the number of input pixels per output pixel; f = max(s, 1) widens the kernel k against aliasing. Pixels beyond
+    the border have weight 0. The weights are those of `Image.resize` in Pillow, up to its rounding to 8 bits.
 
     Args:
-        before: (H, W) of the pictures it takes.
-        after: (h, w) of those it returns.
+        before: (H, W) of the input.
+        after: (h, w) of the output.
         kernel: k.
 
     Source:
@@ -75,119 +70,119 @@ class Resample(nn.Module):
 
     @property
     def reach(self) -> int:
-        """The most pixels along a line that one of the measurement sees."""
+        """Largest number of input pixels in a row or column that one output pixel depends on."""
         return max(int((matrix != 0).sum(dim=1).max()) for matrix in (self.rows, self.columns))
 
     def window(self, rows: slice, columns: slice) -> tuple[Resample, slice, slice]:
-        """Of a window of the picture: what of the measurement sees nothing else, and which of its rows and columns."""
+        """Return the operator of a window of the input, and the output's rows and columns that depend only on it."""
         part = deepcopy(self)
-        part.rows, high = _within(self.rows, rows)
-        part.columns, wide = _within(self.columns, columns)
-        return part, high, wide
+        part.rows, output_rows = _cut_weights(self.rows, rows)
+        part.columns, output_columns = _cut_weights(self.columns, columns)
+        return part, output_rows, output_columns
 
 
 @dataclass(frozen=True)
 class KeepKnown:
-    """Put back the pixels that are known: a last touch on a restored picture.
+    """A finish that restores the known pixels.
 
     Attributes:
-        pixels: the picture that they are from, shape (C, H, W).
-        known: which they are, shape (1, H, W), yes or no.
+        pixels: the image with the known pixels, shape (C, H, W).
+        known: whether a pixel is known, shape (1, H, W), boolean.
     """
 
     pixels: Tensor
     known: Tensor
 
     def __call__(self, image: Tensor) -> Tensor:
-        """From (C, H, W) to the same shape."""
+        """From (C, H, W) to the same shape, on the device of the image."""
         return torch.where(self.known.to(image.device), self.pixels.to(image), image)
 
     def window(self, rows: slice, columns: slice) -> KeepKnown:
-        """The same for a window of the picture."""
+        """Return the same for a window of the image."""
         return KeepKnown(self.pixels[:, rows, columns], self.known[:, rows, columns])
 
 
 def resample(pixels: NDArray[np.float32], after: Size, kernel: Kernel) -> NDArray[np.float32]:
-    """A picture in memory, shape (C, H, W), shrunk or enlarged to (C, h, w) as `Resample` does it."""
+    """Resample an array of shape (C, H, W) to (C, h, w), as `Resample` does."""
     before = (pixels.shape[1], pixels.shape[2])
     resampled: NDArray[np.float32] = Resample(before, after, kernel)(torch.from_numpy(pixels)).numpy()
     return resampled
 
 
 def weights(before: int, after: int, kernel: Kernel) -> Tensor:
-    """R: one row of weights for each of `after` output pixels, shape (after, before), float32, each row of sum 1."""
-    # In double precision and in Pillow's own order of operations: where a box ends exactly on the middle of a pixel,
-    # a last bit decides whether the pixel counts.
+    """Return R, the weights of the input pixels in each output pixel: shape (after, before), float32, rows of sum 1."""
+    # In double precision and in Pillow's order of operations: where the edge of a box is the centre of a pixel, the
+    # last bit decides whether the pixel counts.
     scale = before / after
     stretch = max(scale, 1.0) if kernel.stretches else 1.0
     reach = kernel.reach * stretch
     centre = ((torch.arange(after, dtype=torch.float64) + 0.5) * scale)[:, None]
-    place = torch.arange(before, dtype=torch.float64)
-    near = (place >= (centre - reach + 0.5).floor()) & (place < (centre + reach + 0.5).floor())
-    weight = kernel.weigh((place - centre + 0.5) * (1 / stretch)) * near
+    pixel = torch.arange(before, dtype=torch.float64)
+    inside = (pixel >= (centre - reach + 0.5).floor()) & (pixel < (centre + reach + 0.5).floor())
+    weight = kernel.weigh((pixel - centre + 0.5) * (1 / stretch)) * inside
     return (weight / weight.sum(dim=1, keepdim=True)).float()
 
 
-def _within(matrix: Tensor, part: slice) -> tuple[Tensor, slice]:
-    """The rows of a matrix of weights that weigh nothing beyond these columns, cut to them; and which they are."""
-    beyond = matrix.clone()
-    beyond[:, part] = 0
-    alone = (beyond == 0).all(dim=1).nonzero()[:, 0]
-    chosen = slice(int(alone[0]), int(alone[-1]) + 1)
-    return matrix[chosen, part].contiguous(), chosen
+def _cut_weights(matrix: Tensor, window: slice) -> tuple[Tensor, slice]:
+    """Return the rows of a weight matrix that are zero outside a window of columns, cut to it; and their slice."""
+    outside = matrix.clone()
+    outside[:, window] = 0
+    inner = (outside == 0).all(dim=1).nonzero()[:, 0]
+    rows = slice(int(inner[0]), int(inner[-1]) + 1)
+    return matrix[rows, window].contiguous(), rows
 
 
-def kernel(text: str) -> Kernel:
-    """The kernel that `--kernel` names.
+def parse_kernel(text: str) -> Kernel:
+    """Return the kernel that `--kernel` names.
 
     Raises:
-        UsageError: when there is no such kernel, or its number is missing, too many or out of range.
+        UsageError: when the kernel is unknown, or its number is missing, not expected or out of range.
     """
     name, colon, number = text.partition(":")
     if name == "gaussian":
-        return gaussian(_width(number, text))
+        return gaussian(_parse_sigma(number, text))
     if name not in KERNELS:
-        raise UsageError(f"There is no --kernel {name!r}: choose from {', '.join(KERNELS)}, gaussian:1.2.")
+        raise UsageError(f"--kernel {text!r} is unknown: choose from {', '.join(KERNELS)}, gaussian:1.2.")
     if colon:
-        raise UsageError(f"--kernel {text} has a number too many: write it as {name}.")
+        raise UsageError(f"--kernel {text} takes no number: write it as {name}.")
     return KERNELS[name]
 
 
 def gaussian(sigma: float) -> Kernel:
-    """A blur of known width, then one sample a small pixel.
+    """Return a Gaussian blur followed by sampling.
 
         k(d) = exp(-d^2 / (2 sigma^2)),    |d| <= max(4 sigma, 1)
 
-    Where sigma is so small that the blur falls between the pixels, the nearest ones count.
+    If sigma is so small that the blur falls between the pixels, the nearest ones count.
 
     Args:
-        sigma: standard deviation in pixels of the picture that is resampled: the large one, when it shrinks.
+        sigma: standard deviation in pixels of the input, which is the large image when it is shrunk.
     """
-    reach = max(GAUSSIAN_REACH * sigma, 1.0)
+    reach = max(GAUSSIAN_REACH_IN_SIGMAS * sigma, 1.0)
 
     def weigh(distance: Tensor) -> Tensor:
-        # By how much further each pixel is than the nearest: the sum of a row is then at least 1, however small sigma.
-        further = distance**2 - (distance**2).min(dim=1, keepdim=True).values
-        return torch.exp(-further / sigma / sigma / 2) * (distance.abs() <= reach + ROUNDING)
+        # Relative to the nearest pixel, so that a row has a sum of at least 1, however small sigma is.
+        excess = distance**2 - (distance**2).min(dim=1, keepdim=True).values
+        return torch.exp(-excess / sigma / sigma / 2) * (distance.abs() <= reach + DISTANCE_TOLERANCE)
 
-    return Kernel(reach + 1, weigh, stretches=False)  # what counts is decided above, on both sides alike
+    return Kernel(reach + 1, weigh, stretches=False)  # `weigh` cuts it off, at the same distance on both sides
 
 
-def _width(number: str, text: str) -> float:
-    """The sigma of gaussian:sigma."""
+def _parse_sigma(number: str, text: str) -> float:
+    """Return the sigma of gaussian:sigma."""
     try:
         sigma = float(number)
     except ValueError:
         sigma = math.nan
     if not 0 < sigma < math.inf:
         raise UsageError(
-            f"--kernel {text} needs the width of the blur, in pixels of the large picture: write it as gaussian:1.2."
+            f"--kernel {text} needs the width of the blur in pixels of the large image: write it as gaussian:1.2."
         )
     return sigma
 
 
 def _lanczos(lobes: int) -> Kernel:
-    """Sinc, windowed by the middle lobe of a sinc `lobes` times as wide: k(d) = sinc(d) sinc(d / lobes)."""
+    """Return a sinc, windowed by the central lobe of a sinc `lobes` times as wide: k(d) = sinc(d) sinc(d / lobes)."""
     return Kernel(lobes, lambda distance: torch.sinc(distance) * torch.sinc(distance / lobes))
 
 
@@ -200,7 +195,7 @@ def _bicubic(distance: Tensor) -> Tensor:
 
 
 def _box(distance: Tensor) -> Tensor:
-    """The plain mean of what lies within half a pixel; of two pixels at equal distance the further on, as in Pillow."""
+    """The mean of the pixels within half a pixel; of two at equal distance the one with the larger index counts."""
     half = 0.5
     return ((distance > -half) & (distance <= half)).to(distance)
 

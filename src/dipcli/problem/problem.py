@@ -1,10 +1,10 @@
-"""The physics: what was measured, and how a picture turns into a measurement."""
+"""The inverse problem: a measurement, the operator that makes it from an image, and the data term."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from dipcli.problem.losses import Loss, squared_error
 
@@ -12,33 +12,59 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Operator: TypeAlias = "Callable[[Tensor], Tensor]"
+Finish: TypeAlias = "Callable[[Tensor], Tensor]"
 Guide: TypeAlias = "Tensor | Callable[[Tensor | None], Tensor]"
 
 
+class Operator(Protocol):
+    """The forward operator A, from an image of shape (C, H, W) to its measurement.
+
+    Any callable will do that PyTorch can differentiate. A plain function computes on the device of its argument. An
+    operator that holds tensors also needs
+
+        to(device) -> operator
+
+    which returns it on another device; every `nn.Module` has it. An operator whose image may be fitted in tiles needs
+
+        window(rows, columns) -> (operator, rows, columns)
+
+    with slices that have both start and stop. It takes rows and columns of the image, and returns the operator of that
+    window and the rows and columns of the measurement that it makes: those that depend on no other pixel. Without
+    `window`, as with a plain function, the image is always fitted whole. The attribute
+
+        reach: int
+
+    is the largest number of pixels in a row or column that one value of the measurement depends on; tiles overlap by at
+    least twice as many. It is 0 when missing.
+    """
+
+    def __call__(self, image: Tensor, /) -> Tensor:
+        """Return the measurement of an image."""
+
+
 def identity(image: Tensor) -> Tensor:
-    """The operator of denoising: what is seen is the picture itself."""
+    """Return the image itself: the operator of denoising."""
     return image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Find the picture x whose measurement A(x) agrees with y.
+    """Find the image x whose measurement A(x) agrees with y.
 
         minimise E(A(x), y)
 
     Attributes:
-        measured: y, what was measured; for most tasks a damaged picture, shape (C, H, W), values 0..1.
-        shape: (C, H, W) of the picture x to restore.
-        operator: A, from a picture of `shape` to something of y's shape; differentiable. A module is moved to the
-            device with the problem, a plain function follows its argument.
+        measured: y; for most tasks a degraded image, shape (C, H, W), values 0..1.
+        shape: (C, H, W) of the image x to restore.
+        operator: A, from an image of `shape` to the shape of y.
         loss: E(prediction, measured, weight), a scalar.
-        weight: which of y's pixels count, broadcastable to y; all of them when None.
-        guide: a picture that shows what x shows, shape (any C, H, W), values 0..1, for `--input guide`. Where it is
-            drawn from y itself it is a function from the weight to that picture: a pixel that does not count, because
-            a rule holds it out, must not show in it either.
-        members: how many pictures x is made of, one behind the other along the channels, each with its own network.
-        finish: a last touch on the restored picture, before it is looked at or written.
+        weight: weights of the values of y, broadcastable to y; ones when None.
+        guide: an image with the same content as x, shape (any C, H, W), values 0..1, for `--input guide`. A guide that
+            is computed from y is a function from the weight to that image, so that it can leave out the pixels of
+            weight 0 that a stopping rule holds out.
+        members: number of images that x consists of, concatenated along the channels, each with its own network.
+        finish: a last step on the restored image, before it is shown or written. To be fitted in tiles, a finish or a
+            guide that is a function needs a method `window(rows, columns)` that returns it for a window of the image.
     """
 
     measured: Tensor
@@ -48,40 +74,48 @@ class Problem:
     weight: Tensor | None = None
     guide: Guide | None = None
     members: int = 1
-    finish: Operator = identity
+    finish: Finish = identity
 
     @property
     def tileable(self) -> bool:
-        """Whether a window of the picture is a problem of its own: everything in it can be cut."""
-        guide = self.guide is None or not callable(self.guide) or _cuts(self.guide)
-        ends = all(each is identity or _cuts(each) for each in (self.operator, self.finish))
-        return guide and ends and self.members == 1
+        """Whether `window` can cut the problem: it has one member, and operator, guide and finish can be cut."""
+        functions = [part for part in (self.operator, self.guide, self.finish) if callable(part)]
+        return self.members == 1 and all(
+            function is identity or callable(getattr(function, "window", None)) for function in functions
+        )
+
+    @property
+    def reach(self) -> int:
+        """Largest number of pixels in a row or column that one value of the measurement depends on."""
+        return getattr(self.operator, "reach", 0)
 
     def window(self, rows: slice, columns: slice) -> Problem:
-        """The part of the measurement that sees nothing but a window of the picture, as a problem of its own.
+        """Return the problem of a window of the image: the part of the measurement that depends on nothing else.
 
-        Operator, guide and finish are cut by a method `window` of theirs, with the same arguments, where they are more
-        than the identity or a picture. That of an operator returns an operator, and the rows and columns of the
-        measurement that it makes; those of the others return their like.
+        Only for a `tileable` problem.
 
         Args:
-            rows: of the picture, begin and end given.
-            columns: likewise.
+            rows: rows of the image, with start and stop.
+            columns: its columns, likewise.
         """
-        operator, finish, guide = self.operator, self.finish, self.guide
-        high, wide = rows, columns
+        operator: Any = self.operator
+        finish: Any = self.finish
+        guide: Any = self.guide
+        measured_rows, measured_columns = rows, columns
         if operator is not identity:
-            operator, high, wide = operator.window(rows, columns)  # type: ignore[attr-defined]
+            operator, measured_rows, measured_columns = operator.window(rows, columns)
         if finish is not identity:
-            finish = finish.window(rows, columns)  # type: ignore[attr-defined]
+            finish = finish.window(rows, columns)
         if callable(guide):
-            guide = guide.window(rows, columns)  # type: ignore[attr-defined]
+            guide = guide.window(rows, columns)
         elif guide is not None:
             guide = guide[..., rows, columns].contiguous()
-        weight = None if self.weight is None else self.weight.expand_as(self.measured)[..., high, wide]
+        weight = self.weight
+        if weight is not None:
+            weight = weight.expand_as(self.measured)[..., measured_rows, measured_columns]
         return replace(
             self,
-            measured=self.measured[..., high, wide].contiguous(),
+            measured=self.measured[..., measured_rows, measured_columns].contiguous(),
             shape=(self.shape[0], rows.stop - rows.start, columns.stop - columns.start),
             operator=operator,
             weight=weight,
@@ -90,19 +124,15 @@ class Problem:
         )
 
     def visible_guide(self) -> Tensor | None:
-        """The guide as a network may see it."""
+        """Return the guide without the pixels of weight 0."""
         return self.guide(self.weight) if callable(self.guide) else self.guide
 
     def to(self, device: torch.device) -> Problem:
-        """The same problem with its tensors on another device; an operator that is a module is moved, not copied."""
-        from torch import nn  # here, not above: the command line must not pay for it
+        """Return the problem on another device.
 
-        weight = None if self.weight is None else self.weight.to(device)
-        guide = self.guide if self.guide is None or callable(self.guide) else self.guide.to(device)
-        operator = self.operator.to(device) if isinstance(self.operator, nn.Module) else self.operator
-        return replace(self, measured=self.measured.to(device), weight=weight, guide=guide, operator=operator)
-
-
-def _cuts(thing: object) -> bool:
-    """Whether it says what it is for a window of the picture."""
-    return callable(getattr(thing, "window", None))
+        Tensors, and operator, guide and finish if they have a method `to`, are moved by it. As PyTorch does, a module
+        is moved in place, not copied.
+        """
+        names = ("measured", "operator", "weight", "guide", "finish")
+        parts = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: part.to(device) for name, part in parts.items() if hasattr(part, "to")})

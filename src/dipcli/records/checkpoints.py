@@ -1,15 +1,17 @@
-"""Checkpoints on disk: plain numbers and tensors, so that reading one runs no code, whoever wrote it."""
+"""Checkpoints on disk, by `torch.save`; loading one runs no code, wherever it comes from."""
 
 from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, is_dataclass
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from time import perf_counter
-from types import UnionType
-from typing import Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,155 +19,58 @@ from torch import Tensor
 import dipcli
 from dipcli import files
 from dipcli.errors import DipError
-from dipcli.fitting.engine import Fit
-from dipcli.fitting.restarts import Run, RunsState
-from dipcli.fitting.rollback import BestAverage, Checkpoint, FitState, GuardState, Snapshot
-from dipcli.fitting.tiled import FittedTile, TilesState
+from dipcli.fitting.results import Fit, Run
+from dipcli.fitting.state import (
+    BestAverage,
+    Checkpoint,
+    FitState,
+    FittedTile,
+    GuardState,
+    RunsState,
+    Snapshot,
+    TilesState,
+)
 from dipcli.problem import Problem
+from dipcli.stopping import Rule
 from dipcli.stopping.step import Place
 
-LAYOUT = 1  # of the file: one of another layout is not read
-# What a file may name. Everything else in it has to be of the class of what a fresh fit has in its place.
-KINDS: dict[str, type[Any]] = {
-    each.__name__: each
-    for each in (
-        Checkpoint,
-        TilesState,
-        Fit,
-        Snapshot,
-        BestAverage,
-        FittedTile,
-        Place,
-        RunsState,
-        FitState,
-        Run,
-        GuardState,
-    )
-}
-SAME = "what a fresh one has"
+UNREADABLE = (
+    RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError, pickle.UnpicklingError
+)  # fmt: skip
+LAYOUT = 2  # of the file; other layouts are refused
+
+
+@dataclass(frozen=True)
+class ProblemPlaceholder:
+    """Stands for the problem in a rule's state: the resumed run has it already."""
+
+
+STATES = (
+    BestAverage, Checkpoint, Fit, FitState, FittedTile, GuardState, Place, ProblemPlaceholder, Run, RunsState, Snapshot,
+    TilesState, slice,
+)  # fmt: skip
 
 
 @runtime_checkable
-class Remembering(Protocol):
-    """An observer whose memory a run that goes on wants back."""
+class Stateful(Protocol):
+    """An observer whose state belongs in a checkpoint."""
 
     def remember(self) -> Any:
-        """What it has seen, as tensors, numbers, lists and dicts; not changed by what it sees next."""
+        """Return the state: tensors, numbers, strings, lists and dicts that later steps do not change."""
 
     def recall(self, seen: Any) -> None:
-        """Go on from what it had seen."""
-
-
-def plain(value: Any) -> Any:
-    """A value as nothing but tensors, numbers, words, lists and dicts.
-
-    Raises:
-        TypeError: when there is something in it that cannot be said so.
-    """
-    if isinstance(value, Tensor):
-        return value.detach()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return {key: plain(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [plain(each) for each in value]
-    kind, parts = _taken_apart(value)
-    return {"kind": kind, "fields": {name: plain(each) for name, each in parts.items()}}
-
-
-def _taken_apart(value: Any) -> tuple[str, dict[Any, Any]]:
-    """What kind of thing it is, and what it is made of."""
-    if isinstance(value, Path):
-        return "Path", {"path": str(value)}
-    if isinstance(value, Problem):
-        return SAME, {}
-    if isinstance(value, slice):
-        return "slice", {"start": value.start, "stop": value.stop}
-    if isinstance(value, Place):
-        return "Place", value._asdict()
-    if isinstance(value, tuple):
-        return "tuple", dict(enumerate(value))
-    if is_dataclass(value) and not isinstance(value, type):
-        return type(value).__name__, {each.name: getattr(value, each.name) for each in fields(value)}
-    raise TypeError(f"a {type(value).__name__} cannot be written to one")
-
-
-def restored(said: Any, like: Any = None, device: torch.device | None = None) -> Any:
-    """The value that `plain` made this of.
-
-    Args:
-        said: what it made.
-        like: a fresh rule's state: the classes and the problem in it are taken from there.
-        device: where the tensors are wanted; those of tiles that are done stay on the CPU.
-
-    Raises:
-        DipError: when something else was there.
-    """
-    if isinstance(said, Tensor):
-        return said.to(device)
-    if isinstance(said, list):
-        return [restored(each, like, device) for each in said]
-    if not isinstance(said, dict):
-        return said
-    if said.keys() != {"kind", "fields"}:
-        return {key: restored(each, like, device) for key, each in said.items()}
-    kind, parts = said["kind"], said["fields"]
-    if not isinstance(kind, str) or not isinstance(parts, dict):
-        raise DipError("The checkpoint holds nonsense: begin anew.")
-    return _put_together(kind, parts, like, device)
-
-
-def _put_together(kind: str, parts: Mapping[Any, Any], like: Any, device: torch.device | None) -> Any:
-    """The other way round."""
-    if kind == SAME:
-        return like
-    if kind == "Path":
-        return Path(parts["path"])
-    if kind == "slice":
-        return slice(parts["start"], parts["stop"])
-    if kind == "tuple":
-        begun = like if isinstance(like, tuple) and len(like) == len(parts) else (like,) * len(parts)
-        return tuple(restored(each, own, device) for each, own in zip(parts.values(), begun, strict=True))
-    if kind in ("Patch", "Place"):
-        device = None
-    if kind in KINDS:
-        made = KINDS[kind](**{name: restored(each, like, device) for name, each in parts.items()})
-        hints = get_type_hints(KINDS[kind], localns={"Tensor": Tensor})
-        if wrong := [name for name, hint in hints.items() if not suits(getattr(made, name), hint)]:
-            raise DipError(f"The checkpoint holds nonsense for {wrong[0]} of {kind}: begin anew.")
-        return made
-    if type(like).__name__ != kind:
-        raise DipError(f"The checkpoint holds a {kind} where none is wanted: begin anew.")
-    return type(like)(**{name: restored(each, getattr(like, name), device) for name, each in parts.items()})
-
-
-def suits(value: Any, hint: Any) -> bool:
-    """Whether a value, and what is in it, is of a type: a file may say anything."""
-    kind, inner = get_origin(hint) or hint, get_args(hint)
-    if kind is UnionType:
-        return any(suits(value, each) for each in inner)
-    if hint is Any or (kind is float and isinstance(value, int)):
-        return True
-    if not isinstance(value, kind):
-        return False
-    if kind is tuple and inner:
-        each = inner[:1] * len(value) if Ellipsis in inner else inner
-        return len(each) == len(value) and all(map(suits, value, each))
-    return kind is not dict or all(
-        suits(each, own) for pair in value.items() for each, own in zip(pair, inner, strict=True)
-    )
+        """Restore the state."""
 
 
 class Checkpoints:
-    """Writes a checkpoint now and then, whole or not at all, in the place of the one before.
+    """Write checkpoints at intervals, atomically, each replacing the one before.
 
     Args:
-        path: where to.
-        header: what the run is: written with every checkpoint.
-        every: seconds between two.
-        wanted: whether the one after the last iteration is: it is when the run was cut short.
-        watching: observers whose memory is written too.
+        path: of the file.
+        header: describes the run; written with every checkpoint, as JSON-able values.
+        every: seconds between two checkpoints.
+        keep_last: whether the checkpoint after the last iteration is written: it is if the run was interrupted.
+        observers: those that are `Stateful` are saved too.
     """
 
     def __init__(
@@ -173,88 +78,169 @@ class Checkpoints:
         path: Path,
         header: Mapping[str, Any],
         every: float,
-        wanted: Callable[[], bool],
-        watching: Iterable[Any] = (),
+        keep_last: Callable[[], bool],
+        observers: Iterable[Any] = (),
     ) -> None:
-        self.path, self.header, self.every, self.wanted = path, dict(header), every, wanted
-        self.watching = [each for each in watching if isinstance(each, Remembering)]
+        self.path, self.header, self.every, self.keep_last = path, dict(header), every, keep_last
+        self.observers = [observer for observer in observers if isinstance(observer, Stateful)]
         self.written = perf_counter()
 
-    def begin(self, seen: Any = None) -> None:
-        """Give the observers of a run that goes on their memory back; of a new one write what it is.
-
-        So a run that is killed before the first checkpoint can begin anew by itself.
+    def begin(self, seen: list[Any] | None = None) -> None:
+        """Restore the observers of a resumed run; of a new run write the header, so that it can be repeated.
 
         Args:
-            seen: what was written of the observers' memory; None for a new run.
+            seen: the saved states of the observers; None for a new run.
 
         Raises:
-            DipError: when it is that of others, or the file cannot be written.
+            DipError: if the states are not those of these observers, or the file cannot be written.
         """
         if seen is None:
             self._write(None)
             return
         try:
-            for each, memory in zip(self.watching, seen, strict=True):
-                each.recall(memory)
+            for observer, state in zip(self.observers, seen, strict=True):
+                observer.recall(state)
         except (TypeError, ValueError, KeyError) as error:
-            raise DipError(f"{self.path} is not of a run with these options: begin it anew.") from error
+            raise DipError(f"{self.path} does not belong to a run with these options: start it again.") from error
 
     def __call__(self, take: Callable[[], RunsState | TilesState], last: bool) -> None:
-        """Write one when it is due."""
-        if self.wanted() if last else perf_counter() - self.written >= self.every:
+        """Write a checkpoint if it is due."""
+        if self.keep_last() if last else perf_counter() - self.written >= self.every:
             self._write(take())
 
     def end(self) -> None:
-        """The run is done: remove what it would have gone on from."""
+        """Remove the checkpoint of a finished run."""
         self.path.unlink(missing_ok=True)
 
     def _write(self, progress: RunsState | TilesState | None) -> None:
-        try:
-            content = {
-                "layout": LAYOUT,
-                "version": dipcli.__version__,
-                "header": plain(self.header),
-                "progress": plain(progress),
-                "seen": plain([each.remember() for each in self.watching]),
-            }
-        except TypeError as error:  # a rule or a task of one's own may remember anything
-            raise DipError(f"There can be no checkpoint: {error}.") from error
-        with files.opened(self.path) as file:
+        content = {
+            "layout": LAYOUT,
+            "version": dipcli.__version__,
+            "header": self.header,
+            "progress": _map_leaves(progress, _to_file),
+            "seen": _map_leaves([observer.remember() for observer in self.observers], _to_file),
+        }
+        with files.open_atomically(self.path) as file:
             try:
                 torch.save(content, file)
-            except RuntimeError as error:  # how PyTorch says that the file could not be written to
-                raise DipError(f"Cannot write {self.path}: make room, or choose another --run-dir.") from error
+            except RuntimeError as error:  # PyTorch's way to report a failed write
+                raise DipError(f"Cannot write {self.path}: free some space, or choose another --run-dir.") from error
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                raise DipError(
+                    f"Cannot write {self.path}: the state of a rule or task is not plain data ({error})."
+                ) from error
         self.written = perf_counter()
 
 
-def load(path: Path) -> dict[str, Any]:
-    """What `Checkpoints` wrote: `header` as it was, `progress` and `seen` as `restored` takes them.
+@dataclass(frozen=True)
+class SavedRun:
+    """The content of a checkpoint, its tensors on the CPU.
+
+    Attributes:
+        header: describes the run.
+        progress: how far it had come; None if it was interrupted before the first checkpoint.
+        seen: the states of its observers.
+    """
+
+    header: Any
+    progress: RunsState | TilesState | None
+    seen: list[Any]
+
+
+def load(path: Path) -> SavedRun:
+    """Read a checkpoint.
 
     Raises:
-        DipError: when it is no checkpoint of this version of the layout.
+        DipError: if it cannot be read, or is not a checkpoint of this version.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([*STATES, *_rule_states()]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise DipError(f"There is no checkpoint {path}: name the folder of a run that was cut short.") from None
+        raise DipError(f"There is no checkpoint {path}: name the folder of an interrupted run.") from None
     except OSError as error:
         raise DipError(f"Cannot read {path} ({error.strerror or error}): check the name.") from error
-    except (
-        RuntimeError,
-        ValueError,
-        EOFError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        pickle.UnpicklingError,
-    ) as error:
-        raise DipError(f"{path} is no checkpoint of dip's, or is damaged: begin the run anew.") from error
+    except UNREADABLE as error:
+        raise DipError(f"{path} is not a checkpoint of dip, or is damaged: start the run again.") from error
     if not isinstance(content, dict) or content.get("layout") != LAYOUT:
-        raise DipError(f"{path} is no checkpoint of this version, {dipcli.__version__}: begin the run anew.")
-    return content
+        raise DipError(f"{path} was not written by this version, {dipcli.__version__}: start the run again.")
+    progress, seen = content.get("progress"), content.get("seen")
+    if not isinstance(progress, RunsState | TilesState | None) or not isinstance(seen, list):
+        raise DipError(f"{path} holds no progress: start the run again.")
+    return SavedRun(content.get("header"), progress, seen)
+
+
+def to_device(value: Any, device: torch.device, fresh: Any = None) -> Any:
+    """Return a saved state with its tensors on a device; those of finished tiles and of places stay on the CPU.
+
+    Args:
+        value: as `load` gives it.
+        device: of the fit.
+        fresh: the state of the rule as it starts: its problems take the places of the placeholders.
+    """
+    problems: list[Problem] = []
+    _map_leaves(fresh, lambda leaf: leaf, problems=problems)
+    fresh_problems = cycle(problems)
+
+    def move(leaf: Any) -> Any:
+        if isinstance(leaf, ProblemPlaceholder):
+            return next(fresh_problems)
+        return leaf.to(device) if isinstance(leaf, Tensor) else leaf
+
+    return _map_leaves(value, move, untouched=(FittedTile, Place))
 
 
 def fingerprints(paths: Iterable[Path]) -> dict[str, str]:
-    """The SHA-256 of each file, by its full path."""
+    """Return the SHA-256 of each file, by its full path."""
     return {str(path.resolve()): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def _rule_states() -> Iterator[type[Any]]:
+    """The dataclasses of all modules that define a stopping rule: the states of rules are among them."""
+    modules = {rule.__module__ for rule in _subclasses(Rule)}
+    for name in modules:
+        for value in vars(sys.modules[name]).values():
+            if isinstance(value, type) and is_dataclass(value) and value.__module__ == name:
+                yield value
+
+
+def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def _to_file(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
+def _map_leaves(
+    value: Any,
+    change: Callable[[Any], Any],
+    untouched: tuple[type[Any], ...] = (),
+    problems: list[Problem] | None = None,
+) -> Any:
+    """Apply a function to everything in nested lists, tuples, dicts and dataclasses.
+
+    Args:
+        value: the nested value.
+        change: the function.
+        untouched: types that stay as they are.
+        problems: collects the problems, which become placeholders.
+    """
+    if isinstance(value, Problem):
+        if problems is not None:
+            problems.append(value)
+        value = ProblemPlaceholder()
+    go_on = partial(_map_leaves, change=change, untouched=untouched, problems=problems)
+    if isinstance(value, dict):
+        return {key: go_on(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [go_on(item) for item in value]
+    if isinstance(value, tuple) and not isinstance(value, untouched):
+        items = [go_on(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if is_dataclass(value) and not isinstance(value, type) and not isinstance(value, (ProblemPlaceholder, *untouched)):
+        names = [field.name for field in fields(value) if field.init]
+        return replace(value, **{name: go_on(getattr(value, name)) for name in names})
+    return change(value)

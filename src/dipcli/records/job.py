@@ -1,4 +1,4 @@
-"""One picture to restore, and where everything goes."""
+"""A job: one image to restore, and everything that was asked for."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from dipcli import images
 from dipcli.settings.outputs import Outputs
 from dipcli.tasks.registry import Task
 
-WHERE = ("device", "threads")  # settings that say where it runs
+WHERE = ("device", "threads")  # settings that say where a job runs, not what it computes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One picture to restore, and all that was asked for.
+    """One image to restore, and everything that was asked for.
 
     Attributes:
         task: the kind of damage.
-        source: the damaged picture; `-` is standard input.
-        preset: its name; None for the usual one, or, with a time budget, the one that fits in it.
-        given: settings that go before the preset's.
-        arguments: the task's own that go before the preset's.
-        output: where the restored one goes; `-` is PNG on standard output.
-        folder: where it goes under the source's name when `output` is None; beside the source when both are.
-        stem: its name there without the suffix, where that is not the source's.
-        title: what it is called while it is at work; the source's name when not given.
-        record: what to write beside the picture.
-        reference: the true picture, for the log alone.
+        source: path of the damaged image; `-` is standard input.
+        preset: its name; None for the default one or, with a time budget, the one that fits in it.
+        given: settings that override those of the preset.
+        arguments: the task's own arguments that override those of the preset.
+        output: path of the result; `-` is PNG on standard output; None for the default.
+        folder: folder of the result if `output` is None; None for the folder of the source.
+        stem: file name of the result there, without the suffix; that of the source if empty.
+        title: name of the image in displays; that of the source if empty.
+        outputs: what to write beside the image.
+        reference: path of the true image, for the figures only.
         argv: the command line, for the record.
     """
 
@@ -49,29 +49,29 @@ class Job:
     argv: tuple[str, ...] = ()
 
     def input_files(self) -> list[Path]:
-        """The files that the run reads: none of them may be lost to it."""
-        named = [Path(each) for each in self.arguments.values() if isinstance(each, str | Path)]
-        return [each for each in (self.source, self.reference, *named) if each is not None and os.path.isfile(each)]
+        """The existing files that the job reads, which it must not overwrite."""
+        named = [Path(value) for value in self.arguments.values() if isinstance(value, str | Path)]
+        return [path for path in (self.source, self.reference, *named) if path is not None and os.path.isfile(path)]
 
     def images(self) -> dict[str, Path]:
-        """The pictures that it reads beside its source: `reference`, and those that an argument of the task names."""
+        """The images that it reads besides its source, by role: `reference`, or the task's argument that names it."""
         named = {"reference": self.reference, **self.arguments}
-        paths = {name: Path(each) for name, each in named.items() if isinstance(each, str | Path)}
-        return {name: each for name, each in paths.items() if each.suffix.lower() in images.FORMATS}
+        paths = {name: Path(value) for name, value in named.items() if isinstance(value, str | Path)}
+        return {name: path for name, path in paths.items() if images.has_image_suffix(path)}
 
     def output_stem(self) -> Path:
-        """Where the restored picture goes when `output` is None, without the suffix: that depends on the picture."""
+        """The default path of the result without the suffix, which depends on the image."""
         stem = self.stem or self.source.stem
         return self.folder / stem if self.folder else self.source.with_name(f"{stem}.{self.task.result}")
 
     def describe_request(self) -> dict[str, Any]:
-        """What was asked for, as JSON has it: an earlier result of the same is this job's too.
+        """What was asked for, as JSON-able values: two jobs with equal values have the same result.
 
-        Where it runs (device, threads) is no matter, nor what is told of it.
+        Where it runs (device, threads) and what is shown meanwhile are left out.
         """
         settings = {name: value for name, value in self.given.items() if name not in WHERE}
         snapshots = {"snapshot_every": self.outputs.snapshot_every, "snapshot_at": self.outputs.snapshot_at}
         compare = {"compare": True} if self.outputs.compare else {}
-        asked = {"preset": self.preset, **settings, **snapshots, **compare, "arguments": dict(self.arguments)}
-        told: dict[str, Any] = json.loads(json.dumps(asked, default=str))
-        return told
+        request = {"preset": self.preset, **settings, **snapshots, **compare, "arguments": dict(self.arguments)}
+        plain: dict[str, Any] = json.loads(json.dumps(request, default=str))
+        return plain

@@ -1,93 +1,104 @@
-"""A job as plain values, and back: what travels to another process, and what the head of a checkpoint says."""
+"""A job as plain values and back: what goes to another process and into a checkpoint."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
-from dipcli.records import checkpoints
+import msgspec
+from msgspec import Struct
+
 from dipcli.records.job import Job
 from dipcli.settings.outputs import Outputs
 from dipcli.tasks.registry import SETTING_NAMES, tasks
 
-# What `told` says of a job.
-HEAD = {
-    "task": str,
-    "source": Path,
-    "asked": str | None,
-    "given": dict[str, Any],
-    "arguments": dict[str, Any],
-    "output": Path | None,
-    "folder": Path | None,
-    "stem": str | None,
-    "title": str | None,
-    "record": dict[str, Any],
-    "reference": Path | None,
-    "argv": list[str],
-}
+
+class JobDescription(Struct, frozen=True, kw_only=True):
+    """A `Job` as strings, numbers, lists and dicts; its attributes are those of the job, paths as strings."""
+
+    task: str
+    source: str
+    preset: str | None
+    given: dict[str, Any]
+    arguments: dict[str, Any]
+    output: str | None
+    folder: str | None = None
+    stem: str = ""
+    title: str = ""
+    outputs: dict[str, Any]
+    reference: str | None
+    argv: tuple[str, ...]
 
 
-def to_json(job: Job) -> dict[str, Any]:
-    """A job as paths, numbers, words, lists and dicts; `checkpoints.plain` makes JSON of the paths too."""
-    return {
-        "task": job.task.name,
-        "source": job.source,
-        "asked": job.preset,
-        "given": dict(job.given),
-        "arguments": dict(job.arguments),
-        "output": job.output,
-        "folder": job.folder,
-        "stem": job.stem,
-        "title": job.title,
-        "record": asdict(job.outputs),
-        "reference": job.reference,
-        "argv": list(job.argv),
-    }
-
-
-def from_json(head: Any, hints: dict[str, Any] = HEAD) -> Job:
-    """The job that `told` said this of: folder, stem and title may be missing.
-
-    Args:
-        head: what was said, and perhaps more.
-        hints: what it has to say, of which types.
-
-    Raises:
-        TypeError: when it is something else: a file may say anything.
-        DipError: when a value is out of its range.
-    """
-    head = _checked(head, hints)
-    return Job(
-        task=tasks()[head["task"]],
-        source=head["source"],
-        preset=head["asked"],
-        given=head["given"],
-        arguments=head["arguments"],
-        output=head["output"],
-        folder=head.get("folder"),
-        stem=head.get("stem") or "",
-        title=head.get("title") or "",
-        outputs=Outputs(**head["record"]),
-        reference=head["reference"],
-        argv=tuple(head["argv"]),
+def describe_job(job: Job) -> JobDescription:
+    """Return the job as plain values."""
+    return JobDescription(
+        task=job.task.name,
+        source=str(job.source),
+        preset=job.preset,
+        given=msgspec.to_builtins(dict(job.given)),
+        arguments=msgspec.to_builtins(dict(job.arguments), enc_hook=str),
+        output=_text(job.output),
+        folder=_text(job.folder),
+        stem=job.stem,
+        title=job.title,
+        outputs=asdict(job.outputs),
+        reference=_text(job.reference),
+        argv=job.argv,
     )
 
 
-def _checked(head: Any, hints: dict[str, Any]) -> dict[str, Any]:
-    """The same, if it is what `told` gives.
+def to_json(job: Job) -> dict[str, Any]:
+    """Return the job as JSON-able values."""
+    plain: dict[str, Any] = msgspec.to_builtins(describe_job(job))
+    return plain
+
+
+def from_json(data: object) -> Job:
+    """Return the job that `to_json` described.
 
     Raises:
-        TypeError: when it is not.
+        ValueError, LookupError, TypeError: if the data are not a job; a file may hold anything.
+        DipError: if a value is out of range.
     """
-    said: list[tuple[Any, Any]] = [(head, dict[str, Any])]
-    if checkpoints.suits(*said[0]):
-        said += [(head.get(name), hint) for name, hint in hints.items()]
-    if all(checkpoints.suits(value, hint) for value, hint in said):
-        takes = {each.name: get_args(each.annotation)[0] for each in tasks()[head["task"]].arguments()}
-        said += [(value, takes[name]) for name, value in head["arguments"].items()]
-        said += [(name in SETTING_NAMES or None, bool) for name in head["given"]]
-    if not all(checkpoints.suits(value, hint) for value, hint in said):
-        raise TypeError(head)
-    checked: dict[str, Any] = head
-    return checked
+    described = msgspec.convert(data, JobDescription)
+    task = tasks()[described.task]
+    types = {argument.name: _plain_type(argument.annotation) for argument in task.arguments()}
+    if unknown := set(described.given) - SETTING_NAMES:
+        raise ValueError(unknown)
+    return Job(
+        task=task,
+        source=Path(described.source),
+        preset=described.preset,
+        given=described.given,
+        arguments={
+            name: msgspec.convert(value, types[name], dec_hook=_construct)
+            for name, value in described.arguments.items()
+        },
+        output=_path(described.output),
+        folder=_path(described.folder),
+        stem=described.stem,
+        title=described.title,
+        outputs=Outputs(**described.outputs),
+        reference=_path(described.reference),
+        argv=described.argv,
+    )
+
+
+def _plain_type(annotation: Any) -> Any:
+    """`X` of `Annotated[X, ...]`."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _construct(wanted: type[Any], value: Any) -> Any:
+    """Types that msgspec does not know: a path."""
+    return wanted(value)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)

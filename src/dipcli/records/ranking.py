@@ -1,99 +1,104 @@
-"""How the restored picture stands beside its classical rivals, in words."""
+"""How the result compares with classical methods, in words."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-TIE = 0.05  # dB: less than this is no difference
-ALIKE = 1.5  # of two times: less than this is none either
-QUICKEST = 1e-3  # seconds: what takes less is not timed well
+from dipcli.records.run_record import BaselineRecord, MeasuredResult, RunRecord
+
+TIE_DB = 0.05  # smaller differences in PSNR count as equal
+SIMILAR_TIME_RATIO = 1.5  # times within this factor count as equal
+MIN_TIMED_SECONDS = 1e-3  # shorter times are not measured well
 
 
-def verdict(account: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], left_out: Mapping[str, str]) -> str:
-    """Whether the fit was worth it, as far as that is known: the best rival by name, better or worse, and the times.
+def compare_with_baselines(record: RunRecord, baselines: Sequence[BaselineRecord], skipped: Mapping[str, str]) -> str:
+    """State whether the fit was worth it: the best baseline by name, better or worse by how much, and the times.
 
     Args:
-        account: the run's; `psnr_ref`, where there is a reference, and `seconds` are used.
-        answers: of the rivals: `name`, `seconds` and, where there is a reference, `psnr_ref`.
-        left_out: rivals without an answer, and why.
+        record: of the run.
+        baselines: the results of the classical methods.
+        skipped: the reasons of those without a result, by name.
     """
-    if not answers:
-        told = "No classical method has an answer to compare with."
-    elif "psnr_ref" in account:
-        told = _judged(account, answers)
+    if not baselines:
+        verdict = "No classical method gave a result to compare with."
+    elif record.measures:
+        verdict = _judge(record, baselines)
     else:
-        times = ", ".join(f"{each['name']} took {_seconds(each['seconds'])}" for each in answers)
-        told = f"{_capital(times)}, the fit {_seconds(account['seconds'])}; which is nearest to the truth only "
-        told += "a --reference can tell."
-    return " ".join([told, *(f"{_capital(name)} is left out: {why}." for name, why in left_out.items())])
+        times = ", ".join(f"{baseline.name} took {_format_seconds(baseline.seconds)}" for baseline in baselines)
+        verdict = (
+            f"{_capitalise(times)}, the fit {_format_seconds(record.seconds)}; to see which is nearest to the truth, "
+            "give it with --reference."
+        )
+    return " ".join([verdict, *(f"{_capitalise(name)} was skipped: {reason}." for name, reason in skipped.items())])
 
 
-def table(account: Mapping[str, Any]) -> list[str]:
-    """Restored picture and rivals below each other, aligned, and the verdict; nothing where none was asked for."""
-    if "compared" not in account:
+def format_table(record: RunRecord) -> list[str]:
+    """The result and the baselines in an aligned table, and the comparison; empty if there was none."""
+    if record.comparison is None:
         return []
-    answers = account["comparison"]
-    own = {"name": "restored", **{key: account[key] for key in ("psnr_ref", "ssim_ref", "seconds") if key in account}}
-    widest = max(len(each["name"]) for each in (own, *answers))
-    rows = [
-        f"  {each['name']:<{widest}}{_measures(each)}{_seconds(each['seconds']):>9}  {each.get('file') or ''}".rstrip()
-        for each in (own, *answers)
+    baselines = record.comparison
+    rows: list[tuple[str, MeasuredResult, float, str]] = [
+        ("restored", record, record.seconds, ""),
+        *((baseline.name, baseline, baseline.seconds, baseline.file or "") for baseline in baselines),
     ]
-    return [*(rows if answers else []), f"{account['input']}: {account['compared']}"]
+    width = max(len(name) for name, *_ in rows)
+    lines = [
+        f"  {name:<{width}}{_format_measures(result)}{_format_seconds(seconds):>9}  {file}".rstrip()
+        for name, result, seconds, file in rows
+    ]
+    return [*(lines if baselines else []), f"{record.input}: {record.compared}"]
 
 
-def _judged(account: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> str:
-    best = max(answers, key=lambda each: _decibels(each["psnr_ref"]))
-    ours, theirs = _decibels(account["psnr_ref"]), _decibels(best["psnr_ref"])
+def _judge(record: RunRecord, baselines: Sequence[BaselineRecord]) -> str:
+    best = max(baselines, key=_psnr)
+    ours, theirs = _psnr(record), _psnr(best)
     gap = 0.0 if ours == theirs else ours - theirs  # both may be infinite
-    pace = _pace(ratio := _ratio(account["seconds"], best["seconds"]))
-    if abs(gap) <= TIE:
-        return f"On this picture {best['name']} comes to the same, within {TIE} dB, and {pace}."
-    much = "without any error" if math.isinf(gap) else f"{abs(gap):.2f} dB better"
+    ratio = max(record.seconds, MIN_TIMED_SECONDS) / max(best.seconds, MIN_TIMED_SECONDS)
+    speed = _compare_times(ratio)
+    if abs(gap) <= TIE_DB:
+        return f"On this image {best.name} is as good, within {TIE_DB} dB, and {speed}."
+    difference = "free of error" if math.isinf(gap) else f"{abs(gap):.2f} dB better"
     if gap < 0:
-        choice = ": it is the better choice here" if ratio > 1 / ALIKE else ""
-        return f"On this picture {best['name']} is {much} and {pace}{choice}."
-    among = f", the best of {len(answers)} classical methods, which" if len(answers) > 1 else ", which"
-    compared = "" if math.isinf(gap) else f" than {best['name']}{among} {pace}"
-    return f"On this picture the result is {much}{compared}."
+        choice = ": use it here" if ratio > 1 / SIMILAR_TIME_RATIO else ""
+        return f"On this image {best.name} is {difference} and {speed}{choice}."
+    among = f", the best of {len(baselines)} classical methods, which" if len(baselines) > 1 else ", which"
+    compared = "" if math.isinf(gap) else f" than {best.name}{among} {speed}"
+    return f"On this image the result is {difference}{compared}."
 
 
-def _ratio(fit: float, rival: float) -> float:
-    return max(fit, QUICKEST) / max(rival, QUICKEST)
-
-
-def _pace(ratio: float) -> str:
-    """How long a rival takes, by the ratio of the fit's time to its own."""
-    if 1 / ALIKE < ratio < ALIKE:
+def _compare_times(ratio: float) -> str:
+    """Compare a baseline's time with the fit's, by the ratio of the fit's time to the baseline's."""
+    if 1 / SIMILAR_TIME_RATIO < ratio < SIMILAR_TIME_RATIO:
         return "takes about as long"
-    return f"is {_number(ratio)} times faster" if ratio > 1 else f"takes {_number(1 / ratio)} times as long"
+    return f"is {_format_ratio(ratio)} times faster" if ratio > 1 else f"takes {_format_ratio(1 / ratio)} times as long"
 
 
-def _number(ratio: float) -> str:
-    """Two digits that count: 2.4, 45, 400, 1,200."""
+def _format_ratio(ratio: float) -> str:
+    """Two significant digits: 2.4, 45, 400, 1,200."""
     rounded = float(f"{ratio:.2g}")
     return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:.1f}"  # noqa: PLR2004
 
 
-def _measures(each: Mapping[str, Any]) -> str:
-    """PSNR and SSIM, aligned, where they are known."""
-    if "psnr_ref" not in each:
+def _format_measures(result: MeasuredResult) -> str:
+    """PSNR and SSIM, aligned, if there is a reference."""
+    measures = result.measures
+    if measures is None:
         return ""
-    psnr = "identical" if each["psnr_ref"] is None else f"{each['psnr_ref']:.2f} dB"
-    return f"  {psnr:>9}  SSIM {each['ssim_ref']:.3f}"
+    psnr = "identical" if measures.psnr is None else f"{measures.psnr:.2f} dB"
+    return f"  {psnr:>9}  SSIM {measures.ssim or 0.0:.3f}"
 
 
-def _decibels(psnr: float | None) -> float:
-    return math.inf if psnr is None else psnr
+def _psnr(result: MeasuredResult) -> float:
+    measures = result.measures
+    return math.inf if measures is None or measures.psnr is None else measures.psnr
 
 
-def _seconds(seconds: float) -> str:
+def _format_seconds(seconds: float) -> str:
     if seconds < 0.1:  # noqa: PLR2004
         return f"{1000 * seconds:.0f} ms"
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2f} s"  # noqa: PLR2004
 
 
-def _capital(text: str) -> str:
+def _capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]

@@ -1,185 +1,197 @@
-"""Going on with a run that was cut short: what a run is, written down, and whether it still is the same."""
+"""Resume an interrupted run: find it, and check that nothing it depends on has changed."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
+from msgspec import Struct
 
 from dipcli.errors import DipError
-from dipcli.fitting.restarts import RunsState
 from dipcli.fitting.solve import PreparedFit
-from dipcli.fitting.tiled import TilesState
-from dipcli.records import checkpoints
-from dipcli.records import job_json as manifest
-from dipcli.records import run_record as accounts
+from dipcli.fitting.started_rule import start_rule
+from dipcli.fitting.state import RunsState, TilesState
+from dipcli.records import checkpoints, job_json
+from dipcli.records.checkpoints import SavedRun
 from dipcli.records.job import WHERE, Job
+from dipcli.records.job_json import JobDescription
 from dipcli.records.run_files import CHECKPOINT
+from dipcli.records.run_record import RunRecord, read_record
 from dipcli.stopping.step import Place
 
-# What `described` says of a run: no more of where its output goes than `output` does.
-PLACED = ("folder", "stem", "title")
-HEAD = {name: hint for name, hint in manifest.HEAD.items() if name not in PLACED} | {
-    "preset": str,
-    "output": Path,
-    "files": dict[str, str],
-}
+# Output options that do not make it another run.
 WATCHING = ("log_every", "checkpoint_every", "keep_checkpoint", "no_report", "compare")
+
+
+class RunHeader(Struct, frozen=True, kw_only=True):
+    """Describes a run in its checkpoints, with full paths so that it can be resumed from anywhere.
+
+    Attributes:
+        job: what to do; its folder, stem and title are empty, because `output` says where the result goes.
+        preset: the one that was chosen.
+        files: SHA-256 of every input file, by its path.
+    """
+
+    job: JobDescription
+    preset: str
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)
 class InterruptedRun:
-    """A run that was cut short.
+    """A run that was interrupted.
 
     Attributes:
-        job: what it was to do; its paths are full ones.
-        preset: the one it uses.
-        files: the SHA-256 of every file that it reads, by its path.
-        argv: its command line.
-        content: the rest of its checkpoint.
+        job: what it was to do, with full paths.
+        header: as it is in the checkpoint.
+        saved: the checkpoint's content.
     """
 
     job: Job
-    preset: str
-    files: Mapping[str, str]
-    argv: tuple[str, ...]
-    content: Mapping[str, Any]
+    header: RunHeader
+    saved: SavedRun
 
-    def check(self, job: Job) -> None:
-        """See that the files that were read are as they were.
+    @property
+    def preset(self) -> str:
+        """The preset that it uses."""
+        return self.header.preset
+
+    @property
+    def started(self) -> bool:
+        """Whether it got as far as its first checkpoint."""
+        return self.saved.progress is not None
+
+    def check_inputs(self, job: Job) -> None:
+        """Check that the input files have not changed.
 
         Raises:
-            DipError: when one has changed.
+            DipError: if one has.
         """
         now = checkpoints.fingerprints(job.input_files())
-        for path, before in self.files.items():
+        for path, before in self.header.files.items():
             if now.get(path) != before:
-                raise DipError(
-                    f"{path} has changed since the run began, or is gone: begin anew with {shlex.join(self.argv)}."
-                )
+                again = shlex.join(self.job.argv)
+                raise DipError(f"{path} has changed since the run started, or is missing: start again with {again}.")
 
     @property
     def places(self) -> tuple[Place, ...] | None:
-        """Where its tiles are, none where the whole was fitted; None when it was cut short before that was settled."""
-        begun = self.content["progress"]
-        if not isinstance(begun, dict) or begun.get("kind") != TilesState.__name__:
-            return None if begun is None else ()
-        try:
-            done, waiting = (begun["fields"][name] for name in ("done", "waiting"))
-            places = [each["fields"]["place"] for each in done["fields"].values()]
-            return tuple(checkpoints.restored(each) for each in (*places, *waiting["fields"].values()))
-        except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
-            raise DipError(f"The checkpoint is not one of dip {self.job.task.name}: begin anew.") from error
+        """The tiles, empty for a fit of the whole image; None if it was interrupted before that was decided."""
+        progress = self.saved.progress
+        if progress is None:
+            return None
+        return (*(tile.place for tile in progress.done), *progress.waiting) if isinstance(progress, TilesState) else ()
 
-    def progress(self, bench: PreparedFit) -> RunsState | TilesState | None:
-        """How far it had come, on the bench's device; None when it was cut short before the first checkpoint.
+    def progress(self, prepared: PreparedFit) -> RunsState | TilesState | None:
+        """How far it had come, on the device of the fit; None if it was interrupted before the first checkpoint.
 
         Raises:
-            DipError: when the checkpoint is not one of such a fit.
+            DipError: if the checkpoint does not belong to such a fit.
         """
-        begun = self.content["progress"]
-        if begun is None:
+        if self.saved.progress is None:
             return None
-        device = torch.device(bench.settings.device)
-        rule, problem = bench.settings.rule(), bench.problem
+        device, started = torch.device(prepared.settings.device), prepared.started
+        saved = self.saved.progress
         try:
-            if bench.estimate.places:
-                place = checkpoints.restored(begun["fields"]["waiting"]["fields"][0])
-                rule, problem = rule.resolve(problem), problem.window(place.rows, place.columns).to(device)
-            state, _ = rule.start(problem)
-            progress = checkpoints.restored(begun, state, device)
-        except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
-            raise DipError(f"The checkpoint is not one of dip {self.job.task.name}: begin anew.") from error
+            if isinstance(saved, TilesState):
+                place = saved.waiting[0]
+                started = start_rule(started.rule, prepared.problem.window(place.rows, place.columns).to(device))
+            progress = checkpoints.to_device(saved, device, started.state)
+        except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, StopIteration) as error:
+            raise DipError(f"The checkpoint is not one of dip {self.job.task.name}: start the run again.") from error
         if not isinstance(progress, RunsState | TilesState):
-            raise DipError("The checkpoint holds no progress: begin anew.")
+            raise DipError("The checkpoint holds no progress: start the run again.")
         return progress
 
-    def seen(self, bench: PreparedFit) -> Any:
-        """What its observers had seen, on the bench's device."""
-        return checkpoints.restored(self.content["seen"], device=torch.device(bench.settings.device))
+    def seen(self, prepared: PreparedFit) -> list[Any]:
+        """The saved states of the observers, on the device of the fit."""
+        seen: list[Any] = checkpoints.to_device(self.saved.seen, torch.device(prepared.settings.device))
+        return seen
 
 
-def describe_run(job: Job, preset: str, output: Path, folder: Path) -> dict[str, Any]:
-    """What a run is, for the head of its checkpoints: with full paths, so that it can be gone on with from anywhere.
+def describe_run(job: Job, preset: str, output: Path, folder: Path) -> RunHeader:
+    """Describe a run for the header of its checkpoints.
 
     Args:
-        job: what it is to do.
+        job: what to do.
         preset: the one that was chosen.
-        output: where the picture goes.
-        folder: where the record goes.
+        output: where the image goes.
+        folder: the run folder.
     """
     uncertainty = job.outputs.uncertainty and str(Path(job.outputs.uncertainty).absolute())
     full = replace(
         job,
         source=job.source if str(job.source) == "-" else job.source.absolute(),
-        arguments={name: _full(value) for name, value in job.arguments.items()},
+        arguments={name: _absolute(value) for name, value in job.arguments.items()},
         output=output if str(output) == "-" else output.absolute(),
+        folder=None,
+        stem="",
+        title="",
         outputs=replace(job.outputs, run_dir=str(folder.absolute()), uncertainty=uncertainty),
         reference=job.reference and job.reference.absolute(),
     )
-    told = {name: value for name, value in manifest.to_json(full).items() if name not in PLACED}
-    return told | {"preset": preset, "files": checkpoints.fingerprints(job.input_files())}
+    return RunHeader(job=job_json.describe_job(full), preset=preset, files=checkpoints.fingerprints(job.input_files()))
 
 
 def find_run(run: Path) -> InterruptedRun:
-    """A run that was cut short, by its folder or its checkpoint.
+    """Return an interrupted run, by its folder or its checkpoint.
 
     Raises:
-        DipError: when there is none, or it cannot be read.
+        DipError: if there is none, or it cannot be read.
     """
     path = run / CHECKPOINT if run.is_dir() else run
-    content = checkpoints.load(path)
+    saved = checkpoints.load(path)
     try:
-        head = checkpoints.restored(content["header"])
-        job = manifest.from_json(head, HEAD)
+        header = msgspec.convert(saved.header, RunHeader)
+        job = job_json.from_json(msgspec.to_builtins(header.job))
         job = replace(job, outputs=replace(job.outputs, run_dir=str(path.parent)))  # the folder may have been moved
-        return InterruptedRun(job, head["preset"], head["files"], job.argv, content)
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
-        raise DipError(f"The checkpoint of {run} is not one of this version's: begin the run anew.") from error
+        raise DipError(f"The checkpoint of {run} cannot be read by this version: start the run again.") from error
+    return InterruptedRun(job, header, saved)
 
 
-def find_finished(run: Path) -> dict[str, Any] | None:
-    """The account of a run that came to its end, by its folder; None when there is more to do, or none."""
-    account = accounts.read(run)
-    if account is None or (run / CHECKPOINT).exists() or not account.get("finished"):
+def find_finished(run: Path) -> RunRecord | None:
+    """Return the record of a finished run, by its folder; None if there is more to do, or nothing."""
+    record = read_record(run)
+    if record is None or (run / CHECKPOINT).exists() or not record.finished:
         return None
-    return account if Path(account.get("output", "")).is_file() else None
+    return record if Path(record.output).is_file() else None
 
 
 def find_matching_run(job: Job, output: Path, folder: Path) -> InterruptedRun | None:
-    """The run of this very job that was cut short, if there is one in its folder and nothing has changed.
+    """Return the interrupted run of this very job, if there is one in its folder and nothing has changed.
 
     Args:
-        job: what is to be done now.
-        output: where the picture is to go.
-        folder: where the record is.
+        job: what to do now.
+        output: where the image is to go.
+        folder: the run folder.
     """
     if not (folder / CHECKPOINT).exists():
         return None
     try:
         before = find_run(folder)
         there = describe_run(before.job, before.preset, before.job.output or output, folder)
-        if _asked(describe_run(job, before.preset, output, folder)) != _asked(there):
+        if _essence(describe_run(job, before.preset, output, folder)) != _essence(there):
             return None
-        before.check(job)
+        before.check_inputs(job)
     except DipError:
         return None
     return before
 
 
-def _asked(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what `described` says, all that makes it another run: where it runs, and who watches, is no matter."""
-    given = {name: value for name, value in told["given"].items() if name not in WHERE}
-    record = {name: value for name, value in told["record"].items() if name not in WATCHING}
-    return {**told, "argv": None, "given": given, "record": record}
+def _essence(header: RunHeader) -> RunHeader:
+    """The header without what does not make it another run: where it runs, and what is shown meanwhile."""
+    given = {name: value for name, value in header.job.given.items() if name not in WHERE}
+    outputs = {name: value for name, value in header.job.outputs.items() if name not in WATCHING}
+    job = msgspec.structs.replace(header.job, argv=(), given=given, outputs=outputs)
+    return msgspec.structs.replace(header, job=job)
 
 
-def _full(value: Any) -> Any:
-    """A path, or a word that is one of a file, from the root on; all else as it is."""
+def _absolute(value: Any) -> Any:
+    """A path, or a string that names a file, as a full path; everything else as it is."""
     if isinstance(value, str | Path) and value and Path(value).is_file():
         return type(value)(Path(value).absolute())
     return value

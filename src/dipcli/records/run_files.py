@@ -10,66 +10,68 @@ from dipcli import files, images
 from dipcli.errors import DipError, UsageError
 from dipcli.images import png
 from dipcli.records.job import Job
+from dipcli.records.run_record import FILE_NAME, read_record
 from dipcli.settings.outputs import Outputs
-from dipcli.tasks.baselines.baseline import FILES, FOLDER
+from dipcli.tasks.baselines.baseline import FOLDER
 
 if TYPE_CHECKING:
-    from dipcli.images.image import Image
+    from dipcli.images import Image
     from dipcli.tasks.case import Case
 
-LOG = "log.csv"  # every run that keeps a record has one
+LOG = "log.csv"  # in every run folder
 CHECKPOINT = "checkpoint.pt"
-RECORD = "run.json"
-PREVIEW = "preview.png"  # while it is at work
-FRAMES = "frames"  # a folder, for a film strip
-DAMAGED = ("damaged.png", "damaged.tif")  # what was made of the picture where the damage was simulated
-COMPARED = tuple(f"{FOLDER}/{name}{kind}" for name in FILES for kind in (".png", ".tif"))  # of the rivals
-FILLED = "filled.png"  # white where pixels were filled, of a picture that keeps the others
+RECORD = FILE_NAME
+PREVIEW = "preview.png"  # during the run
+FRAMES = "frames"  # folder of the film strip
+DAMAGED = tuple(f"damaged{suffix}" for suffix in images.DEFAULT_SUFFIXES)  # the input with simulated damage
+FILLED = "filled.png"  # mask of an inpainted image: white where pixels were filled
 REPORT = "report.html"
-GENERATOR = b'<meta name="generator" content="dipcli">'  # tells a page of ours from somebody else's
+GENERATOR = b'<meta name="generator" content="dipcli">'  # marks our own pages
+DIGITS = 6 * "[0-9]"  # of an iteration in a file name
 
 
-def default_output(job: Job, picture: Image) -> Path:
-    """noisy.png becomes noisy.denoised.png beside it, or noisy.png in a folder; - stays -."""
+def default_output(job: Job, image: Image) -> Path:
+    """The default path of the result: noisy.denoised.png beside noisy.png, or noisy.png in a folder; - stays -."""
     if str(job.source) == "-":
         return job.source
     if job.folder is not None:
         files.make_folder(job.folder)
-    place = job.output_stem()
-    return place.with_name(place.name + images.default_suffix(picture))
+    stem = job.output_stem()
+    return stem.with_name(stem.name + images.default_suffix(image))
 
 
-def run_folder(record: Outputs, output: Path) -> Path | None:
-    """Where log, snapshots and run record go: <output stem>.dip beside the output; None where none are wanted."""
-    if record.run_dir:
-        return Path(record.run_dir)
-    return None if record.no_run_dir or str(output) == "-" else output.parent / f"{output.stem}.dip"
+def run_folder(outputs: Outputs, output: Path) -> Path | None:
+    """The run folder: `<output stem>.dip` beside the output; None if none is wanted."""
+    if outputs.run_dir:
+        return Path(outputs.run_dir)
+    return None if outputs.no_run_dir or str(output) == "-" else output.parent / f"{output.stem}.dip"
 
 
 def clear(folder: Path, spared: Collection[Path] = ()) -> None:
-    """Make the run's folder, without what an earlier run left there; other files in it stay.
+    """Create a run folder, and delete what an earlier run left in it; other files stay.
 
     Args:
-        folder: the run's.
-        spared: files that stay in any case: what this run reads may be what an earlier one wrote.
+        folder: the run folder.
+        spared: files to keep in any case: this run may read what an earlier one wrote.
 
     Raises:
-        DipError: when the folder cannot be made or emptied.
+        DipError: if the folder cannot be created or cleared.
     """
     files.make_folder(folder)
-    if not (folder / LOG).exists():  # no run was here: whatever the files are called, they are somebody else's
+    if not (folder / LOG).exists():  # not a run folder: the files belong to the user, whatever their names
         return
-    spared = {each.resolve() for each in spared}
+    spared = {path.resolve() for path in spared}
+    snapshots = folder / "snapshots"
     try:
         for old in (
-            *(folder / name for name in (RECORD, CHECKPOINT, *DAMAGED, *COMPARED, FILLED)),
-            *filter(png.is_ours, (folder / PREVIEW, *(folder / FRAMES).glob(6 * "[0-9]" + ".png"))),
-            *(page for page in [folder / REPORT] if is_our_page(page)),
-            *(folder / "snapshots").glob(6 * "[0-9]" + "*.png"),
+            *_compared_images(folder),
+            *(folder / name for name in (RECORD, CHECKPOINT, *DAMAGED, FILLED)),
+            *filter(png.is_marked, (folder / PREVIEW, *(folder / FRAMES).glob(f"{DIGITS}.png"))),
+            *filter(is_our_page, [folder / REPORT]),
             *(
-                snapshot
-                for place in ("run[0-9]*/", "tile[0-9]*/", "tile[0-9]*/run[0-9]*/")
-                for snapshot in (folder / "snapshots").glob(place + 6 * "[0-9]" + "*.png")
+                path
+                for place in ("", "run[0-9]*/", "tile[0-9]*/", "tile[0-9]*/run[0-9]*/")
+                for path in snapshots.glob(f"{place}{DIGITS}*.png")
             ),
         ):
             if old.resolve() not in spared:
@@ -79,72 +81,77 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
 
 
 def is_our_page(page: Path) -> bool:
-    """Whether there is a page that this program has made: any other is somebody's own."""
-    return files.bears(page, GENERATOR)
+    """Whether a page exists that this program wrote; others belong to the user."""
+    return files.has_marker(page, GENERATOR)
 
 
-def check_output(job: Job, case: Case, output: Path, folder: Path | None, room: int) -> None:
-    """Find now what would go wrong when hours of work are to be written, or what would be lost to it.
+def check_output(job: Job, case: Case, output: Path, folder: Path | None, size_bytes: int) -> None:
+    """Check, before hours of work, that the results can be written and overwrite nothing of the user's.
 
     Args:
-        job: what is to be done.
-        case: what the task makes of the picture.
-        output: where the restored picture goes.
-        folder: the run's, if it has one.
-        room: bytes that the output will take at most, or little more.
+        job: what was asked for.
+        case: what the task makes of the image.
+        output: path of the result.
+        folder: the run folder; None for none.
+        size_bytes: upper bound of the size of the output.
 
     Raises:
-        DipError: when there is something.
+        DipError: if they cannot, or would.
     """
-    _check_beside(job, case, folder)
+    _check_run_files(job, case, folder)
     _check_uncertainty(job, case, output)
     if str(output) == "-":
         return
     files.check_name(output)
     if output.is_dir():
         raise UsageError(f"-o {output} is a folder: name a file in it, as {output / job.source.name}.")
-    files.check_writable(output.parent, room)
+    files.check_writable(output.parent, size_bytes)
     if not job.outputs.overwrite:
-        for read in job.input_files():
-            if output.exists() and output.samefile(read):
-                what = "the input itself" if read == job.source else f"{read}, which is read"
-                raise UsageError(f"-o {output} is {what}: choose another name, or say --overwrite.")
+        for path in job.input_files():
+            if output.exists() and output.samefile(path):
+                role = "the input itself" if path == job.source else f"{path}, an input"
+                raise UsageError(f"-o {output} is {role}: choose another name, or use --overwrite.")
         earlier = bool(folder and (folder / LOG).exists())
         for beside in (output.with_suffix(suffix) for suffix in case.suffixes):
             if beside != output and beside.exists() and not earlier:
-                raise UsageError(f"{beside} is there already: choose another -o, or say --overwrite to replace it.")
+                raise UsageError(f"{beside} exists: choose another -o, or replace it with --overwrite.")
     if folder and folder.resolve() == output.resolve():
         raise UsageError(f"--run-dir {folder} is the output itself: choose another folder.")
 
 
-def _check_beside(job: Job, case: Case, folder: Path | None) -> None:
-    """What is written beside the record must not take the place of something else."""
+def _compared_images(folder: Path) -> list[Path]:
+    """The images of the classical methods of an earlier run, as its record names them."""
+    record = read_record(folder)
+    results = record.comparison or () if record else ()
+    return [folder / FOLDER / Path(result.file).name for result in results if result.file]
+
+
+def _check_run_files(job: Job, case: Case, folder: Path | None) -> None:
+    """Check that the files in the run folder would overwrite nothing of the user's."""
     if job.outputs.compare and case.baselines is None:
-        raise UsageError(
-            f"--compare is of no use: dip {job.task.name} has no classical methods beside it. Leave it out."
-        )
+        raise UsageError(f"--compare does not apply: dip {job.task.name} has no classical methods. Leave it out.")
     if folder is None:
         return
-    read = [each.resolve() for each in job.input_files()]
+    inputs = [path.resolve() for path in job.input_files()]
     damaged = DAMAGED if case.damaged is not None else ()
     filled = (FILLED,) if case.known is not None else ()
-    for name in (*damaged, *filled, *(COMPARED if job.outputs.compare else ())):
-        place = folder / name
-        if place.exists() and (place.resolve() in read or not (folder / LOG).exists()):
-            raise UsageError(f"{place} is there already, not from a run: choose another --run-dir.")
+    compared = (folder / FOLDER).glob("*") if job.outputs.compare else ()
+    for path in (*(folder / name for name in (*damaged, *filled)), *compared):
+        if path.exists() and (path.resolve() in inputs or not (folder / LOG).exists()):
+            raise UsageError(f"{path} exists and is not from a run: choose another --run-dir.")
 
 
 def _check_uncertainty(job: Job, case: Case, output: Path) -> None:
-    """The map must be one that can be made and written, in the place of nothing that is read or written besides."""
+    """Check that the map of the uncertainty can be made and written, and overwrites nothing."""
     if not job.outputs.uncertainty:
         return
     path = Path(job.outputs.uncertainty)
     if case.render:
-        raise UsageError(f"--uncertainty has nothing to tell of: dip {job.task.name} writes a figure.")
-    if path.suffix.lower() not in (".png", ".tif", ".tiff"):
-        raise UsageError(f"--uncertainty {path} is neither .png nor .tif: name it so.")
+        raise UsageError(f"--uncertainty does not apply: dip {job.task.name} writes a figure. Leave it out.")
+    if path.suffix.lower() not in (suffix for row in images.formats() if row.default for suffix in row.suffixes):
+        raise UsageError(f"--uncertainty {path}: the format is not supported; use .png or .tif.")
     if path.is_dir():
         raise UsageError(f"--uncertainty {path} is a folder: name a file in it.")
     files.check_writable(path.parent)
-    if path.resolve() in [each.resolve() for each in (output, *job.input_files())]:
-        raise UsageError(f"--uncertainty {path} is the output or a file that is read: choose another name.")
+    if path.resolve() in [other.resolve() for other in (output, *job.input_files())]:
+        raise UsageError(f"--uncertainty {path} is the output or an input: choose another name.")

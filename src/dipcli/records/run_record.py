@@ -1,129 +1,251 @@
-"""What a run says of itself: the account that goes into run.json, and the measures of its picture."""
+"""The run record, `run.json`: everything needed to repeat a run, and how it went."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import platform
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
 
-import dipcli
 from dipcli import files
-from dipcli.fitting import device as machine
-from dipcli.fitting import memory
-from dipcli.fitting.restarts import Runs
-from dipcli.fitting.solve import PreparedFit
-from dipcli.records.job import Job
-from dipcli.records.run_files import RECORD
+
+SCHEMA = 2  # 1 had no number, and `astray` for `outlier`
+FILE_NAME = "run.json"
+# Keys of run.json that are written only if there is something to say.
+ABSENT_IF_EMPTY = (
+    "psnr_ref_y", "psnr_ref_unknown", "ssim_ref", "baselines", "figures", "uncertainty", "uncertainty_most", "files",
+    "comparison", "compared", "worker",
+)  # fmt: skip
 
 
-def account(job: Job, preset: str, output: Path, data: bytes, bench: PreparedFit, result: Runs) -> dict[str, Any]:
-    """Everything that is needed to do the run again and to know how it went."""
-    device = bench.prior.code.device
-    first = result.first
-    return {
-        "version": dipcli.__version__,
-        "argv": list(job.argv),
-        "task": job.task.name,
-        "arguments": dict(job.arguments),
-        "asked": job.describe_request(),
-        "input": str(job.source),
-        "input_sha256": hashlib.sha256(data).hexdigest(),
-        "output": str(output),
-        "preset": preset,
-        "settings": asdict(bench.settings),
-        "parameters": sum(each.numel() for each in bench.prior.network.parameters()),
-        "input_depth": bench.prior.code.shape[1],
-        "seed": bench.settings.seed,
-        "device": machine.name(device),
-        "precision": bench.settings.precision,
-        "threads": bench.settings.threads or torch.get_num_threads(),
-        "batch_size": memory.SHARING.get(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "iterations": sum(each.fit.steps for each in result.runs),
-        "kept": first.kept,
-        "memory": first.decay,
-        "reason": result.reason,
-        "events": [event for each in result.runs for event in each.fit.events],
-        "runs": [
-            {
-                "run": each.number,
-                "seed": each.seed,
-                "iterations": each.fit.steps,
-                "kept": each.fit.kept,
-                "memory": each.fit.decay,
-                "reason": each.fit.reason,
-                "seconds": round(each.fit.seconds, 3),
-                "astray": each.outlier,
-                "tile": each.tile,
-            }
-            for each in result.runs
-        ],
-        "tiles": [
-            {"left": c.start, "top": r.start, "width": c.stop - c.start, "height": r.stop - r.start}
-            for r, c, *_ in result.places
-        ],
-        "estimate": {
-            "memory_bytes": bench.estimate.memory,
-            "limit_bytes": bench.estimate.limit,
-            "seconds_an_iteration": bench.estimate.seconds_per_iteration,
-        },
-        "seconds": round(result.seconds, 3),
-        "peak_memory_bytes": machine.peak_memory(device),
-    }
+class FileRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A file that a run read or wrote.
 
-
-def whereabouts(job: Job, folder: Path, output: Path, known: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
-    """Where the pictures that a run read and wrote are, and what they were, so that they are known again later.
-
-    Args:
-        job: what was done.
-        folder: the run's.
-        output: where the picture is.
-        known: the bytes that are in memory; those of `input` and `output` are among them.
-
-    Returns:
-        By what each is for the run (`input`, `output`, `reference`, `uncertainty`, or the task's own argument that
-        names it): its full path; the way to it from the run's folder, which stays the same where both are moved; its
-        SHA-256, None where it cannot be read any more. Of a standard stream nothing but the path `-`.
+    Attributes:
+        path: the full path; `-` for a standard stream.
+        near: the path relative to the run folder, which stays valid when both are moved.
+        sha256: None if the file could not be read.
     """
-    paths = {"input": job.source, "output": output, **job.images()}
-    paths |= {"uncertainty": Path(job.outputs.uncertainty)} if job.outputs.uncertainty else {}
-    digests = {name: hashlib.sha256(each).hexdigest() for name, each in known.items()}
-    return {name: _whereabouts(each, folder, digests.get(name)) for name, each in paths.items()}
+
+    path: str
+    near: str = ""
+    sha256: str | None = None
 
 
-def _whereabouts(path: Path, folder: Path, digest: str | None) -> dict[str, Any]:
-    if str(path) == "-":
-        return {"path": "-"}
-    full = str(path.absolute())
-    with suppress(OSError), path.open("rb") as file:
-        digest = digest or hashlib.file_digest(file, "sha256").hexdigest()
+class FitRecord(Struct, frozen=True, kw_only=True, rename={"decay": "memory"}):
+    """One of the fits of a run.
+
+    Attributes:
+        run: its number, from 1.
+        seed: of its random numbers.
+        iterations: iterations run.
+        kept: the iteration whose average was kept.
+        decay: EMA decay of that average.
+        reason: why it ended.
+        seconds: time in the fit.
+        outlier: whether it was left out of the mean.
+        tile: number of the tile, from 1; None if the image was fitted whole.
+    """
+
+    run: int
+    seed: int
+    iterations: int
+    kept: int
+    decay: float
+    reason: str
+    seconds: float
+    outlier: bool = False
+    tile: int | None = None
+
+
+class TileRecord(Struct, frozen=True, kw_only=True):
+    """Position of a tile in the image, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+class EstimateRecord(Struct, frozen=True, kw_only=True, rename={"seconds_per_iteration": "seconds_an_iteration"}):
+    """What the run was expected to take.
+
+    Attributes:
+        memory_bytes: peak memory.
+        limit_bytes: the memory limit; None if there is none.
+        seconds_per_iteration: None if it was not measured.
+    """
+
+    memory_bytes: float
+    limit_bytes: float | None = None
+    seconds_per_iteration: float | None = None
+
+
+class Measures(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How near an image is to the true one.
+
+    Attributes:
+        psnr: in dB; None if the images are identical.
+        psnr_y: the same for luma; None if not measured.
+        psnr_unknown: the same over the pixels that were restored; None if not measured.
+        ssim: structural similarity; None if not measured.
+    """
+
+    psnr: float | None
+    psnr_y: float | None = None
+    psnr_unknown: float | None = None
+    ssim: float | None = None
+
+
+class MeasuredResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Figures that need a reference image; all unset without one. PSNR in dB, None if identical."""
+
+    psnr_ref: float | UnsetType | None = UNSET
+    psnr_ref_y: float | None = None
+    psnr_ref_unknown: float | None = None
+    ssim_ref: float | None = None
+
+    @property
+    def measures(self) -> Measures | None:
+        """The figures against the reference; None without one."""
+        if isinstance(self.psnr_ref, UnsetType):
+            return None
+        return Measures(
+            psnr=self.psnr_ref, psnr_y=self.psnr_ref_y, psnr_unknown=self.psnr_ref_unknown, ssim=self.ssim_ref
+        )
+
+
+class BaselineRecord(MeasuredResult, frozen=True, kw_only=True, omit_defaults=True):
+    """The result of a classical method (`--compare`).
+
+    Attributes:
+        name: of the method.
+        seconds: it took.
+        file: its image, relative to the run folder; None if it was not written.
+    """
+
+    name: str
+    seconds: float
+    file: str | None = None
+
+
+class RunRecord(
+    MeasuredResult, frozen=True, kw_only=True, omit_defaults=False, rename={"decay": "memory", "request": "asked"}
+):
+    """Everything needed to repeat a run, and how it went.
+
+    Attributes:
+        input: path of the damaged image; `-` for standard input.
+        output: path of the restored image; `-` for standard output.
+        task: its name.
+        schema: version of this layout.
+        version: of dipcli; likewise `torch` and `python`.
+        argv: the command line.
+        arguments: of the task itself.
+        request: what was asked for, as `Job.describe_request` gives it: tells whether a later job is the same.
+        input_sha256: of the input file.
+        preset: its name.
+        settings: all settings as they were used.
+        parameters: number of weights.
+        input_depth: channels of the network's input.
+        seed: of the first fit.
+        device: its name.
+        precision: fp32 or bf16.
+        threads: CPU threads.
+        batch_size: images that shared a pass.
+        iterations: iterations of all fits.
+        kept: the iteration whose average was kept, of the first fit.
+        decay: EMA decay of that average.
+        rule: the stopping rule, in words.
+        reason: why the run ended.
+        events: what happened out of the ordinary.
+        finished: False if the run was interrupted.
+        runs: the fits.
+        tiles: positions of the tiles; empty if the image was fitted whole.
+        estimate: what the run was expected to take.
+        seconds: time in the fits.
+        peak_memory_bytes: None if the device does not tell.
+        psnr_noisy: PSNR of the result to the measurement in dB; None if identical, unset if a figure was written.
+        baselines: figures of answers that need no fit, by name.
+        conclusion: the task's own sentence.
+        figures: suffixes of the files that were written in place of an image.
+        uncertainty: path of the uncertainty map.
+        uncertainty_most: its largest value on the 0-255 scale.
+        files: what was read and written, by role: `input`, `output`, `reference`, `uncertainty`, or a task's argument.
+        comparison: results of the classical methods; None if they were not asked for.
+        compared: the comparison in a sentence.
+        worker: which of several workers did it.
+    """
+
+    input: str
+    output: str
+    task: str
+    schema: int = 1
+    version: str = ""
+    torch: str = ""
+    python: str = ""
+    argv: tuple[str, ...] = ()
+    arguments: Mapping[str, Any] = {}
+    request: Mapping[str, Any] = {}
+    input_sha256: str = ""
+    preset: str = ""
+    settings: Mapping[str, Any] = {}
+    parameters: int = 0
+    input_depth: int = 0
+    seed: int = 0
+    device: str = ""
+    precision: str = ""
+    threads: int = 0
+    batch_size: int = 1
+    iterations: int = 0
+    kept: int = 0
+    decay: float = 0.0
+    rule: str = ""
+    reason: str = ""
+    events: tuple[str, ...] = ()
+    finished: bool = True
+    runs: tuple[FitRecord, ...] = ()
+    tiles: tuple[TileRecord, ...] = ()
+    estimate: EstimateRecord | None = None
+    seconds: float = 0.0
+    peak_memory_bytes: int | None = None
+    psnr_noisy: float | UnsetType | None = UNSET
+    baselines: Mapping[str, Measures] = {}
+    conclusion: str | None = None
+    figures: tuple[str, ...] = ()
+    uncertainty: str | None = None
+    uncertainty_most: float | None = None
+    files: Mapping[str, FileRecord] = {}
+    comparison: tuple[BaselineRecord, ...] | None = None
+    compared: str | None = None
+    worker: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain values; infinite figures are None."""
+        plain: dict[str, Any] = json.loads(msgspec.json.encode(self, enc_hook=str))
+        return {name: value for name, value in plain.items() if value or name not in ABSENT_IF_EMPTY}
+
+    @classmethod
+    def from_json(cls, data: object) -> RunRecord:
+        """The record that `to_json` gave.
+
+        Raises:
+            ValueError: if the data are not a run record.
+        """
+        return msgspec.convert(data, cls)
+
+
+def write_record(path: Path, record: RunRecord) -> None:
+    """Write a record as indented JSON, atomically."""
+    files.write(path, (json.dumps(record.to_json(), indent=2) + "\n").encode())
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """Return the record of a run folder; None if there is none that can be read."""
     try:
-        near = os.path.relpath(path, folder)
-    except ValueError:  # another drive, where there are such
-        near = full
-    return {"path": full, "near": near, "sha256": digest}
-
-
-def write(path: Path | None, told: Mapping[str, Any]) -> None:
-    """Write an account, if there is a place for it."""
-    if path:
-        files.write(path, (json.dumps(told, indent=2, default=str) + "\n").encode())
-
-
-def read(folder: Path) -> dict[str, Any] | None:
-    """The account that an earlier run left in its folder; None where there is none that can be read."""
-    try:
-        told = json.loads((folder / RECORD).read_bytes())
+        return RunRecord.from_json(json.loads((folder / FILE_NAME).read_bytes()))
     except (OSError, ValueError):
         return None
-    return told if isinstance(told, dict) else None

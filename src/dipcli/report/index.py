@@ -15,7 +15,7 @@ from dipcli.report import page
 from dipcli.report.embedding import EmbeddedImage, embed_image
 from dipcli.report.run_folder import is_run_folder
 from dipcli.report.text import format_title, make_url
-from dipcli.text import clock, legible
+from dipcli.text import format_clock, escape_controls
 
 INDEX = "index.html"
 THUMBNAIL_SIDE = 192  # pixels
@@ -58,7 +58,7 @@ class Row:
         """Iterations, time and PSNR, as sorted and as shown."""
         cells = [
             (self.iterations, lambda value: f"{value:,}"),
-            (self.seconds, clock),
+            (self.seconds, format_clock),
             (self.psnr_noisy, lambda value: f"{value:.2f}"),
             (self.psnr_ref, lambda value: f"{value:.2f}"),
         ]
@@ -82,14 +82,14 @@ def make(folder: Path, failed: Sequence[tuple[str, str]] = (), path: Path | None
     path = path or folder / INDEX
     page.check_path(path)
     rows = [_read_row(run, path.parent) for run in find_runs(folder)]
-    rows += [Row(format_title(name), legible(f"failed: {reason}")) for name, reason in failed]
+    rows += [Row(format_title(name), escape_controls(f"failed: {reason}")) for name, reason in failed]
     if not rows:
         raise DipError(f"There is no run in {folder}: name a run folder, for example noisy.denoised.dip.")
     finished = sum(row.is_finished for row in rows)
     html = page.render_template(
         "index.html",
         "index.js",
-        title=legible(folder.resolve().name or str(folder)),
+        title=escape_controls(folder.resolve().name or str(folder)),
         rows=rows,
         summary=f"{finished} finished" + (f", {len(rows) - finished} not finished" if finished < len(rows) else ""),
         has_reference=any(row.psnr_ref is not None for row in rows),
@@ -121,8 +121,8 @@ def _read_row(run: Path, place: Path) -> Row:
     record = read_record(run)
     if record:
         return _describe_record(run, record, place, url)
-    state = "running" if files.held(run) else "unreadable record" if (run / RECORD).exists() else "cut short"
-    return Row(legible(run.name), state, page=url)
+    state = "running" if files.is_locked(run) else "unreadable record" if (run / RECORD).exists() else "cut short"
+    return Row(escape_controls(run.name), state, page=url)
 
 
 def _describe_record(run: Path, record: RunRecord, place: Path, url: str) -> Row:
@@ -139,11 +139,11 @@ def _describe_record(run: Path, record: RunRecord, place: Path, url: str) -> Row
         format_title(record.input),
         state,
         state in ("finished", "standard output"),
-        legible(f"{record.task}, {record.preset}"),
+        escape_controls(f"{record.task}, {record.preset}"),
         _make_thumbnail(output) if output else None,
         url,
         make_url(output, place) if output else "",
-        legible(os.path.relpath(output, place)) if output else "",
+        escape_controls(os.path.relpath(output, place)) if output else "",
         record.iterations,
         record.seconds,
         record.psnr_noisy if isinstance(record.psnr_noisy, float) else None,

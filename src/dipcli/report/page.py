@@ -18,7 +18,7 @@ from dipcli.report.charts import build_charts
 from dipcli.report.figures import draw_svg
 from dipcli.report.gallery import Gallery, build_gallery
 from dipcli.report.run_folder import RunFolder, read_run_folder
-from dipcli.text import legible
+from dipcli.text import escape_controls
 
 TEMPLATES = Path(__file__).parent
 
@@ -75,7 +75,7 @@ def compose_page(run: RunFolder, place: Path) -> str:
         notice=text.describe_state(run),
         facts=text.list_facts(run),
         gallery=gallery,
-        notes=[*map(legible, gallery.notes), *_describe_treatment(gallery)],
+        notes=[*map(escape_controls, gallery.notes), *_describe_treatment(gallery)],
         strip_note=_describe_strip(run),
         sentences=text.describe_run(run),
         comparison=text.compare_methods(run),

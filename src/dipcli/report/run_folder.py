@@ -146,7 +146,7 @@ def read_run_folder(
     """
     if not is_run_folder(folder):
         raise DipError(f"{folder} is not a run folder: name one, for example noisy.denoised.dip, or a folder of them.")
-    state: State = "running" if record is None and files.held(folder) else "cut short"
+    state: State = "running" if record is None and files.is_locked(folder) else "cut short"
     record = record or read_record(folder)
     if record is None and (folder / RECORD).is_file():
         raise DipError(f"Cannot read {folder / RECORD}: it is damaged or from another version. Restore the image again.")
@@ -188,11 +188,11 @@ def _request_from_checkpoint(folder: Path) -> Request:
         job.task.name,
         run.preset,
         str(job.source),
-        tuple(run.argv),
+        tuple(job.argv),
         job.arguments,
         job.given,
         {
-            role: FileRecord(path=str(path), near=os.path.relpath(path, folder), sha256=run.files.get(str(path)))
+            role: FileRecord(path=str(path), near=os.path.relpath(path, folder), sha256=run.header.files.get(str(path)))
             for role, path in paths.items()
         },
     )

@@ -16,7 +16,7 @@ from dipcli.records.run_record import Measures
 from dipcli.report.run_folder import RunFolder
 from dipcli.settings import Settings
 from dipcli.settings.options import option_fields
-from dipcli.text import clock, legible
+from dipcli.text import format_clock, escape_controls
 
 MEASURE_LABELS = {"psnr": "PSNR", "psnr_y": "PSNR, luma", "psnr_unknown": "PSNR, unknown pixels", "ssim": "SSIM"}
 
@@ -32,7 +32,7 @@ class Table:
 
 def format_title(path: str) -> str:
     """Return the file name of an input."""
-    return "standard input" if path == "-" else legible(Path(path).name)
+    return "standard input" if path == "-" else escape_controls(Path(path).name)
 
 
 def describe_state(run: RunFolder) -> str:
@@ -45,7 +45,7 @@ def describe_state(run: RunFolder) -> str:
         "interrupted": f"This run was interrupted; the image is the best one up to then.{resume}",
         "finished": "",
     }
-    return legible(sentences[run.state])
+    return escape_controls(sentences[run.state])
 
 
 def list_facts(run: RunFolder) -> list[tuple[str, str]]:
@@ -56,7 +56,7 @@ def list_facts(run: RunFolder) -> list[tuple[str, str]]:
     facts = [("Iterations", f"{record.iterations:,}")]
     if not record.tiles:
         facts.append(("Kept", f"{record.kept:,}"))
-    facts.append(("Time", clock(record.seconds)))
+    facts.append(("Time", format_clock(record.seconds)))
     if record.measures:
         labels = {name: label.replace("PSNR", "PSNR to the reference", 1) for name, label in MEASURE_LABELS.items()}
         values = {label: _format_measure(record.measures, name) for name, label in labels.items()}
@@ -76,7 +76,7 @@ def describe_run(run: RunFolder) -> list[str]:
     if record.rule not in ("", "rule none") and record.rule not in record.reason:
         sentences.append(f"kept by the {record.rule}")
     sentences += [f"During the run: {event}" for event in record.events]
-    return [legible(f"{text[:1].upper()}{text[1:].removesuffix('.')}.") for text in sentences]
+    return [escape_controls(f"{text[:1].upper()}{text[1:].removesuffix('.')}.") for text in sentences]
 
 
 def compare_methods(run: RunFolder) -> Table | None:
@@ -107,7 +107,7 @@ def list_fits(run: RunFolder) -> Table | None:
     columns = ("Tile", "Run", "Seed", "Iterations", "Kept", "Time", "")
     rows = [
         (
-            str(fit.tile or ""), str(fit.run), str(fit.seed), str(fit.iterations), str(fit.kept), clock(fit.seconds),
+            str(fit.tile or ""), str(fit.run), str(fit.seed), str(fit.iterations), str(fit.kept), format_clock(fit.seconds),
             ("outlier, left out; " if fit.outlier else "") + fit.reason,
         )
         for fit in record.runs
@@ -122,7 +122,7 @@ def list_settings(run: RunFolder) -> list[tuple[str, str]]:
     flags = {option.name: option.flag[2:] for option in option_fields(Settings)}
     values = [(name.replace("_", "-"), value) for name, value in run.request.arguments.items()]
     values += [(flags.get(name, name), value) for name, value in run.request.settings.items()]
-    return [(name, legible(_format_setting(value))) for name, value in values if value is not None]
+    return [(name, escape_controls(_format_setting(value))) for name, value in values if value is not None]
 
 
 def describe_machine(run: RunFolder) -> str:
@@ -130,7 +130,7 @@ def describe_machine(run: RunFolder) -> str:
     if run.record is None:
         return ""
     versions = f"dipcli {run.record.version}, PyTorch {run.record.torch}, Python {run.record.python}"
-    return legible(f"{summaries.describe_machine(run.record)}; {versions}.")
+    return escape_controls(f"{summaries.describe_machine(run.record)}; {versions}.")
 
 
 def list_links(run: RunFolder, place: Path) -> list[tuple[str, str]]:
@@ -140,7 +140,7 @@ def list_links(run: RunFolder, place: Path) -> list[tuple[str, str]]:
     suffixes = run.record.figures if run.record else ()
     paths += [path.with_suffix(suffix) for path in paths for suffix in suffixes if suffix != ".png"]
     paths += [run.folder / LOG, run.folder / RECORD]
-    return [(legible(path.name), make_url(path, place)) for path in paths if path.is_file()]
+    return [(escape_controls(path.name), make_url(path, place)) for path in paths if path.is_file()]
 
 
 def make_url(path: Path, place: Path) -> str:
@@ -152,7 +152,7 @@ def quote_arguments(arguments: Sequence[str]) -> str:
     """Return a command line for the shell, on one line; unprintable arguments become bash's `$'...'`."""
     return " ".join(
         shlex.quote(argument)
-        if legible(argument) == argument
+        if escape_controls(argument) == argument
         else "$'" + "".join(_escape(byte) for byte in os.fsencode(argument)) + "'"
         for argument in arguments
     )
@@ -172,7 +172,7 @@ def _format_measure(measures: Measures | None, name: str) -> str:
 def _format_seconds(seconds: float | None) -> str:
     if seconds is None:
         return ""
-    return f"{seconds:.2g} s" if seconds < 10 else clock(seconds)  # noqa: PLR2004
+    return f"{seconds:.2g} s" if seconds < 10 else format_clock(seconds)  # noqa: PLR2004
 
 
 def _format_setting(value: Any) -> str:

@@ -1,17 +1,17 @@
-"""A restored picture beside its classical rivals: each is applied, timed, measured and written.
+"""Apply the classical methods to the same image, and time, measure and write their results.
 
-It comes after the restored picture and the run's record are on disk: nobody waits for it, Ctrl-C ends it and
-costs nothing, and it cannot influence the fit.
+This comes after the restored image and the record are on disk: it delays nobody, Ctrl-C ends it at no loss, and it
+cannot influence the fit.
 """
 
 from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,99 +19,99 @@ from numpy.typing import NDArray
 from dipcli import files, images
 from dipcli.fitting import memory
 from dipcli.records import ranking
+from dipcli.records.run_record import BaselineRecord, RunRecord
 from dipcli.runs.interrupt import handle_signals
-from dipcli.runs.measures import measure_against_truth
+from dipcli.runs.measures import measure_against_truth, reference_fields
 from dipcli.tasks.baselines.baseline import FOLDER, Baseline, Budget, Skipped
 from dipcli.tasks.case import Case
 
-PATIENT = 60.0  # seconds that each rival may take, or as long as the fit did
+MIN_SECONDS = 60.0  # that each method may take, or as long as the fit took
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the rivals' pictures are measured by, and where they go.
+    """What the results of the classical methods are measured by, and where they go.
 
     Attributes:
-        case: whose rivals they are.
-        truth: the true picture, (C, H, W); None where there is none.
-        suffix: of the restored picture's file: theirs are measured as they would be in such a file too.
-        folder: the run's; None where there is none, and no picture is written.
-        most: bytes that the process may take; None for no end.
+        case: of the run.
+        truth: the true image, (C, H, W); None if it is not known.
+        suffix: of the restored file: the others are measured as they would be in such a file.
+        folder: the run folder; None if no images are written.
+        limit: bytes that the process may take; None for no limit.
     """
 
     case: Case
     truth: NDArray[np.float32] | None
     suffix: str
     folder: Path | None
-    most: int | None
+    limit: int | None
 
     def run(
-        self, account: Mapping[str, Any], signals: tuple[signal.Signals, ...] = ()
-    ) -> tuple[dict[str, Any], signal.Signals | None]:
-        """Let each rival answer.
+        self, record: RunRecord, signals: tuple[signal.Signals, ...] = ()
+    ) -> tuple[tuple[BaselineRecord, ...], str, signal.Signals | None]:
+        """Apply each method.
 
         Args:
-            account: of the run.
-            signals: the first of these ends it at once, with the answers there are.
+            record: of the run.
+            signals: the first of these ends the comparison, with the results there are.
 
         Returns:
-            For the account: `comparison`, an answer each, and `compared`, the verdict; and the signal that ended it.
+            The results, the comparison in a sentence, and the signal that ended it.
         """
-        answers: list[dict[str, Any]] = []
-        left_out: dict[str, str] = {}
-        rivals: Sequence[Baseline] = ()
-        seconds = max(PATIENT, account["seconds"])
+        results: list[BaselineRecord] = []
+        skipped: dict[str, str] = {}
+        baselines: Sequence[Baseline] = ()
+        seconds = max(MIN_SECONDS, record.seconds)
         ended_by = None
         try:
-            with handle_signals(*signals, say=_cut) as interrupt:
-                rivals = self.case.baselines() if self.case.baselines else ()
-                for rival in rivals:
+            with handle_signals(*signals, say=_interrupt) as interrupt:
+                baselines = self.case.baselines() if self.case.baselines else ()
+                for baseline in baselines:
                     try:
-                        answers.append(self.answer(rival, Budget(seconds, self._left())))
+                        results.append(self.apply(baseline, Budget(seconds, self._memory_left())))
                     except Skipped as reason:
-                        left_out[rival.name] = str(reason)
-                    except Exception as error:  # noqa: BLE001 - whatever ails a rival, the restored picture is there
-                        left_out[rival.name] = f"it failed ({_first_line(error)})"
+                        skipped[baseline.name] = str(reason)
+                    except Exception as error:  # noqa: BLE001 - a failing method must not cost the restored image
+                        skipped[baseline.name] = f"it failed ({_first_line(error)})"
         except KeyboardInterrupt:
             ended_by = interrupt.received
             if ended_by is None:
                 raise
-            missing = [each.name for each in rivals if each.name not in left_out][len(answers) :]
-            left_out |= dict.fromkeys(missing or ["the rest"], f"the comparison was interrupted by {ended_by.name}")
-        told = {"comparison": answers, "compared": ranking.verdict(account, answers, left_out)}
-        return told, ended_by
+            missing = [baseline.name for baseline in baselines if baseline.name not in skipped][len(results) :]
+            skipped |= dict.fromkeys(missing or ["the rest"], f"the comparison was interrupted by {ended_by.name}")
+        return tuple(results), ranking.compare_with_baselines(record, results, skipped), ended_by
 
-    def answer(self, rival: Baseline, allowance: Budget) -> dict[str, Any]:
-        """Apply one rival, and write what it makes of the picture.
+    def apply(self, baseline: Baseline, budget: Budget) -> BaselineRecord:
+        """Apply one method and write its image.
 
         Raises:
-            LeftOut: when it takes too much.
-            DipError: when its picture cannot be written.
+            Skipped: if it takes too much.
+            DipError: if its image cannot be written.
         """
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what small pictures ask too much of
-            restored = rival.restore(allowance)
-        seconds = allowance.spent
-        picture = self.case.image.with_pixels(self.case.image.rounded(restored), self.case.known)
-        kind = images.default_suffix(picture)
-        told: dict[str, Any] = {"name": rival.name, "seconds": round(seconds, 6), "file": None}
+            warnings.simplefilter("ignore")  # small images make some methods warn
+            restored = baseline.restore(budget)
+        seconds = round(budget.spent, 6)
+        image = self.case.image.with_pixels(self.case.image.quantize(restored), self.case.known)
+        name = None
         if self.folder:
-            name = f"{FOLDER}/{rival.file}{kind}"
+            suffix = images.default_suffix(image)
+            name = f"{FOLDER}/{baseline.file}{suffix}"
             files.make_folder(self.folder / FOLDER)
-            images.write(images.encode(picture, kind), self.folder / name)
-            told["file"] = name
-        if self.truth is not None:
-            written = images.decode(images.encode(picture, self.suffix), span=picture.span).pixels[: len(restored)]
-            told |= measure_against_truth(self.case, written, self.truth)
-        return told
+            images.write(images.encode(image, suffix), self.folder / name)
+        if self.truth is None:
+            return BaselineRecord(name=baseline.name, seconds=seconds, file=name)
+        written = images.decode(images.encode(image, self.suffix), span=image.span).pixels[: len(restored)]
+        fields = reference_fields(measure_against_truth(self.case, written, self.truth))
+        return BaselineRecord(name=baseline.name, seconds=seconds, file=name, **fields)
 
-    def _left(self) -> int | None:
-        """Bytes that a rival may take beside the pictures that are in memory."""
-        return None if self.most is None else self.most - memory.BASE - self.case.bytes_in_memory
+    def _memory_left(self) -> int | None:
+        """Bytes that a method may take beside the images in memory."""
+        return None if self.limit is None else self.limit - memory.BASE - self.case.bytes_in_memory
 
 
-def _cut() -> NoReturn:
-    """End what is under way, from within the signal's handler."""
+def _interrupt() -> NoReturn:
+    """End the method at work, from within the signal's handler."""
     raise KeyboardInterrupt
 
 

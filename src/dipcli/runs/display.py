@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known of fits before they begin.
+    """What is known about the fits of an image before they start.
 
     Attributes:
-        iterations: that each runs exactly; None when a rule decides.
-        usual: that one runs where a rule decides, about; None where nobody knows.
-        most: that one may run in any case; None where that is not known.
-        runs: fits of a picture, or of each tile of it; None for as many as there is time for.
-        warmup: whether something comes before the first iteration.
-        left: seconds left of the time there is for all, None for no end.
+        iterations: iterations of each fit; None if a rule decides.
+        usual: about how many a fit runs if a rule decides; None if that is not known.
+        most: the iteration limit; None if that is not known.
+        runs: fits of the image, or of each of its tiles; None for as many as the time allows.
+        warmup: whether a warm-up precedes the first iteration.
+        left: returns the seconds left of the time budget, None for no limit.
     """
 
     iterations: int | None = None
@@ -36,57 +36,57 @@ class Expected:
 
 
 class Display(Protocol):
-    """What the composition root asks of a display."""
+    """Shows the progress of a run. It is also an observer of the fit."""
 
-    def watching(self, title: str, ahead: Expected) -> AbstractContextManager[object]:
-        """Inside, a fit is under way."""
+    def watching(self, title: str, expected: Expected) -> AbstractContextManager[object]:
+        """Show a fit while the context is open."""
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
-        """An iteration is over."""
+        """Show an iteration."""
 
     def show_row(self, row: Row) -> None:
-        """There are new numbers."""
+        """Show a row of the log."""
 
     def show_failures(self, failed: int) -> None:
-        """So many pictures of several have failed so far."""
+        """Show how many images of a batch have failed so far."""
 
     def note(self, text: str) -> None:
-        """There is something to say."""
+        """Print a message."""
 
 
 class Silent:
     """Show nothing."""
 
-    def watching(self, title: str, ahead: Expected) -> AbstractContextManager[object]:  # noqa: ARG002
-        """There is nothing to prepare."""
+    def watching(self, title: str, expected: Expected) -> AbstractContextManager[object]:  # noqa: ARG002
+        """Show nothing."""
         return nullcontext()
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
     def show_row(self, row: Row) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
     def show_failures(self, failed: int) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
     def note(self, text: str) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
 
 class Bar:
-    """tqdm's bar, for notebooks and scripts."""
+    """A tqdm bar, for notebooks and scripts."""
 
     @contextmanager
-    def watching(self, title: str, ahead: Expected) -> Iterator[None]:
-        """Show the bar."""
-        from tqdm.auto import tqdm  # noqa: PLC0415 - only notebooks and scripts pay for it
+    def watching(self, title: str, expected: Expected) -> Iterator[None]:
+        """Show the bar while the context is open."""
+        from tqdm.auto import tqdm  # noqa: PLC0415 - only notebooks and scripts need it
 
-        with tqdm(total=ahead.iterations, desc=title, unit="it") as self.bar:
+        with tqdm(total=expected.iterations, desc=title, unit="it") as self.bar:
             yield
 
-    def __call__(self, step: Step, verdict: Verdict) -> None:  # noqa: ARG002 - the bar counts
-        """Move the bar; another run, or tile, begins anew."""
+    def __call__(self, step: Step, verdict: Verdict) -> None:  # noqa: ARG002 - the bar only counts
+        """Advance the bar; reset it for another run or tile."""
         if step.number == 1 and (step.run > 1 or (step.tile and step.tile.number > 1)):
             self.bar.reset()
         if step.event:
@@ -94,20 +94,20 @@ class Bar:
         self.bar.update()
 
     def show_row(self, row: Row) -> None:
-        """Show the numbers behind the bar."""
+        """Show the numbers after the bar."""
         self.bar.set_postfix_str("  ".join(format_row(row)))
 
     def show_failures(self, failed: int) -> None:
-        """There is but one picture."""
+        """Show nothing: there is one image."""
 
     def note(self, text: str) -> None:
-        """Print it above the bar."""
+        """Print a message above the bar."""
         self.bar.write(text, file=sys.stderr)
 
 
 def format_row(row: Row | None) -> list[str]:
-    """The numbers of a row that people look at: loss, PSNR to the measurement and, where it is known, to the truth."""
+    """The numbers of a row for people: loss, PSNR to the measurement and, if it is known, to the truth."""
     if row is None:
         return []
-    told = [f"loss {row['loss']:.5f}", f"fit {row['psnr_noisy']:.2f} dB"]
-    return told if row["psnr_ref_smoothed"] is None else [*told, f"true {row['psnr_ref_smoothed']:.2f} dB"]
+    numbers = [f"loss {row['loss']:.5f}", f"fit {row['psnr_noisy']:.2f} dB"]
+    return numbers if row["psnr_ref_smoothed"] is None else [*numbers, f"true {row['psnr_ref_smoothed']:.2f} dB"]

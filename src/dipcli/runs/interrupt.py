@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks the fit to end and keeps the picture, the second ends at once."""
+"""Ctrl-C and SIGTERM: the first ends the fit and keeps the image, the second stops at once."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ from typing import Any
 
 
 class Interrupt:
-    """Whether somebody has asked for the run to end, and how.
+    """Whether the run was asked to end.
 
     Attributes:
-        received: the signal; None as long as nobody asked.
+        received: the signal; None if there was none.
     """
 
     received: signal.Signals | None = None
 
     def reason(self) -> str | None:
-        """Why the run should end now, for a rule."""
+        """Return why the run should end now, or None."""
         return f"it was interrupted by {self.received.name}" if self.received else None
 
 
 class NotStartedError(Exception):
-    """Somebody asked for the end before the fit had begun: nothing was touched."""
+    """The interrupt came before the fit started; no file was touched."""
 
 
 @contextmanager
 def handle_signals(*signals: signal.Signals, say: Callable[[], None] = lambda: None) -> Iterator[Interrupt]:
-    """Inside, the first of these signals is noted; a second one acts as it did before.
+    """Record the first of these signals inside the context; a second one acts as before.
 
-    Only the main thread can heed signals; elsewhere nothing changes. A signal that the process was started to ignore is
-    heeded too: shells start what a script puts in the background that way, and there as well somebody who sends SIGINT
-    wants the run to end.
+    Only the main thread can handle signals; in other threads nothing changes. A signal that the process was started to
+    ignore is handled too: shells start background jobs of scripts that way, and a SIGINT sent to one is meant to end
+    it.
 
     Args:
-        signals: which ones.
+        signals: to handle.
         say: called when the first has come.
     """
     interrupt = Interrupt()
     before: dict[signal.Signals, Any] = {}
 
-    def note(number: int, _frame: FrameType | None) -> None:
+    def record(number: int, _frame: FrameType | None) -> None:
         interrupt.received = signal.Signals(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for name, handler in before.items():
+            signal.signal(name, handler)
         say()
 
     if threading.current_thread() is threading.main_thread():
-        for each in signals:
-            before[each] = signal.signal(each, note)
+        for name in signals:
+            before[name] = signal.signal(name, record)
     try:
         yield interrupt
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for name, handler in before.items():
+            signal.signal(name, handler)

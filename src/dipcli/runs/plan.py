@@ -1,10 +1,10 @@
-"""What a job comes to, with everything found wrong that can be found before the fit."""
+"""Decide everything about a run before it starts, and find everything that can be found wrong."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,105 +13,196 @@ from numpy.typing import NDArray
 from dipcli import images
 from dipcli.errors import DipError, UsageError
 from dipcli.fitting import device as machine
-from dipcli.fitting.restarts import Deadline
-from dipcli.images.image import Image
+from dipcli.fitting.control import Deadline
+from dipcli.fitting.solve import PreparedFit, prepare
+from dipcli.fitting.state import RunsState, TilesState
+from dipcli.images import Image
 from dipcli.records.job import Job
 from dipcli.records.resume import InterruptedRun, find_matching_run
 from dipcli.records.run_files import check_output, default_output, run_folder
-from dipcli.runs.display import Display
 from dipcli.runs.observers import pixels
-from dipcli.runs.time_budget import choose_preset as fitting_preset
+from dipcli.runs.time_budget import choose_preset
+from dipcli.runs.uncertainty import Uncertainty
 from dipcli.settings import Settings
+from dipcli.stopping import Auto
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import DEFAULT_PRESET
 
 
-class Plan(NamedTuple):
-    """What a job comes to with a preset, checked."""
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything decided about a run.
 
+    Attributes:
+        job: what was asked for.
+        image: the input image, as it was read.
+        preset: its name.
+        case: what the task makes of the image.
+        prepared: the fit: final settings, device, precision, prior, the rule with its started state, the estimate.
+        rule: the stopping rule, in words.
+        output: where the result goes.
+        folder: the run folder; None for none.
+        truth: the true image, (C, H, W), for the figures; None if it is not known.
+        interrupted_run: the run to resume; None for a new one.
+        progress: how far that had come; None if it starts from scratch.
+        deadline: the time budget.
+        remarks: messages to the user.
+    """
+
+    job: Job
+    image: Image
+    preset: str
     case: Case
-    settings: Settings
+    prepared: PreparedFit
+    rule: str
     output: Path
     folder: Path | None
     truth: NDArray[np.float32] | None
+    interrupted_run: InterruptedRun | None
+    progress: RunsState | TilesState | None
+    deadline: Deadline
+    remarks: tuple[str, ...]
+
+    @property
+    def settings(self) -> Settings:
+        """The settings as they are used."""
+        return self.prepared.settings
+
+    def describe_estimate(self) -> str:
+        """The memory and time that the run will take, in words."""
+        iterations = self.job.task.usual(self.preset, self.settings) * (self.settings.runs or 1)
+        return self.prepared.estimate.describe(iterations, self.settings.time_budget())
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the user should know the estimate before the fit: its time was measured, or it runs in tiles."""
+        estimate = self.prepared.estimate
+        return estimate.seconds_per_iteration is not None or bool(estimate.places)
 
 
-def make_plan(
-    job: Job, picture: Image, resume: InterruptedRun | bool, display: Display
-) -> tuple[str, Plan, InterruptedRun | None, Deadline]:
-    """The preset, what the job comes to with it, the run to go on with, and when the time is up."""
-    preset = job.preset or DEFAULT_PRESET
-    plan = _laid_out(job, picture, preset)
-    before = resume if isinstance(resume, InterruptedRun) else None
-    if before:
-        before.check(job)
-    elif resume and plan.folder:
-        before = find_matching_run(job, plan.output, plan.folder)
-    deadline = Deadline(plan.settings.time_budget())
-    if before and before.preset != preset:
-        preset = before.preset
-        plan = _laid_out(job, picture, preset)
-    elif not before and plan.settings.time and job.preset is None:
-        preset = fitting_preset(job.task, partial(_posed, job, picture), deadline)
-        plan = _laid_out(job, picture, preset)
-        display.note(f"{job.source}: a time of {plan.settings.time} goes best with the preset {preset}")
-    return preset, plan, before, deadline
+def make_plan(job: Job, image: Image, resume: InterruptedRun | bool) -> Plan:
+    """Decide everything about a run.
 
-
-def _laid_out(job: Job, picture: Image, preset: str) -> Plan:
-    """What the job comes to with this preset.
+    Args:
+        job: what was asked for.
+        image: the input image.
+        resume: the run to resume; True for the interrupted run of this very job, if there is one.
 
     Raises:
-        DipError: when something is wrong with it.
+        DipError: if something is wrong that the user can put right.
     """
-    case, settings = _posed(job, picture, preset)
-    output = job.output or default_output(job, case.image)
-    folder = run_folder(job.outputs, output)
-    blank = pixels(case.problem.finish(torch.zeros(case.problem.shape)))
-    check_output(job, case, output, folder, room=blank.size * case.image.dtype.itemsize)
-    _check_format(case, blank, output)
-    return Plan(case, settings, output, folder, _truth(job, case, blank.shape))
-
-
-def _posed(job: Job, picture: Image, preset: str) -> tuple[Case, Settings]:
-    """What the task makes of the picture with a preset."""
-    with machine.translate_memory_errors(picture.pixels.shape):
-        return job.task.case(picture, preset, job.arguments, job.given)
+    pose = partial(_pose, job, image)
+    remarks: list[str] = []
+    preset = job.preset or DEFAULT_PRESET
+    case, settings = pose(preset)
+    output, folder, truth = _check_destination(job, case)
+    before = resume if isinstance(resume, InterruptedRun) else None
+    if before:
+        before.check_inputs(job)
+    elif resume and folder:
+        before = find_matching_run(job, output, folder)
+    deadline = Deadline(settings.time_budget())
+    chosen = preset
+    if before:
+        chosen = before.preset
+    elif settings.time and job.preset is None:
+        chosen = choose_preset(job.task, pose, deadline)
+        remarks.append(f"with --time {settings.time}, using preset {chosen}")
+    if chosen != preset:
+        preset = chosen
+        case, settings = pose(preset)
+        output, folder, truth = _check_destination(job, case)
+    stop = settings.rule()
+    prepared = prepare(
+        case.problem,
+        settings,
+        stop=stop,
+        beside=case.bytes_in_memory,
+        watched=Uncertainty.images_held if job.outputs.uncertainty else 0,
+        places=before.places if before else None,
+    )
+    rule = stop.describe(prepared.problem)
+    remarks += [*case.remarks, *_warn_of_losses(case, output)]
+    if settings.stop.partition(":")[0] == Auto.name:
+        remarks.append(rule)
+    progress = before.progress(prepared) if before else None
+    if progress:
+        remarks.append(_describe_progress(progress))
+        deadline = Deadline(settings.time_budget(), spent=progress.seconds)
+    return Plan(
+        job=job,
+        image=image,
+        preset=preset,
+        case=case,
+        prepared=prepared,
+        rule=rule,
+        output=output,
+        folder=folder,
+        truth=truth,
+        interrupted_run=before,
+        progress=progress,
+        deadline=deadline,
+        remarks=tuple(remarks),
+    )
 
 
 def suffix_of(output: Path) -> str:
-    """Of the file that is written; on standard output it is PNG."""
+    """The suffix of the output file; PNG on standard output."""
     return ".png" if str(output) == "-" else output.suffix.lower()
 
 
-def _check_format(case: Case, blank: NDArray[np.float32], output: Path) -> None:
-    """Find now that a file of the output's suffix cannot hold the result, of which `blank` has the shape."""
+def _pose(job: Job, image: Image, preset: str) -> tuple[Case, Settings]:
+    """What the task makes of the image with a preset."""
+    with machine.translate_memory_errors(image.pixels.shape):
+        return job.task.case(image, preset, job.arguments, job.given)
+
+
+def _check_destination(job: Job, case: Case) -> tuple[Path, Path | None, NDArray[np.float32] | None]:
+    """Return the output, the run folder and the true image.
+
+    Raises:
+        DipError: if the result cannot be written there, or the reference does not match.
+    """
+    output = job.output or default_output(job, case.image)
+    folder = run_folder(job.outputs, output)
+    blank = pixels(case.problem.finish(torch.zeros(case.problem.shape)))
+    check_output(job, case, output, folder, size_bytes=blank.size * case.image.dtype.itemsize)
     suffix = suffix_of(output)
     if case.render is None:
         images.check(case.image.with_pixels(blank), suffix)
     elif suffix != ".png":
-        raise UsageError(f"-o {output} is to be a figure: name it .png; other formats are written beside it.")
+        raise UsageError(f"-o {output}: the result is a figure; name it .png. Other formats are written beside it.")
+    return output, folder, _read_truth(job, case, blank.shape)
 
 
-def _truth(job: Job, case: Case, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
-    """The true picture, (C, H, W), of the size and channels of the one to restore, if there is one."""
+def _read_truth(job: Job, case: Case, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """The true image, (C, H, W), of the size and channels of the one to restore, if there is one."""
     if job.reference is None:
         return case.truth
     if case.render:
-        raise UsageError(f"--reference has nothing to be compared with: dip {job.task.name} writes a figure.")
+        raise UsageError(f"--reference does not apply: dip {job.task.name} writes a figure. Leave it out.")
     if case.truth is not None:
-        raise UsageError("--reference is not needed where the damage is simulated: the input is the true picture.")
+        raise UsageError("--reference is not needed: the damage is simulated, so the input is the true image.")
     truth = images.read(job.reference, span=case.image.span)[0].pixels
     if truth.shape != shape:
         have, want = (f"{w}x{h} with {c} channels" for c, h, w in (truth.shape, shape))
-        raise DipError(f"--reference {job.reference} is {have}, the result will be {want}: give the matching picture.")
+        raise DipError(f"--reference {job.reference} is {have}, the result will be {want}: give the matching image.")
     return truth
 
 
-def warnings_for(case: Case, output: Path) -> list[str]:
-    """What the format of the output would spoil."""
-    if suffix_of(output) == ".bmp" and (case.image.profile or case.image.exif):
-        return ["BMP has no place for colour profile and EXIF: name the output .png to keep them."]
-    if case.known is not None and suffix_of(output) in (".jpg", ".jpeg"):
-        return ["JPEG changes the known pixels a little: name the output .png to have them bit for bit."]
+def _warn_of_losses(case: Case, output: Path) -> list[str]:
+    """What the format of the output cannot keep."""
+    written = images.find_writable(suffix_of(output))
+    if not written.metadata and (case.image.profile or case.image.exif):
+        return [f"{written.name} cannot hold a colour profile or EXIF: name the output .png to keep them."]
+    if case.known is not None and not written.lossless:
+        return [f"{written.name} changes the known pixels a little: name the output .png to keep them bit for bit."]
     return []
+
+
+def _describe_progress(progress: RunsState | TilesState) -> str:
+    """Where a run resumes, in words."""
+    tile, run, iteration = progress.reached
+    place = [f"tile {tile}"] if tile else []
+    place += [f"run {run}"] if run > 1 else []
+    return f"resuming from {', '.join([*place, f'iteration {iteration}'])}"

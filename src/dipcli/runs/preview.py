@@ -1,10 +1,9 @@
-"""Pictures for looking at while a run is at work, and for a film strip of it: they watch as `observers` do."""
+"""Images to look at during a run, and for its film strip. The classes are observers of the fit."""
 
 from __future__ import annotations
 
 import math
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -12,125 +11,123 @@ from typing import TYPE_CHECKING
 from torch.nn import functional
 
 from dipcli import files, images
-from dipcli.images import png
 from dipcli.runs.observers import pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dipcli.fitting.tiled import TilesState
-    from dipcli.images.image import Image
+    from dipcli.fitting.state import TilesState
+    from dipcli.images import Image
     from dipcli.problem import Problem
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Place, Step
 
-LARGEST, SMALL = 1024, 512  # pixels on the longer side of a preview, and of a frame
-SOON, BETWEEN = 1.0, 2.0  # seconds to the first preview, and from one to the next;
-SHARE = 0.01  # of the time may go into them
-STRIP = ("1", "2", "5")  # iterations that have a frame begin with this and go on with noughts
+PREVIEW_SIDE, FRAME_SIDE = 1024, 512  # longest side in pixels
+FIRST_PREVIEW_SECONDS, PREVIEW_INTERVAL_SECONDS = 1.0, 2.0
+PREVIEW_TIME_FRACTION = 0.01  # at most this part of the time goes into previews
+FRAME_LEADING_DIGITS = ("1", "2", "5")  # frames are written at 1, 2, 5, 10, 20, 50, ... iterations
 
 
 class Preview:
-    """`preview.png`: the smoothed picture as it is now, written anew every few seconds.
+    """`preview.png`: the smoothed image so far, rewritten every few seconds.
 
-    Of several runs it is that of the one at work. Tiles are blended into the whole, which begins as what was measured.
+    With several runs it shows the current one. Tiles are blended into the whole image, which starts as the measurement.
 
     Args:
-        path: where.
-        picture: the measured picture, for its colour profile.
-        problem: of the whole picture.
-        begin: how far an earlier part of a run in tiles had come.
+        path: of the file.
+        image: the input image, for its colour profile.
+        problem: of the whole image.
+        progress: how far an earlier part of a tiled run had come.
     """
 
-    def __init__(self, path: Path, picture: Image, problem: Problem, begin: TilesState | None = None) -> None:
-        self.path, self.picture, self.problem = path, picture, problem
-        self.factor = factor(problem.shape, LARGEST)
-        self.due = perf_counter() + SOON
+    def __init__(self, path: Path, image: Image, problem: Problem, progress: TilesState | None = None) -> None:
+        self.path, self.image, self.problem = path, image, problem
+        self.factor = reduction_factor(problem.shape, PREVIEW_SIDE)
+        self.due = perf_counter() + FIRST_PREVIEW_SECONDS
         self.canvas: Tensor | None = None
         self.measured: Tensor | None = None
-        for patch in begin.done if begin else ():
-            part = problem.window(patch.place.rows, patch.place.columns)
-            self.canvas = self._blended(part.finish(patch.image), patch.place)
+        for tile in progress.done if progress else ():
+            part = problem.window(tile.place.rows, tile.place.columns)
+            self.canvas = self._blend(part.finish(tile.image), tile.place)
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
-        """Write it when it is due; nothing is computed, or read off a GPU, when it is not."""
-        began = perf_counter()
-        done = step.tile is not None and verdict.stop is not None
-        if began < self.due and not done:
+        """Write the preview if it is due; otherwise nothing is computed or read from a GPU."""
+        start = perf_counter()
+        tile_done = step.tile is not None and verdict.stop is not None
+        if start < self.due and not tile_done:
             return
         if step.tile is None:
-            image = reduced(self.problem.finish(step.average), self.factor)
+            shown = reduce_image(self.problem.finish(step.average), self.factor)
         else:
-            image = self._blended(step.tile.problem.finish(step.average), step.tile.place)
-            if done:
-                self.canvas = image
-        if began >= self.due:
-            files.write(self.path, _coded(image, self.picture))
+            shown = self._blend(step.tile.problem.finish(step.average), step.tile.place)
+            if tile_done:
+                self.canvas = shown
+        if start >= self.due:
+            files.write(self.path, _encode(shown, self.image))
             now = perf_counter()
-            self.due = now + max(BETWEEN, (now - began) / SHARE)
+            self.due = now + max(PREVIEW_INTERVAL_SECONDS, (now - start) / PREVIEW_TIME_FRACTION)
 
     def end(self) -> None:
-        """The picture is written: there is something better to look at."""
+        """Delete preview.png once the result is written."""
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
 
-    def _blended(self, image: Tensor, place: Place) -> Tensor:
-        """The whole, reduced and on the CPU, with a tile as it is now, (C, h, w); where it ends it fades."""
+    def _blend(self, tile: Tensor, place: Place) -> Tensor:
+        """The whole image, reduced and on the CPU, with a tile, (C, h, w), faded in."""
         if self.measured is None:
             sides = [math.ceil(side / self.factor) for side in self.problem.shape[1:]]
-            shown = self.problem.measured.cpu()
-            self.measured = reduced(shown, max(1, math.ceil(shown.shape[-1] / sides[1])))
+            measured = self.problem.measured.cpu()
+            self.measured = reduce_image(measured, max(1, math.ceil(measured.shape[-1] / sides[1])))
             self.measured = functional.interpolate(self.measured[None], sides, mode="bilinear")[0]
         whole = (self.measured if self.canvas is None else self.canvas).clone()
-        # Its own cells of the grid, whole ones: the picture's last may be narrower.
+        # Only whole cells of the reduced grid that lie in the tile; the image's last ones may be narrower.
         first = [-(-part.start // self.factor) for part in (place.rows, place.columns)]
         skipped = [at * self.factor - part.start for at, part in zip(first, (place.rows, place.columns), strict=True)]
-        tile = reduced(image[:, skipped[0] :, skipped[1] :], self.factor).float().cpu()
-        weights = reduced(place.weights[None, skipped[0] :, skipped[1] :], self.factor)
-        inside = (..., slice(first[0], first[0] + tile.shape[1]), slice(first[1], first[1] + tile.shape[2]))
-        whole[inside] += weights * (tile - self.measured[inside])
+        reduced = reduce_image(tile[:, skipped[0] :, skipped[1] :], self.factor).float().cpu()
+        weights = reduce_image(place.weights[None, skipped[0] :, skipped[1] :], self.factor)
+        inside = (..., slice(first[0], first[0] + reduced.shape[1]), slice(first[1], first[1] + reduced.shape[2]))
+        whole[inside] += weights * (reduced - self.measured[inside])
         return whole
 
 
 class Frames:
-    """`frames/000010.png` and so on: the smoothed picture after 1, 2, 5, 10, 20, 50, 100, ... iterations.
+    """`frames/000010.png` and so on: the smoothed image after 1, 2, 5, 10, 20, 50, 100, ... iterations.
 
-    Of the first run of a picture that is fitted whole. A file that is there already stays: an earlier part of the same
-    run wrote it, or it is somebody else's.
+    Written for the first run of an image that is fitted whole. Existing files stay: an earlier part of the same run
+    wrote them, or they belong to the user.
 
     Args:
-        folder: where; it is made when the first is written.
-        picture: the measured picture, for its colour profile.
-        problem: of the whole picture.
+        folder: created with the first frame.
+        image: the input image, for its colour profile.
+        problem: of the whole image.
     """
 
-    def __init__(self, folder: Path, picture: Image, problem: Problem) -> None:
-        self.folder, self.picture, self.problem = folder, picture, problem
-        self.factor = factor(problem.shape, SMALL)
+    def __init__(self, folder: Path, image: Image, problem: Problem) -> None:
+        self.folder, self.image, self.problem = folder, image, problem
+        self.factor = reduction_factor(problem.shape, FRAME_SIDE)
 
-    def __call__(self, step: Step, verdict: Verdict) -> None:  # noqa: ARG002 - due or not is a matter of counting
-        """Write one when it is due."""
-        if step.run > 1 or step.tile or str(step.number).rstrip("0") not in STRIP:
+    def __call__(self, step: Step, verdict: Verdict) -> None:  # noqa: ARG002 - only the iteration matters
+        """Write a frame if it is due."""
+        if step.run > 1 or step.tile or str(step.number).rstrip("0") not in FRAME_LEADING_DIGITS:
             return
         path = self.folder / f"{step.number:06d}.png"
         if path.exists():
             return
-        image = reduced(self.problem.finish(step.average), self.factor)
+        frame = reduce_image(self.problem.finish(step.average), self.factor)
         files.make_folder(self.folder)
-        files.write(path, _coded(image, self.picture))
+        files.write(path, _encode(frame, self.image))
 
 
-def _coded(image: Tensor, picture: Image) -> bytes:
-    """A file of it that says whose it is."""
-    shown = picture.to_8_bits(pixels(image))
-    return images.encode(replace(shown, colour=shown.colour + png.OURS), ".png", quick=True)
-
-
-def factor(shape: tuple[int, ...], longest: int) -> int:
-    """By which whole number both sides of a picture, (C, H, W), are to be divided so that neither is longer."""
+def reduction_factor(shape: tuple[int, ...], longest: int) -> int:
+    """The smallest whole number that divides both sides of an image, (C, H, W), down to `longest` or less."""
     return math.ceil(max(shape[1:]) / longest)
 
 
-def reduced(image: Tensor, by: int) -> Tensor:
-    """A picture, (C, H, W), smaller by a whole number: the means of its squares, of those at the end what is there."""
-    return functional.avg_pool2d(image[None], by, ceil_mode=True)[0] if by > 1 else image
+def reduce_image(image: Tensor, factor: int) -> Tensor:
+    """Reduce an image, (C, H, W), by a whole factor: means of squares, smaller ones at the far edges."""
+    return functional.avg_pool2d(image[None], factor, ceil_mode=True)[0] if factor > 1 else image
+
+
+def _encode(shown: Tensor, image: Image) -> bytes:
+    """Encode as a PNG that is marked as a preview, which may be replaced."""
+    return images.encode_preview(image.to_8_bits(pixels(shown)))

@@ -1,4 +1,4 @@
-"""What a run writes into its folder while it is at work: log, snapshots, checkpoints, and pictures to look at."""
+"""What a run writes into its folder during the fit: log, snapshots, checkpoints and a preview."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from dipcli import files, images
 from dipcli.errors import DipError
-from dipcli.fitting.engine import Observer, no_checkpoint
-from dipcli.fitting.restarts import RunsState
-from dipcli.fitting.solve import Hold, PreparedFit
-from dipcli.fitting.tiled import TilesState
-from dipcli.images import png
-from dipcli.images.image import Image, from_array
+from dipcli.fitting.control import CheckpointHook, Observer, no_checkpoint
+from dipcli.fitting.state import TilesState
+from dipcli.images import Image, from_array, png
 from dipcli.records.checkpoints import Checkpoints
-from dipcli.records.job import Job
-from dipcli.records.resume import InterruptedRun, describe_run
+from dipcli.records.resume import describe_run
 from dipcli.records.run_files import CHECKPOINT, FILLED, FRAMES, LOG, PREVIEW, RECORD, clear
 from dipcli.runs.display import Display
 from dipcli.runs.observers import Log, Row, Snapshots
@@ -28,126 +26,110 @@ from dipcli.tasks.case import Case
 
 @dataclass(frozen=True)
 class Recording:
-    """Who writes while a run is at work; nobody, where it has no folder.
+    """The writers that are active during a run; none if the run has no folder.
 
-    What goes wrong with one of them is said once, and does not end the fit.
+    If one of them fails, that is reported once and does not end the fit.
 
     Attributes:
-        told: takes each row of numbers.
-        observers: watch each iteration.
-        hold: takes checkpoints.
-        preview: shows the picture so far.
-        checkpoints: the last of which stays where the run was cut short.
+        log: receive each row of numbers.
+        observers: see each iteration.
+        checkpoint: writes checkpoints.
+        preview: shows the image so far.
+        checkpoints: the last one stays if the run was interrupted.
     """
 
     log: tuple[Callable[[Row], None], ...] = ()
     observers: tuple[Observer, ...] = ()
-    checkpoint: Hold = no_checkpoint
+    checkpoint: CheckpointHook = no_checkpoint
     preview: Preview | None = None
     checkpoints: Checkpoints | None = None
 
     def close_preview(self) -> None:
-        """The picture is written: there is something better to look at."""
+        """Delete the preview once the result is written."""
         if self.preview:
             self.preview.end()
 
     def drop_checkpoint(self) -> None:
-        """The run is done: there is nothing to go on with."""
+        """Delete the checkpoint of a finished run."""
         if self.checkpoints:
             self.checkpoints.end()
 
 
 def open_recording(
-    job: Job,
-    picture: Image,
-    preset: str,
-    plan: Plan,
-    bench: PreparedFit,
-    *,
-    before: InterruptedRun | None,
-    progress: RunsState | TilesState | None,
-    watching: Sequence[Observer],
-    interrupted: Callable[[], bool],
-    display: Display,
+    plan: Plan, *, stateful: Sequence[Observer], interrupted: Callable[[], bool], display: Display
 ) -> Recording:
-    """Clear the run's folder of an earlier run, and begin to write.
+    """Clear the run folder of an earlier run, and open the writers.
 
     Args:
-        job: what is to be done.
-        picture: as it was read.
-        preset: the one that was chosen.
-        plan: what the job comes to.
-        bench: the fit, laid out.
-        before: the run to go on with,
-        progress: and how far that had come.
-        watching: observers whose memory belongs into a checkpoint.
-        interrupted: whether the run is being cut short.
-        display: is told what cannot be written.
+        plan: of the run.
+        stateful: observers whose state belongs in a checkpoint.
+        interrupted: whether the run is being interrupted.
+        display: reports what cannot be written.
     """
-    case, folder = plan.case, plan.folder
+    case, folder, job, progress = plan.case, plan.folder, plan.job, plan.progress
     if folder is None:
         return Recording()
-    files.sweep(*(folder / name for name in (LOG, CHECKPOINT, RECORD, PREVIEW)))
+    files.remove_temporaries(*(folder / name for name in (LOG, CHECKPOINT, RECORD, PREVIEW)))
     if progress is None:
         clear(folder, spared=job.input_files())
-    _write_damage(picture, case, folder)
+    _write_damage(plan.image, case, folder)
     every, at = job.outputs.snapshot_every, job.outputs.snapshot_iterations()
     observers: list[Callable[..., None]] = [Snapshots(folder / "snapshots", case.image, every, at, case.problem.finish)]
     if not job.outputs.no_report:
-        observers.append(Frames(folder / FRAMES, case.image, bench.problem))
-    if preview := _preview(job, plan, bench, folder, progress):
+        observers.append(Frames(folder / FRAMES, case.image, plan.prepared.problem))
+    if preview := _open_preview(plan, folder):
         observers.append(preview)
     checkpoints = Checkpoints(
         folder / CHECKPOINT,
-        describe_run(job, preset, plan.output, folder),
+        msgspec.to_builtins(describe_run(job, plan.preset, plan.output, folder)),
         job.outputs.checkpoint_interval(),
         lambda: job.outputs.keep_checkpoint or interrupted(),
-        watching,
+        stateful,
     )
-    checkpoints.begin(before.seen(bench) if before and progress else None)
+    before = plan.interrupted_run
+    checkpoints.begin(before.seen(plan.prepared) if before and progress else None)
     log = Log(folder / LOG, progress.reached if progress else None)
     return Recording(
         (ignore_write_errors(log, display),),
-        tuple(ignore_write_errors(each, display) for each in observers),
+        tuple(ignore_write_errors(observer, display) for observer in observers),
         ignore_write_errors(checkpoints, display),
         preview,
         checkpoints,
     )
 
 
-def _write_damage(picture: Image, case: Case, folder: Path) -> None:
-    """What was made of a picture whose damage is simulated, and what is to be filled."""
-    if case.damaged is not None:
-        damaged = picture.with_pixels(case.damaged)
-        kind = images.default_suffix(damaged)
-        images.write(images.encode(damaged, kind), folder / f"damaged{kind}")
-    if case.known is not None:
-        images.write(images.encode(from_array(~case.known), ".png"), folder / FILLED)
-
-
-def _preview(
-    job: Job, plan: Plan, bench: PreparedFit, folder: Path, progress: RunsState | TilesState | None
-) -> Preview | None:
-    """Who shows the picture while it is at work; nobody where something of somebody else's would be in the way."""
-    path = folder / PREVIEW
-    others = [each.resolve() for each in (plan.output, *job.input_files())]
-    if path.resolve() in others or (path.exists() and not png.is_ours(path)):
-        return None
-    return Preview(path, plan.case.image, bench.problem, progress if isinstance(progress, TilesState) else None)
-
-
 def ignore_write_errors(observer: Callable[..., None], display: Display) -> Callable[..., None]:
-    """The same observer, silenced when it fails to write: a full disk must not cost the picture."""
+    """Wrap an observer so that it is disabled when it fails to write: a full disk must not cost the image."""
     failed = False
 
-    def guarded(*seen: Any) -> None:
+    def guarded(*arguments: Any) -> None:
         nonlocal failed
         if failed:
             return
         try:
-            observer(*seen)
+            observer(*arguments)
         except (OSError, DipError) as error:
             failed = True
-            display.note(f"{error} ({type(observer).__name__.lower()} ends here, the fit goes on)")
+            display.note(f"{error} ({type(observer).__name__.lower()} is disabled, the fit goes on)")
 
     return guarded
+
+
+def _write_damage(image: Image, case: Case, folder: Path) -> None:
+    """Write the damaged image if the damage is simulated, and the mask of the pixels to fill."""
+    if case.damaged is not None:
+        damaged = image.with_pixels(case.damaged)
+        suffix = images.default_suffix(damaged)
+        images.write(images.encode(damaged, suffix), folder / f"damaged{suffix}")
+    if case.known is not None:
+        images.write(images.encode(from_array(~case.known), ".png"), folder / FILLED)
+
+
+def _open_preview(plan: Plan, folder: Path) -> Preview | None:
+    """The preview writer, or None if preview.png belongs to the user."""
+    path = folder / PREVIEW
+    others = [other.resolve() for other in (plan.output, *plan.job.input_files())]
+    if path.resolve() in others or (path.exists() and not png.is_marked(path)):
+        return None
+    progress = plan.progress if isinstance(plan.progress, TilesState) else None
+    return Preview(path, plan.case.image, plan.prepared.problem, progress)

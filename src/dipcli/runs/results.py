@@ -1,103 +1,239 @@
-"""What a run leaves when it is over: the picture, its account, the answers of others, the page."""
+"""What a run leaves when it is over: the image, its record, the comparison with classical methods, the page."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import platform
 import signal
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from msgspec.structs import replace as updated
 from numpy.typing import NDArray
 
+import dipcli
 from dipcli import images
 from dipcli.errors import DipError
 from dipcli.fitting import device as machine
 from dipcli.fitting import memory
-from dipcli.fitting.restarts import Runs
-from dipcli.records import run_record as accounts
-from dipcli.records.job import Job
+from dipcli.fitting.results import Runs
+from dipcli.images import from_array
+from dipcli.problem.noise import FULL_SCALE
 from dipcli.records.run_files import RECORD, REPORT
+from dipcli.records.run_record import (
+    SCHEMA,
+    EstimateRecord,
+    FileRecord,
+    FitRecord,
+    RunRecord,
+    TileRecord,
+    write_record,
+)
 from dipcli.report import page
 from dipcli.runs.comparison import Comparison
 from dipcli.runs.display import Display
-from dipcli.runs.measures import measure_result, write_uncertainty
+from dipcli.runs.measures import measure_result
 from dipcli.runs.observers import Metrics, pixels
 from dipcli.runs.plan import Plan, suffix_of
 
 
-def write_picture(plan: Plan, result: Runs, meter: Metrics) -> tuple[dict[str, Any], bytes]:
-    """Write the picture, or the figures in its place.
+@dataclass(frozen=True)
+class Results:
+    """Writes the results of one run, step by step; what is on disk is never worse than what was there before.
 
-    Returns:
-        What is to be said of it, and the file's bytes.
+    Attributes:
+        plan: of the run.
+        display: shows messages.
     """
-    case, output = plan.case, plan.output
-    restored = pixels(result.image)
-    if case.render:
-        conclusion = case.conclude(restored) if case.conclude else None
-        figures = case.render()
-        for suffix, file in figures.items():
-            if str(output) != "-":
-                images.write(file, output if suffix == ".png" else output.with_suffix(suffix))
-            elif suffix == ".png":
-                images.write(file, output)
-        return {"conclusion": conclusion, "figures": list(figures)}, figures[".png"]
-    file = images.encode(case.image.with_pixels(restored, case.known), suffix_of(output))
-    images.write(file, output)
-    # What is measured is what is in the file, rounded as it is there; some formats make three channels of one.
-    written = images.decode(file, span=case.image.span).pixels[: len(restored)]
-    return measure_result(case, meter, written, plan.truth), file
+
+    plan: Plan
+    display: Display
+
+    def write_image(self, result: Runs, meter: Metrics) -> tuple[dict[str, Any], bytes]:
+        """Write the image, or the figures in its place.
+
+        Returns:
+            Fields of the record, and the bytes of the file.
+        """
+        case, output = self.plan.case, self.plan.output
+        restored = pixels(result.image)
+        if case.render:
+            conclusion = case.conclude(restored) if case.conclude else None
+            figures = case.render()
+            for suffix, data in figures.items():
+                if suffix == ".png":
+                    images.write(data, output)
+                elif str(output) != "-":
+                    images.write(data, output.with_suffix(suffix))
+            return {"conclusion": conclusion, "figures": tuple(figures)}, figures[".png"]
+        data = images.encode(case.image.with_pixels(restored, case.known), suffix_of(output))
+        images.write(data, output)
+        # The file is measured as it is, rounded; some formats make three channels of one.
+        written = images.decode(data, span=case.image.span).pixels[: len(restored)]
+        return measure_result(case, meter, written, self.plan.truth), data
+
+    def write_uncertainty(self, record: RunRecord, values: Callable[[], NDArray[np.float32]]) -> RunRecord:
+        """Write the map of the uncertainty, if one was asked for.
+
+        Args:
+            record: of the run.
+            values: returns the map, (H, W), in units of the image's range.
+
+        Returns:
+            The record with its path and its largest value on the 0-255 scale, which white stands for in a PNG.
+        """
+        if not self.plan.job.outputs.uncertainty:
+            return record
+        path, samples = Path(self.plan.job.outputs.uncertainty), values()
+        largest = float(samples.max())
+        if "float32" not in images.find_writable(path.suffix).dtypes:
+            white = np.iinfo(np.uint16).max
+            samples = np.rint(samples * (white / largest if largest else 0)).astype(np.uint16)
+        images.write(images.encode(from_array(samples), path.suffix), path)
+        return updated(record, uncertainty=str(path), uncertainty_most=FULL_SCALE * largest)
+
+    def write_record(self, record: RunRecord, known: Mapping[str, bytes] | None = None) -> RunRecord:
+        """Write the record, if the run has a folder.
+
+        Args:
+            record: of the run.
+            known: bytes of `input` and `output`; with them, the record lists the files that were read and written.
+
+        Returns:
+            The record with these files.
+        """
+        if self.plan.folder:
+            if known is not None:
+                record = updated(record, files=_describe_files(self.plan, known))
+            write_record(self.plan.folder / RECORD, record)
+        return record
+
+    def compare(
+        self, record: RunRecord, signals: tuple[signal.Signals, ...]
+    ) -> tuple[RunRecord, signal.Signals | None]:
+        """Apply the classical methods, if that was asked for.
+
+        Returns:
+            The record with their results, and the signal that interrupted them.
+        """
+        plan = self.plan
+        if not plan.job.outputs.compare:
+            return record, None
+        self.display.note(f"{plan.job.source}: image written; running the classical methods")
+        machine.release_memory(torch.device("cpu"))
+        limit = memory.limit(replace(plan.settings, device="cpu"))
+        comparison = Comparison(plan.case, plan.truth, suffix_of(plan.output), plan.folder, limit)
+        baselines, verdict, ended_by = comparison.run(record, signals)
+        return self.write_record(updated(record, comparison=baselines, compared=verdict)), ended_by
+
+    def write_page(self, record: RunRecord, known: Mapping[str, bytes]) -> None:
+        """Write the run's page, if it has one. An error is reported and does not undo the results."""
+        if self.plan.folder is None or self.plan.job.outputs.no_report:
+            return
+        try:
+            page.make(self.plan.folder, record=record, given=known)
+        except Exception as error:  # noqa: BLE001 - image and record are written: even a bug must not hide that
+            reason = str(error) if isinstance(error, DipError) else f"{type(error).__name__}: {error}"
+            self.display.note(f"{record.input}: could not write {REPORT}: {reason}")
 
 
-def write_account(
-    job: Job, plan: Plan, account: dict[str, Any], given: dict[str, bytes], spread: Callable[[], NDArray[np.float32]]
-) -> None:
-    """Write the record, the map of the spread if one is wanted, and the record again with what there is to say then.
+def make_record(plan: Plan, data: bytes, result: Runs, found: Mapping[str, Any], *, finished: bool) -> RunRecord:
+    """Put the record of a run together.
 
     Args:
-        job: what was done.
-        plan: what it came to.
-        account: what there is to say; more is added.
-        given: the bytes of what was read and written, by what it was for.
-        spread: gives the map.
+        plan: of the run.
+        data: bytes of the input file.
+        result: of the fits.
+        found: the fields that `Results.write_image` gives.
+        finished: False if the run was interrupted.
     """
-    _write(plan, account)
-    if job.outputs.uncertainty:
-        account |= write_uncertainty(spread(), Path(job.outputs.uncertainty))
-    if plan.folder:
-        account["files"] = accounts.whereabouts(job, plan.folder, plan.output, given)
-    _write(plan, account)
+    job, prepared, settings, first = plan.job, plan.prepared, plan.settings, result.first
+    device = prepared.prior.code.device
+    return RunRecord(
+        schema=SCHEMA,
+        version=dipcli.__version__,
+        torch=torch.__version__,
+        python=platform.python_version(),
+        argv=job.argv,
+        task=job.task.name,
+        arguments=dict(job.arguments),
+        request=job.describe_request(),
+        input=str(job.source),
+        input_sha256=hashlib.sha256(data).hexdigest(),
+        output=str(plan.output),
+        preset=plan.preset,
+        settings=asdict(settings),
+        parameters=sum(parameter.numel() for parameter in prepared.prior.network.parameters()),
+        input_depth=prepared.prior.code.shape[1],
+        seed=settings.seed,
+        device=machine.name(device),
+        precision=settings.precision,
+        threads=settings.threads or torch.get_num_threads(),
+        batch_size=memory.SHARING.get(),
+        iterations=sum(run.fit.steps for run in result.runs),
+        kept=first.kept,
+        decay=first.decay,
+        rule=plan.rule,
+        reason=result.reason,
+        events=tuple(event for run in result.runs for event in run.fit.events),
+        finished=finished,
+        runs=tuple(
+            FitRecord(
+                run=run.number,
+                seed=run.seed,
+                iterations=run.fit.steps,
+                kept=run.fit.kept,
+                decay=run.fit.decay,
+                reason=run.fit.reason,
+                seconds=round(run.fit.seconds, 3),
+                outlier=run.outlier,
+                tile=run.tile,
+            )
+            for run in result.runs
+        ),
+        tiles=tuple(
+            TileRecord(
+                left=columns.start,
+                top=rows.start,
+                width=columns.stop - columns.start,
+                height=rows.stop - rows.start,
+            )
+            for rows, columns, *_ in result.places
+        ),
+        estimate=EstimateRecord(
+            memory_bytes=prepared.estimate.memory,
+            limit_bytes=prepared.estimate.limit,
+            seconds_per_iteration=prepared.estimate.seconds_per_iteration,
+        ),
+        seconds=round(result.seconds, 3),
+        peak_memory_bytes=machine.peak_memory(device),
+        **found,
+    )
 
 
-def compare(
-    job: Job, plan: Plan, account: dict[str, Any], display: Display, signals: tuple[signal.Signals, ...]
-) -> signal.Signals | None:
-    """Hold classical methods beside the result, if that was asked for, and add it to the account; what cut it short."""
-    if not job.outputs.compare:
-        return None
-    display.note(f"{job.source}: written; now the classical methods")
-    machine.release_memory(torch.device("cpu"))
-    most = memory.limit(replace(plan.settings, device="cpu"))
-    contest = Comparison(plan.case, plan.truth, suffix_of(plan.output), plan.folder, most)
-    told, ended_by = contest.run(account, signals)
-    account |= told
-    _write(plan, account)
-    return ended_by
+def _describe_files(plan: Plan, known: Mapping[str, bytes]) -> dict[str, FileRecord]:
+    """The images that the run read and wrote, by role, so that they are found and recognised later."""
+    job, folder = plan.job, plan.folder or Path()
+    paths = {"input": job.source, "output": plan.output, **job.images()}
+    paths |= {"uncertainty": Path(job.outputs.uncertainty)} if job.outputs.uncertainty else {}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in known.items()}
+    return {name: _describe_file(path, folder, digests.get(name)) for name, path in paths.items()}
 
 
-def write_page(job: Job, plan: Plan, account: dict[str, Any], given: dict[str, bytes], display: Display) -> None:
-    """Make the run's page, if it has one; whatever is wrong with it must not cost what was done before."""
-    if plan.folder is None or job.outputs.no_report:
-        return
+def _describe_file(path: Path, folder: Path, digest: str | None) -> FileRecord:
+    if str(path) == "-":
+        return FileRecord(path="-")
+    full = str(path.absolute())
+    with suppress(OSError), path.open("rb") as file:
+        digest = digest or hashlib.file_digest(file, "sha256").hexdigest()
     try:
-        page.make(plan.folder, account=account, given=given)
-    except Exception as error:  # noqa: BLE001 - picture and record are written: not even a bug may look as if they were not
-        told = str(error) if isinstance(error, DipError) else f"{type(error).__name__}: {error}"
-        display.note(f"{account['input']}: there is no new {REPORT}: {told}")
-
-
-def _write(plan: Plan, account: dict[str, Any]) -> None:
-    accounts.write(plan.folder / RECORD if plan.folder else None, account)
+        near = os.path.relpath(path, folder)
+    except ValueError:  # on another drive
+        near = full
+    return FileRecord(path=full, near=near, sha256=digest)

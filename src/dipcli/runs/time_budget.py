@@ -1,4 +1,4 @@
-"""Which preset fits into a time budget."""
+"""Choose the preset that fits into a time budget."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from dipcli.errors import DipError
 from dipcli.fitting import device as machine
 from dipcli.fitting import memory
+from dipcli.fitting.control import Deadline
 from dipcli.fitting.estimate import estimate_resources
-from dipcli.fitting.restarts import Deadline
 from dipcli.fitting.solve import LARGE_IMAGE_PIXELS, TRIAL_ITERATIONS, TRIAL_WINDOW, resolve_settings, use_threads
 from dipcli.settings import Settings
 from dipcli.tasks.case import Case
@@ -20,26 +20,26 @@ BY_SPEED = ("fast", "balanced", "best")
 
 
 def choose_preset(task: Task, pose: Callable[[str], tuple[Case, Settings]], deadline: Deadline) -> str:
-    """The best preset whose usual number of iterations fits into the time there is, by the pace of a few of them.
+    """Return the best preset whose usual number of iterations fits into the time left.
 
-    A slower preset is tried only where the faster one fits.
+    The time is extrapolated from a few iterations. A slower preset is tried only if the faster one fits.
 
     Args:
-        task: knows how long its presets usually run.
-        pose: from a preset's name to what the task makes of the picture with it.
-        deadline: of all that is to be done; the trials take their share.
+        task: knows how many iterations its presets usually run.
+        pose: returns what the task makes of the image with a preset, by name.
+        deadline: the time budget, which the trials use too.
 
     Raises:
-        DipError: when not even the fastest preset can be tried.
+        DipError: if not even the fastest preset can be tried.
     """
     chosen = ""
-    for preset in (each for each in BY_SPEED if each in task.presets):
+    for preset in (name for name in BY_SPEED if name in task.presets):
         try:
             case, settings = pose(preset)
-            seconds = _pace(case, settings) * task.usual(preset, settings) * (settings.runs or 1)
+            seconds = _seconds_per_iteration(case, settings) * task.usual(preset, settings) * (settings.runs or 1)
         except DipError:
             if chosen:
-                break  # too large for this machine: the faster one will do
+                break  # too large for this machine; the faster preset fits
             raise
         if chosen and not deadline.has_room(seconds):
             break
@@ -49,8 +49,8 @@ def choose_preset(task: Task, pose: Callable[[str], tuple[Case, Settings]], dead
     return chosen
 
 
-def _pace(case: Case, settings: Settings) -> float:
-    """Seconds an iteration; of a large picture by that of a window."""
+def _seconds_per_iteration(case: Case, settings: Settings) -> float:
+    """Measure the time of an iteration; for a large image, that of a window is scaled."""
     problem, settings = case.problem, resolve_settings(settings)
     size = problem.shape[1:]
     side = TRIAL_WINDOW if size[0] * size[1] >= LARGE_IMAGE_PIXELS else max(size)

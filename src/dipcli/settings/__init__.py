@@ -1,4 +1,4 @@
-"""What can be asked for: how to fit, what to write, where to run."""
+"""Options: how to fit, what to write, where to run."""
 
 from dipcli.settings.settings import Settings
 

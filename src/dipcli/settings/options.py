@@ -5,28 +5,33 @@ from __future__ import annotations
 import math
 import numbers
 import types
+from collections.abc import Callable
 from dataclasses import fields
+from functools import reduce
+from operator import or_
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from dipcli.errors import UsageError
 
+TYPE_NAMES = {int: "whole number", float: "finite number", bool: "yes or no"}
+
 
 class OptionInfo(NamedTuple):
-    """How a field is spoken of on the command line, and which values it may have.
+    """How a field appears on the command line, and which values it accepts.
 
     Attributes:
-        help: what it does, for `--help`.
-        flag: its option, where that is not the field's name.
-        group: the heading it stands under in `--help`.
-        least: the smallest value allowed.
-        most: the largest value allowed.
+        help: the text for `--help`, or a function that returns it.
+        flag: the option, if its name is not the field's.
+        group: heading in `--help`; "Options" comes first.
+        least: smallest value allowed.
+        most: largest value allowed.
         above: values must be larger than this.
         below: values must be smaller than this.
     """
 
-    help: str
+    help: str | Callable[[], str]
     flag: str = ""
-    group: str = "The fit"
+    group: str = "Options"
     least: float | None = None
     most: float | None = None
     above: float | None = None
@@ -34,7 +39,14 @@ class OptionInfo(NamedTuple):
 
 
 class OptionField(NamedTuple):
-    """One field as the command line and the Python API see it."""
+    """One field as the command line and the Python API see it.
+
+    Attributes:
+        name: of the field.
+        type: on the command line; a field that also accepts a number from Python is a string here.
+        default: of the field.
+        option: its metadata.
+    """
 
     name: str
     type: Any
@@ -46,62 +58,76 @@ class OptionField(NamedTuple):
         """The option: `--input-depth` for `input_depth` unless the field names another."""
         return self.option.flag or "--" + self.name.replace("_", "-")
 
+    @property
+    def help(self) -> str:
+        """The text for `--help`."""
+        return self.option.help if isinstance(self.option.help, str) else self.option.help()
+
 
 def option_fields(cls: type[Any]) -> list[OptionField]:
-    """The fields of `cls` in their order, with their types and options."""
+    """Return the fields of `cls` in their order, with their types and options."""
     hints = get_type_hints(cls, include_extras=True)
     return [
-        OptionField(field.name, kind, field.default, option)
+        OptionField(field.name, _command_line_type(kind), field.default, option)
         for field in fields(cls)
         for kind, option in [get_args(hints[field.name])]
     ]
 
 
 def check_fields(values: Any) -> None:
-    """See that the fields of a dataclass are of their types and in their ranges.
+    """Check that the fields of a dataclass have their types and are in their ranges.
+
+    A number in a field of type `str | float` becomes a string.
 
     Raises:
-        UsageError: when one is not; the sentence names the option.
+        UsageError: if one is not; the message names the option.
     """
-    for knob in option_fields(type(values)):
-        value = getattr(values, knob.name)
-        if value is None and _optional(knob.type):
+    hints = get_type_hints(type(values))
+    for field in option_fields(type(values)):
+        value, flag, limits = getattr(values, field.name), field.flag, field.option
+        if {str, float} <= set(get_args(hints[field.name])) and _is_a(value, float):
+            object.__setattr__(values, field.name, str(value))
             continue
-        if get_origin(knob.type) is Literal:
-            if value not in get_args(knob.type):
-                raise UsageError(f"{knob.flag} {value} is unknown: choose from {' '.join(get_args(knob.type))}.")
+        if value is None and type(None) in get_args(field.type):
             continue
-        option = knob.option
-        if not _is_a(value, knob.type):
-            raise UsageError(f"{knob.flag} {value!r} is not a {_word(knob.type)}: write one.")
-        if option.most is not None and value > option.most:
-            raise UsageError(f"{knob.flag} {value} is too large: use {option.most} or less.")
-        if option.least is not None and not value >= option.least:
-            raise UsageError(f"{knob.flag} {value} is too small: use {option.least} or more.")
-        if option.above is not None and not value > option.above:
-            raise UsageError(f"{knob.flag} {value} is too small: use a number above {option.above}.")
-        if option.below is not None and not value < option.below:
-            raise UsageError(f"{knob.flag} {value} is too large: use a number below {option.below}.")
+        if get_origin(field.type) is Literal:
+            if value not in get_args(field.type):
+                raise UsageError(f"{flag} {value} is unknown: choose from {', '.join(get_args(field.type))}.")
+            continue
+        kind = _scalar_type(field.type)
+        if not _is_a(value, kind):
+            raise UsageError(f"{flag} {value!r} has the wrong type: use a {TYPE_NAMES.get(kind, 'string')}.")
+        _check_range(flag, value, limits)
 
 
-def _optional(kind: Any) -> bool:
-    return get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind)
+def _check_range(flag: str, value: Any, limits: OptionInfo) -> None:
+    if limits.most is not None and value > limits.most:
+        raise UsageError(f"{flag} {value} is too large: use {limits.most} or less.")
+    if limits.least is not None and not value >= limits.least:
+        raise UsageError(f"{flag} {value} is too small: use {limits.least} or more.")
+    if limits.above is not None and not value > limits.above:
+        raise UsageError(f"{flag} {value} is too small: use a number above {limits.above}.")
+    if limits.below is not None and not value < limits.below:
+        raise UsageError(f"{flag} {value} is too large: use a number below {limits.below}.")
 
 
-def _plain(kind: Any) -> type:
-    """Int of `int | None`, and so on."""
-    plain: type = next(each for each in (*get_args(kind), kind) if isinstance(each, type) and each is not type(None))
-    return plain
+def _command_line_type(kind: Any) -> Any:
+    """Return `str` for `str | float`, `str | None` for `str | float | None`, and other types unchanged."""
+    members = get_args(kind)
+    if get_origin(kind) not in (Union, types.UnionType) or not {str, float} <= set(members):
+        return kind
+    return reduce(or_, [member for member in members if member is not float])
 
 
-def _is_a(value: Any, kind: Any) -> bool:
-    plain = _plain(kind)
-    if isinstance(value, bool) != (plain is bool):
+def _scalar_type(kind: Any) -> type:
+    """Return int for `int | None`, and so on."""
+    scalar: type = next(member for member in (*get_args(kind), kind) if member is not type(None))
+    return scalar
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if isinstance(value, bool) != (kind is bool):
         return False
-    if plain is float:
+    if kind is float:
         return isinstance(value, numbers.Real) and math.isfinite(value)
-    return isinstance(value, numbers.Integral if plain is int else plain)
-
-
-def _word(kind: Any) -> str:
-    return {int: "whole number", float: "finite number", bool: "yes or no"}.get(_plain(kind), "word")
+    return isinstance(value, numbers.Integral if kind is int else kind)

@@ -1,4 +1,4 @@
-"""What `--scheduler` says."""
+"""The value of `--scheduler`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ REQUIRED_MODULES = {"local": ("distributed",), "address": ("distributed",), "slu
 
 @dataclass(frozen=True)
 class Scheduler:
-    """What restores several pictures at a time.
+    """What restores several images in parallel.
 
     Attributes:
-        kind: workers on this machine, jobs of Slurm's, or a scheduler that is there already.
+        kind: workers on this machine, Slurm jobs, or a running Dask scheduler.
         address: of that scheduler.
-        count: how many workers or jobs; None for as many as are best.
+        count: number of workers or jobs; None to choose it.
     """
 
     kind: Literal["local", "slurm", "address"]
@@ -30,34 +30,34 @@ class Scheduler:
 
 
 def parse_scheduler(text: str) -> Scheduler:
-    """The scheduler that `--scheduler` names: local, local:4, slurm, slurm:100, tcp://host:port or tls://host:port.
+    """Parse `--scheduler`: local, local:4, slurm, slurm:100, tcp://host:port or tls://host:port.
 
     Raises:
-        UsageError: when there is no such scheduler.
-        DipError: when what it needs is not installed.
+        UsageError: if the text is none of these.
+        DipError: if a package it needs is not installed.
     """
-    found = _found(text)
-    if missing := [each for each in REQUIRED_MODULES[found.kind] if find_spec(each) is None]:
+    scheduler = _parse(text)
+    if missing := [module for module in REQUIRED_MODULES[scheduler.kind] if find_spec(module) is None]:
         raise DipError(
             f"--scheduler {text} needs {missing[0].replace('_', '-')}: install dip as dipcli[cluster], or leave it out."
         )
-    return found
+    return scheduler
 
 
-def _found(text: str) -> Scheduler:
+def _parse(text: str) -> Scheduler:
     if text.startswith(("tcp://", "tls://")):
         try:
-            there = urlsplit(text)
-            complete = bool(there.hostname and there.port) and there.path in ("", "/")
-        except ValueError:  # a port that is no number
+            url = urlsplit(text)
+            complete = bool(url.hostname and url.port) and url.path in ("", "/")
+        except ValueError:  # the port is not a number
             complete = False
         if not complete:
-            raise UsageError(f"--scheduler {text} is no address: write it as tcp://host:8786.")
+            raise UsageError(f"--scheduler {text} is not a complete address: use tcp://host:8786.")
         return Scheduler("address", text.rstrip("/"))
     match = re.fullmatch(r"(local|slurm)(?::(\d{1,6}))?", text)
     if not match:
         raise UsageError(f"--scheduler {text!r} is unknown: {SCHEDULER_KINDS}.")
     count = None if match[2] is None else int(match[2])
     if count == 0:
-        raise UsageError(f"--scheduler {text} would have nobody to do the work: write {match[1]}:1 or more.")
+        raise UsageError(f"--scheduler {text} has no workers: use {match[1]}:1 or more.")
     return Scheduler("slurm" if match[1] == "slurm" else "local", count=count)

@@ -1,4 +1,4 @@
-"""The method: how to fit, and what to write down. One field = default + help text + command-line option."""
+"""How to fit. One field = default + help text + command-line option."""
 
 from __future__ import annotations
 
@@ -6,154 +6,136 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from dipcli import stopping
-from dipcli import text as specs
+from dipcli import stopping, text
 from dipcli.errors import UsageError
 from dipcli.problem.noise import FULL_SCALE
 from dipcli.settings.options import OptionInfo, check_fields
 
 Precision = Literal["auto", "fp32", "bf16"]
 MAX_SEED = 2**63 - 1
-MIN_TILE_SIDE = 128  # pixels: of smaller ones most is overlap
-# Of the averages that a rule chooses from; the first is the published one.
+MIN_TILE_SIDE = 128  # pixels: smaller tiles consist mostly of overlap
+# EMA decays of the averages that a rule chooses from; the first is the published one.
 DECAYS = (0.99, 0.98, 0.995, 0.998)
+STOPPING, NETWORK, OPTIMISER, MACHINE = "Stopping", "The network", "The optimiser", "The machine"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to fit. The defaults suit no task in particular: each task has its presets.
+    """How to fit. Each task has presets in place of these defaults.
+
+    `sigma`, `time` (seconds), `tile` and `max_memory` (bytes) may be given as numbers; they become strings.
 
     Raises:
-        UsageError: when a value is outside its range; the sentence names the option.
+        UsageError: if a value is outside its range; the message names the option.
     """
 
     iterations: Annotated[
         int | None,
-        OptionInfo(
-            "Run exactly this many iterations. Without it the run ends when the stopping rule says so.",
-            "--iters",
-            least=1,
-        ),
+        OptionInfo("Run exactly this many iterations; by default a stopping rule ends the run.", "--iters", least=1),
     ] = None
-    max_iterations: Annotated[
-        int, OptionInfo("The most iterations when the stopping rule decides.", "--max-iters", least=1)
-    ] = 5000
-    stop: Annotated[
-        str,
-        OptionInfo(
-            "When to stop and which picture to keep: holdout (smallest error at pixels left out), emv or wmv (smallest "
-            "moving or windowed variance of the outputs), sigma (as far from the input as the noise), none (the last "
-            "average) or auto (holdout, but sigma where neighbouring pixels share their noise). Parameters follow as "
-            "holdout:fraction=0.04:patience=200.",
-        ),
-    ] = "auto"
+    stop: Annotated[str, OptionInfo(stopping.describe_rules)] = "auto"
     sigma: Annotated[
-        str,
-        OptionInfo("Noise level on the scale of 0 to 255, where a rule or a loss wants it; auto estimates it."),
+        str | float, OptionInfo("Noise level on the scale of 0 to 255, for rules and losses; auto estimates it.")
     ] = "auto"
     time: Annotated[
-        str | None,
+        str | float | None,
         OptionInfo(
-            "A time budget for the fit, as 90s, 15m or 1h30m: without --preset the best preset that fits in it, and "
-            "restarts, averaged, as long as there is time for another."
+            "Time budget of the fit, as 90s, 15m or 1h30m: chooses the best preset that fits in it, unless --preset is "
+            "given, and averages restarts while there is time."
         ),
     ] = None
     runs: Annotated[
         int | None,
         OptionInfo(
-            "Fit so many times with different seeds and average the results; one that went astray is left out. 1 when "
-            "not given, but with --time as many as fit.",
+            "Number of fits with different seeds to average; outliers are dropped. Default: 1, or as many as fit in "
+            "--time.",
             least=1,
             most=1000,
+        ),
+    ] = None
+    seed: Annotated[int, OptionInfo("Random seed. Same seed, settings and CPU: same bits.", least=0, most=MAX_SEED)] = 0
+    max_iterations: Annotated[
+        int, OptionInfo("Iteration limit when a stopping rule is active.", "--max-iters", STOPPING, least=1)
+    ] = 5000
+    ema: Annotated[
+        float | None,
+        OptionInfo(
+            "EMA decay of the outputs; 0 = no averaging. By default the rule chooses among averages with decays of "
+            "0.98 to 0.998.",
+            group=STOPPING,
+            least=0,
+            below=1,
         ),
     ] = None
     network: Annotated[
         str,
         OptionInfo(
-            "The prior: skip (encoder-decoder), with skip:channels=16,32,64:skips=0,4,4:up=nearest for another "
-            "shape, unet, resnet, or pixels (no network: the picture itself is the variable).",
+            "skip (encoder-decoder), unet, resnet, or pixels (no network: the image itself is fitted). Parameters "
+            "follow, as in skip:channels=16,32:skips=0,4.",
+            group=NETWORK,
         ),
     ] = "skip"
     input: Annotated[
         Literal["noise", "meshgrid", "fourier", "guide"],
         OptionInfo(
-            "The network's fixed input: uniform noise, the pixel coordinates, sines and cosines of them, or a guide: "
-            "the flash picture of dip flash, the decoded one of dip dejpeg, and for dip denoise what three simple "
-            "filters make of the picture."
+            "Fixed input of the network: uniform noise, pixel coordinates, sines and cosines of them, or a guide "
+            "(denoise: filtered images; dejpeg: the decoded image; flash: the flash image).",
+            group=NETWORK,
         ),
     ] = "noise"
     input_depth: Annotated[
         int | None,
         OptionInfo(
-            "Channels of the network's input; 32 when not given, always 2 for meshgrid, those of the guide.",
-            least=1,
-            most=4096,
+            "Input channels. Default: 32; 2 for meshgrid; those of the guide.", group=NETWORK, least=1, most=4096
         ),
     ] = None
-    pad: Annotated[Literal["reflection", "zero"], OptionInfo("How convolutions see beyond the border.")] = "reflection"
+    pad: Annotated[Literal["reflection", "zero"], OptionInfo("Convolution padding mode.", group=NETWORK)] = "reflection"
     optimize: Annotated[
-        Literal["net", "net,input"], OptionInfo("What is fitted: the weights, or the weights and the input.")
+        Literal["net", "net,input"], OptionInfo("Fit the weights, or the weights and the input.", group=OPTIMISER)
     ] = "net"
     optimizer: Annotated[
-        Literal["adam", "lbfgs"], OptionInfo("Adam, or L-BFGS after 100 steps of Adam at a rate of 0.001.")
+        Literal["adam", "lbfgs"],
+        OptionInfo("Adam, or L-BFGS after 100 steps of Adam at a learning rate of 0.001.", group=OPTIMISER),
     ] = "adam"
-    rate: Annotated[float, OptionInfo("Learning rate.", "--lr", above=0)] = 0.01
-    beta2: Annotated[float, OptionInfo("Adam's memory of squared gradients.", least=0, below=1)] = 0.999
+    rate: Annotated[float, OptionInfo("Learning rate.", "--lr", OPTIMISER, above=0)] = 0.01
+    beta2: Annotated[float, OptionInfo("Adam beta2.", group=OPTIMISER, least=0, below=1)] = 0.999
     reg_noise: Annotated[
-        float, OptionInfo("Standard deviation of the fresh noise added to the input at each iteration.", least=0)
+        float,
+        OptionInfo("Standard deviation of the noise added to the input at each iteration.", group=OPTIMISER, least=0),
     ] = 1 / 30
     warmup: Annotated[
         int,
         OptionInfo(
-            "Steps on small windows of the picture before the first iteration, where the picture is large enough and "
-            "is itself what was measured.",
+            "Steps on small windows before the first iteration, for a large image that was measured directly.",
+            group=OPTIMISER,
             least=0,
             most=100_000,
         ),
     ] = 0
-    ema: Annotated[
-        float | None,
-        OptionInfo(
-            "Memory of the running average of the outputs; 0 keeps single outputs. Without it there are several "
-            "averages, of 0.98 to 0.998, and the stopping rule chooses.",
-            least=0,
-            below=1,
-        ),
-    ] = None
-    tv: Annotated[float, OptionInfo("Weight of the total variation of the picture in the loss.", least=0)] = 0.0
-    seed: Annotated[
-        int,
-        OptionInfo(
-            "Seed of all random numbers: same seed, settings and CPU, same bits.",
-            group="The machine",
-            least=0,
-            most=MAX_SEED,
-        ),
-    ] = 0
-    device: Annotated[str, OptionInfo("auto, cpu, cuda, cuda:1 ..., or mps.", group="The machine")] = "auto"
+    tv: Annotated[float, OptionInfo("Weight of the image's total variation in the loss.", group=OPTIMISER, least=0)] = (
+        0.0
+    )
+    device: Annotated[str, OptionInfo("auto, cpu, cuda, cuda:1 ..., or mps.", group=MACHINE)] = "auto"
     precision: Annotated[
-        Precision,
-        OptionInfo("Arithmetic of the network; auto takes bf16 where the hardware has it.", group="The machine"),
+        Precision, OptionInfo("Arithmetic of the network; auto is bf16 if the hardware supports it.", group=MACHINE)
     ] = "auto"
     tile: Annotated[
-        str,
+        str | float,
         OptionInfo(
-            "A large picture is fitted in overlapping tiles, each by itself, which are blended: auto does so where the "
-            "whole takes too much memory, none never does, a number is their longest side in pixels, "
-            f"{MIN_TILE_SIDE} or more.",
-            group="The machine",
+            f"Longest side of the tiles of a large image, {MIN_TILE_SIDE} pixels or more; none: no tiles; auto: tiles "
+            "if the whole image needs too much memory.",
+            group=MACHINE,
         ),
     ] = "auto"
     max_memory: Annotated[
-        str | None,
+        str | float | None,
         OptionInfo(
-            "The most memory to use, as 8G or 800M, of the GPU where the fit runs on one; four fifths of what is free "
-            "when not given.",
-            group="The machine",
+            "Memory limit, as 8G or 800M; on a GPU, of its memory. Default: four fifths of the free memory.",
+            group=MACHINE,
         ),
     ] = None
     threads: Annotated[
-        int | None, OptionInfo("CPU threads; PyTorch's choice when not given.", group="The machine", least=1, most=1024)
+        int | None, OptionInfo("CPU threads. Default: PyTorch's choice.", group=MACHINE, least=1, most=1024)
     ] = None
 
     def __post_init__(self) -> None:
@@ -167,10 +149,10 @@ class Settings:
             raise UsageError(f"--seed {self.seed} is too large for {self.runs} runs: use a smaller one.")
 
     def noise_level(self) -> float | None:
-        """Of `--sigma`, on the scale of 0 to 255; None for auto.
+        """Return `--sigma` on the scale of 0 to 255; None for auto.
 
         Raises:
-            UsageError: when it is neither auto nor a number above 0.
+            UsageError: if it is neither auto nor a number above 0.
         """
         if self.sigma == "auto":
             return None
@@ -179,63 +161,62 @@ class Settings:
         except ValueError:
             level = math.nan
         if not 0 < level <= FULL_SCALE:
-            raise UsageError(
-                f"--sigma {self.sigma} is no noise level: use auto or a number above 0, up to {FULL_SCALE}."
-            )
+            raise UsageError(f"--sigma {self.sigma} is invalid: use auto or a number above 0, up to {FULL_SCALE}.")
         return level
 
     def time_budget(self) -> float | None:
-        """Of `--time`, in seconds.
+        """Return `--time` in seconds.
 
         Raises:
-            UsageError: when it is no time.
+            UsageError: if it is not a time.
         """
         if self.time is None:
             return None
         try:
-            return specs.seconds(self.time)
+            return text.parse_seconds(str(self.time))
         except ValueError:
-            raise UsageError(f"--time {self.time!r} is no time: write it as 90s, 15m or 1h30m.") from None
+            raise UsageError(f"--time {self.time!r} is invalid: use 90s, 15m or 1h30m.") from None
 
     def tile_side(self) -> int | None:
-        """Of the tiles that `--tile` asks for, in pixels; None for auto and none.
+        """Return the side of the tiles in pixels; None for auto and none.
 
         Raises:
-            UsageError: when it is neither nor a side.
+            UsageError: if it is neither of these nor an allowed side.
         """
         if self.tile in ("auto", "none"):
             return None
-        if not self.tile.isdecimal() or int(self.tile) < MIN_TILE_SIDE:
-            raise UsageError(f"--tile {self.tile} is no side: use auto, none or {MIN_TILE_SIDE} pixels and more.")
-        return int(self.tile)
+        side = str(self.tile)
+        if not side.isdecimal() or int(side) < MIN_TILE_SIDE:
+            raise UsageError(f"--tile {self.tile} is invalid: use auto, none or {MIN_TILE_SIDE} pixels and more.")
+        return int(side)
 
     def memory_limit(self) -> int | None:
-        """Of `--max-memory`, in bytes.
+        """Return `--max-memory` in bytes.
 
         Raises:
-            UsageError: when it is no amount of memory.
+            UsageError: if it is not an amount of memory.
         """
         if self.max_memory is None:
             return None
         try:
-            return specs.size(self.max_memory)
+            return text.parse_bytes(str(self.max_memory))
         except ValueError:
-            raise UsageError(f"--max-memory {self.max_memory!r} is no amount: write it as 8G or 800M.") from None
+            raise UsageError(f"--max-memory {self.max_memory!r} is invalid: use 8G or 800M.") from None
 
     def rule(self, rule: stopping.Rule | None = None) -> stopping.Rule:
-        """The stopping rule, limited to the iterations asked for.
-
-        With `iterations` the run has exactly that many, without it at most `max_iterations`.
+        """Return the stopping rule, limited to `iterations`, or to at most `max_iterations`.
 
         Args:
-            rule: replaces the one that `stop` names.
+            rule: used in place of the one that `stop` names.
         """
         rule = rule or stopping.parse_rule(self.stop)
-        exactly = self.iterations
-        limited = stopping.at_most(rule, self.max_iterations) if exactly is None else stopping.exactly(rule, exactly)
+        if self.iterations is None:
+            limited = stopping.at_most(rule, self.max_iterations)
+        else:
+            limited = stopping.exactly(rule, self.iterations)
         return limited.with_noise_level(self.noise_level() or 0.0)
 
     @property
     def decays(self) -> tuple[float, ...]:
-        """Of the running averages, the one that is logged first."""
+        """EMA decays of the running averages; the first average is logged."""
         return DECAYS if self.ema is None else (self.ema,)

@@ -1,12 +1,11 @@
-"""When to stop, and which picture to keep: the rules.
+"""Stopping rules: when to stop, and which average of the outputs to keep.
 
-A rule is a frozen value with two methods. `start(problem)` hands each run a fresh state, with the problem
-that is to be fitted; a rule that holds pixels back returns a problem in which they do not count.
-`judge(step, state)` looks at one iteration and answers with a verdict and the next state. The state is the
-run's, never the rule's: it can be saved, restored and wound back like the weights. None of them is shown the true
-picture.
+A rule is a frozen dataclass with two methods. `start(problem)` returns a fresh state and the problem to fit; a rule
+that holds pixels out returns a problem in which they have no weight. `judge(step, state)` returns the verdict on one
+iteration and the next state. The state belongs to the run, so that it can be saved and rolled back with the weights.
+No rule sees the reference image.
 
-A class of this package with a class attribute `name` can be chosen by that name: `--stop name:key=value`.
+Every subclass of `Rule` with a class attribute `name` can be chosen by it: `--stop name:key=value`.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from collections.abc import Iterator
 from importlib import import_module
 from pkgutil import iter_modules
 
-from dipcli import text as specs
+from dipcli import text
 from dipcli.stopping.automatic import Auto
 from dipcli.stopping.discrepancy import Sigma
 from dipcli.stopping.holdout import HoldOut
-from dipcli.stopping.rule import Ending, Never, Rule, Verdict, at_most, exactly, unless
+from dipcli.stopping.rule import Ending, Never, Rule, Verdict, at_most, check_state, exactly, unless
 from dipcli.stopping.variance import EMV, WMV
 
 __all__ = [
@@ -33,26 +32,38 @@ __all__ = [
     "Sigma",
     "Verdict",
     "at_most",
+    "check_state",
+    "describe_rules",
     "exactly",
     "parse_rule",
+    "rules",
     "unless",
 ]
 
 
-def parse_rule(text: str) -> Rule:
-    """Return the rule that `--stop` names: every class of this package's modules that has a name.
-
-    Raises:
-        UsageError: when the rule does not exist or does not take a parameter.
-    """
+def rules() -> dict[str, type[Rule]]:
+    """Return every rule that has a name: those in this package, and those imported from elsewhere."""
     for module in iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
-    return specs.parse(text, list(_named(Rule)), "stopping rule")  # type: ignore[type-abstract]
+    return {rule.name: rule for rule in sorted(_subclasses(Rule), key=lambda rule: rule.name) if rule.name}
 
 
-def _named(cls: type[Rule]) -> Iterator[type[Rule]]:
-    """All subclasses that can be chosen by name."""
-    for subclass in cls.__subclasses__():
-        if subclass.name:
-            yield subclass
-        yield from _named(subclass)
+def parse_rule(specification: str) -> Rule:
+    """Return the rule that `--stop` names.
+
+    Raises:
+        UsageError: if there is no such rule, or it does not take a parameter.
+    """
+    return text.parse(specification, list(rules().values()), "stopping rule")  # type: ignore[type-abstract]
+
+
+def describe_rules() -> str:
+    """Return the help text of `--stop`, from the summaries of the rules."""
+    listed = ", ".join(f"{name} ({rule.summary})" if rule.summary else name for name, rule in rules().items())
+    return f"When to stop and which image to keep: {listed}. Parameters follow, as in holdout:patience=100."
+
+
+def _subclasses(rule: type[Rule]) -> Iterator[type[Rule]]:
+    for subclass in rule.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

@@ -1,4 +1,4 @@
-"""The rule that looks at the picture and chooses another."""
+"""The rule that examines the noise and chooses another rule."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Auto(Rule):
-    """Look at the noise and choose a rule: `holdout` where pixels are independent, `sigma` where neighbours share it.
+    """Choose `holdout` if the noise is independent from pixel to pixel, `sigma` if neighbouring pixels share it.
 
-    A pixel that was left out tells nothing once its neighbours carry its noise. Leaving out squares and looking at
-    their middles was tried too; the level of the noise was the better guide (docs/stopping.md). Where the measurement
-    is not the whole picture itself it is always `holdout`: what is known of a picture with holes, or of a small one,
-    may well have no noise.
+    A held-out pixel is predicted, noise included, from neighbours that share its noise. Holding out squares and
+    measuring at their centres was tried too; the noise level was the better criterion (docs/stopping.md). If the
+    measurement is not the whole image itself, the rule is always `holdout`: the known part of an image with holes, or
+    a low-resolution one, may have no noise.
 
     Attributes:
-        level: of the noise, for `sigma`; 0 estimates it.
+        level: noise level for `sigma`, on the 0-255 scale; 0 estimates it.
         patience: of `holdout`, iterations.
     """
 
     name: ClassVar[str] = "auto"
+    summary: ClassVar[str] = "holdout, or sigma if neighbouring pixels share their noise"
     level: float = 0.0
     patience: int = HoldOut.patience
 
@@ -39,47 +40,50 @@ class Auto(Rule):
         HoldOut(patience=self.patience)
 
     def start(self, problem: Problem) -> tuple[tuple[Rule, str, Any], Problem]:
-        """The chosen rule, why it was chosen, and what it starts with."""
-        rule, why = choose_rule(problem, self.level, self.patience)
+        """Return the chosen rule, the reason and its state, with the problem to fit."""
+        rule, reason = choose_rule(problem, self.level, self.patience)
         state, problem = rule.start(problem)
-        return (rule, why, state), problem
+        return (rule, reason, state), problem
 
     def judge(self, step: Step, state: tuple[Rule, str, Any]) -> tuple[Verdict, tuple[Rule, str, Any]]:
-        """What the chosen rule says, and at the end which it was."""
-        rule, why, inner = state
+        """Return the verdict of the chosen rule; the reason to stop names that rule."""
+        rule, reason, inner = state
         verdict, inner = rule.judge(step, inner)
         if verdict.stop:
-            verdict = replace(verdict, stop=f"{verdict.stop} ({why})")
-        return verdict, (rule, why, inner)
+            verdict = replace(verdict, stop=f"{verdict.stop} ({reason})")
+        return verdict, (rule, reason, inner)
 
     def with_noise_level(self, level: float) -> Auto:
         """Use this level unless the rule has its own."""
         return self if self.level else replace(self, level=level)
 
     def resolve(self, problem: Problem) -> Rule:
-        """The chosen rule."""
+        """Return the chosen rule."""
         return choose_rule(problem, self.level, self.patience)[0]
 
     def describe(self, problem: Problem) -> str:
-        """The chosen rule, and why it was chosen."""
+        """Return the name of the chosen rule and the reason."""
         return choose_rule(problem, self.level, self.patience)[1]
 
 
 def choose_rule(problem: Problem, level: float = 0.0, patience: int = HoldOut.patience) -> tuple[Rule, str]:
-    """The rule for a problem, and why, in a few words.
+    """Choose the rule for a problem.
 
     Args:
-        problem: the measurement is looked at.
-        level: of the noise, on the scale of 0 to 255; 0 estimates it.
+        problem: its measurement is examined.
+        level: noise level on the 0-255 scale; 0 estimates it.
         patience: of `holdout`.
+
+    Returns:
+        The rule, and its name with the reason.
     """
     holdout = HoldOut(patience=patience)
     if problem.operator is not identity or problem.weight is not None:
         return holdout, "rule holdout"
     noise = examine_noise(problem)
     if noise is None:
-        return holdout, "rule holdout: too little to judge the noise by"
-    if not noise.dependent or not noise.level:
+        return holdout, "rule holdout: too little of the image shows its noise"
+    if not noise.correlated or not noise.level:
         return holdout, "rule holdout: the noise is independent from pixel to pixel"
     level = level or FULL_SCALE * noise.level
-    return Sigma(level), f"rule sigma: neighbouring pixels share their noise, of some {level:.0f} of 255"
+    return Sigma(level), f"rule sigma: neighbouring pixels share their noise, sigma {level:.0f} of 255"

@@ -1,4 +1,4 @@
-"""The rule that knows how strong the noise is."""
+"""The rule that stops when the residual reaches the noise level."""
 
 from __future__ import annotations
 
@@ -18,49 +18,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sigma(Rule):
-    """Stop when the picture differs from the measurement by as much as the noise does: the discrepancy principle.
+    """Stop when the residual has come down to the noise level: the discrepancy principle.
 
         mean (A(x) - y)^2 <= sigma^2
 
-    From there on the fit can only come nearer by learning noise. The first average is gone by.
+    Past this point the residual can only shrink by fitting noise. It is computed from the first running average.
 
     Attributes:
-        level: standard deviation of the noise on the scale of 0 to 255; 0 estimates it from the measurement, if that
-            is a picture.
+        level: standard deviation of the noise on the 0-255 scale; 0 estimates it from the measurement, which must be
+            an image.
 
     Source:
         Morozov, "On the solution of functional equations by the method of regularization", 1966.
     """
 
     name: ClassVar[str] = "sigma"
+    summary: ClassVar[str] = "residual, down to the noise level"
+    criterion_label: ClassVar[str] = "difference from the input, of 255"
     level: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.level < math.inf:
-            raise UsageError("The rule sigma takes a level of 0 (estimate it) or more, on the scale of 0 to 255.")
+            raise UsageError("--stop sigma: use a level of 0 (estimate it) or more, on the scale of 0 to 255.")
 
-    def start(self, problem: Problem) -> tuple[_Sought, Problem]:
-        """Estimate the noise level where it was not given.
+    def start(self, problem: Problem) -> tuple[_SigmaState, Problem]:
+        """Estimate the noise level if it was not given.
 
         Raises:
-            UsageError: when it cannot be estimated.
+            UsageError: if it cannot be estimated.
         """
         level = self.level / FULL_SCALE or estimate_noise_level(problem)
-        return _Sought(problem, level), problem
+        return _SigmaState(problem, level), problem
 
-    def judge(self, step: Step, state: _Sought) -> tuple[Verdict, _Sought]:
-        """Compare the difference with the noise."""
+    def judge(self, step: Step, state: _SigmaState) -> tuple[Verdict, _SigmaState]:
+        """Compare the residual with the noise level."""
         problem = state.problem
-        difference = math.sqrt(squared_error(problem.operator(step.average), problem.measured, problem.weight))
-        reached = difference <= state.level
-        reason = (
-            f"the picture differs from the input by as much as the noise does, {FULL_SCALE * state.level:.3g} of 255"
-        )
-        # Beyond that the fit can only learn noise: with `--iters` what is kept stays what was kept here.
+        residual = math.sqrt(squared_error(problem.operator(step.average), problem.measured, problem.weight))
+        reached = residual <= state.level
+        reason = f"the image differs from the input by as much as the noise does, {FULL_SCALE * state.level:.3g} of 255"
+        # With --iters the run goes on past this point, but only by fitting noise: keep the average from here.
         verdict = Verdict(
             not state.reached,
             reason if reached else None,
-            ("difference", FULL_SCALE * difference),
+            ("difference", FULL_SCALE * residual),
             threshold=FULL_SCALE * state.level,
         )
         return verdict, replace(state, reached=state.reached or reached)
@@ -70,24 +70,24 @@ class Sigma(Rule):
         return self if self.level else replace(self, level=level)
 
     def resolve(self, problem: Problem) -> Sigma:
-        """Estimate the noise level from the whole image where it was not given."""
+        """Estimate the noise level from the whole image if it was not given."""
         return self if self.level else replace(self, level=FULL_SCALE * estimate_noise_level(problem))
 
 
 def estimate_noise_level(problem: Problem) -> float:
-    """The standard deviation of the noise, 0..1, from a look at the measurement.
+    """Estimate the standard deviation of the noise, 0..1, from the measurement.
 
     Raises:
-        UsageError: when it is no picture, too small a one, or one without noise.
+        UsageError: if the measurement is not an image, is too small, or has no noise.
     """
     noise = examine_noise(problem)
     if noise is None or not noise.level:
-        raise UsageError("There is nothing to estimate the noise level from: give it as --sigma 25.")
+        raise UsageError("The noise level cannot be estimated from this input: give it as --sigma 25.")
     return noise.level
 
 
 def examine_noise(problem: Problem) -> Noise | None:
-    """What a look at the measurement tells of its noise; None where it is no picture or too small a one."""
+    """Measure the noise of the measurement; None if it is not an image or too small."""
     measured, weight = problem.measured, problem.weight
     if measured.ndim != 3:  # noqa: PLR2004 - (C, H, W)
         return None
@@ -96,8 +96,8 @@ def examine_noise(problem: Problem) -> Noise | None:
 
 
 @dataclass(frozen=True)
-class _Sought:
-    """What `Sigma` remembers: the problem, the noise level, 0..1, and whether the difference has come down to it."""
+class _SigmaState:
+    """The problem, the noise level, 0..1, and whether the residual has reached it."""
 
     problem: Any
     level: float

@@ -1,4 +1,4 @@
-"""The rule that leaves something out of the fit and looks how well it is predicted."""
+"""The rule that holds pixels out of the fit and measures how well they are predicted."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ if TYPE_CHECKING:
     from dipcli.problem import Problem
     from dipcli.stopping.step import Step
 
-FLAT = 2  # dimensions that a list, or a table, has; a picture has (C, H, W)
-FEWEST = 4  # values that count, of which some can be held back
-USUAL, ENOUGH = 0.04, 2600  # share of the values to hold back, and how many tell enough
-EVERY = 5  # iterations between looks: the averages change slowly, and reading a value makes a GPU wait
-PERFECT = (0.25 / 255) ** 2  # an error that no 8-bit file can show
-LARGEST_BLOCK = 64
+MIN_COUNT = 4  # values, or squares, from which some can be held out
+DEFAULT_FRACTION, MAX_DEFAULT_COUNT = 0.04, 2600  # of the values; the error at 2600 pixels is known well enough
+CHECK_INTERVAL = 5  # iterations: the averages change slowly, and reading a value makes a GPU wait
+NEGLIGIBLE_ERROR = (0.25 / 255) ** 2  # mean squared error that no 8-bit file can show
+MAX_BLOCK = 64  # pixels
 
 
 @dataclass(frozen=True)
 class HoldOut(Rule):
-    """Stop when pixels that were left out of the loss are no longer predicted better.
+    """Stop when pixels that were held out of the loss are no longer predicted better.
 
-    Noise that is independent from pixel to pixel cannot be predicted from the neighbours: the error of an average
-    at the pixels left out falls as long as structure is learned and rises with the noise. No noise level is needed.
-    The same error chooses among the averages.
+    Noise that is independent from pixel to pixel cannot be predicted from the neighbours: the error of an average at
+    the held-out pixels falls as long as the network learns structure, and rises when it learns the noise. No noise
+    level is needed. The same error chooses among the averages.
 
-    Where neighbours share their noise, squares of `block` pixels are left out and only the middle of each is looked at.
+    If neighbouring pixels share their noise, hold out squares of `block` pixels; only the centre of each is measured.
 
     Attributes:
-        fraction: share of the pixels left out, up to 0.5; 0 is 0.04, but at most 2600 pixels: their error is known well
-            enough then, and the others are better used.
-        patience: iterations without a new minimum after which to stop.
-        block: side of the squares left out, in pixels.
+        fraction: fraction of the pixels held out, up to 0.5; 0 means 0.04, but at most 2600 pixels.
+        patience: iterations without a new minimum until the rule stops.
+        block: side of the held-out squares, in pixels.
         seed: chooses the pixels.
     """
 
     name: ClassVar[str] = "holdout"
+    summary: ClassVar[str] = "error at held-out pixels"
+    criterion_label: ClassVar[str] = "error at held-out pixels"
     fraction: float = 0.0
     patience: int = 200
     block: int = 1
@@ -50,99 +50,104 @@ class HoldOut(Rule):
 
     def __post_init__(self) -> None:
         if not 0 <= self.fraction <= 0.5 or self.patience < 1 or not 0 <= self.seed < 2**63:  # noqa: PLR2004
-            raise UsageError(
-                "The rule holdout takes a fraction of 0 (chosen) up to 0.5, patience of 1 or more, seed of 0 or more."
-            )
-        if not 1 <= self.block <= LARGEST_BLOCK:
-            raise UsageError(f"The rule holdout takes a block of 1 to {LARGEST_BLOCK} pixels.")
+            raise UsageError("--stop holdout: use a fraction up to 0.5, patience of 1 or more, seed of 0 or more.")
+        if not 1 <= self.block <= MAX_BLOCK:
+            raise UsageError(f"--stop holdout: use a block of 1 to {MAX_BLOCK} pixels.")
 
-    def start(self, problem: Problem) -> tuple[_Unseen, Problem]:
-        """Choose among the pixels that count, the same in every channel, and take them out of the weight.
+    def start(self, problem: Problem) -> tuple[_HoldOutState, Problem]:
+        """Choose pixels among those with weight, the same in every channel, and set their weight to 0.
 
-        A measurement that is no picture, a list of numbers, is held back number by number.
+        A measurement that is not an image but a vector or a matrix is held out value by value.
 
         Raises:
-            UsageError: when there is next to nothing that counts.
+            UsageError: if too few values have weight.
         """
         import torch
 
         measured = problem.measured
-        picture = measured.ndim > FLAT
-        place = measured.shape[-2:] if picture else measured.shape
+        is_image = _is_image(measured)
+        size = measured.shape[-2:] if is_image else measured.shape
         weight = torch.ones_like(measured) if problem.weight is None else problem.weight.expand_as(measured)
-        counting = weight.reshape(-1, *place).amax(dim=0).cpu() > 0
-        if picture and self.block > 1:
-            out, looked_at = self._blocks(counting)
+        usable = weight.reshape(-1, *size).amax(dim=0).cpu() > 0
+        if is_image and self.block > 1:
+            held_out, checked = self._choose_blocks(usable)
         else:
-            out = looked_at = self._chosen(counting)
-        out, looked_at = (each.reshape(place).to(measured) for each in (out, looked_at))
-        return _Unseen(problem, weight * looked_at), replace(problem, weight=weight * (1 - out))
+            held_out = checked = self._choose(usable)
+        held_out, checked = (mask.reshape(size).to(measured) for mask in (held_out, checked))
+        return _HoldOutState(problem, weight * checked), replace(problem, weight=weight * (1 - held_out))
 
-    def judge(self, step: Step, state: _Unseen) -> tuple[Verdict, _Unseen]:
-        """Compare the errors at the pixels left out with the smallest so far."""
-        waited = step.number - state.at
-        left = max(self.patience - waited, 0)
-        if step.number % EVERY:
-            nothing = state.least == math.inf
-            return Verdict(keep=nothing, criterion=state.signal, patience_left=None if nothing else left), state
+    def judge(self, step: Step, state: _HoldOutState) -> tuple[Verdict, _HoldOutState]:
+        """Compare the errors at the held-out pixels with the smallest so far."""
+        waited = step.number - state.best_iteration
+        patience_left = max(self.patience - waited, 0)
+        if step.number % CHECK_INTERVAL:
+            unknown = state.least == math.inf
+            verdict = Verdict(unknown, criterion=state.criterion, patience_left=None if unknown else patience_left)
+            return verdict, state
         problem = state.problem
         errors = [
             float(problem.loss(problem.operator(average), problem.measured, state.weight)) for average in step.averages
         ]
-        error, which = min((error, which) for which, error in enumerate(errors))
-        signal = ("holdout", error)
+        error, index = min((error, index) for index, error in enumerate(errors))
+        criterion = ("holdout", error)
         if error < state.least:
-            best = problem.operator(step.averages[which])
-            perfect = None
-            if problem.measured.ndim > FLAT and float(squared_error(best, problem.measured, state.weight)) < PERFECT:
-                perfect = "the held-out pixels are predicted to a fraction of a grey level"
-            verdict = Verdict(True, perfect, signal, which, patience_left=self.patience)
-            return verdict, replace(state, least=error, at=step.number, signal=signal)
-        reason = f"the held-out pixels were not predicted better for {waited} iterations" if not left else None
-        return Verdict(stop=reason, criterion=signal, patience_left=left), replace(state, signal=signal)
+            best = problem.operator(step.averages[index])
+            reason = None
+            if _is_image(problem.measured) and (
+                float(squared_error(best, problem.measured, state.weight)) < NEGLIGIBLE_ERROR
+            ):
+                reason = "the held-out pixels are predicted to a fraction of a grey level"
+            verdict = Verdict(True, reason, criterion, index, patience_left=self.patience)
+            return verdict, replace(state, least=error, best_iteration=step.number, criterion=criterion)
+        reason = None if patience_left else f"the held-out pixels were not predicted better for {waited} iterations"
+        verdict = Verdict(stop=reason, criterion=criterion, patience_left=patience_left)
+        return verdict, replace(state, criterion=criterion)
 
-    def _chosen(self, counting: Tensor) -> Tensor:
-        """A random share of what counts, at least one."""
+    def _choose(self, usable: Tensor) -> Tensor:
+        """Mark a random fraction of the usable values, at least one, with 1."""
         import torch
 
-        places = counting.flatten().nonzero()[:, 0]
-        if len(places) < FEWEST:
-            raise UsageError(
-                f"There are only {len(places)} values to go by, too few to hold some back: choose --stop none."
-            )
-        count = round(self.fraction * len(places)) if self.fraction else min(round(USUAL * len(places)), ENOUGH)
+        places = usable.flatten().nonzero()[:, 0]
+        if len(places) < MIN_COUNT:
+            raise UsageError(f"Only {len(places)} values have weight, too few to hold some out: use --stop none.")
+        default = min(round(DEFAULT_FRACTION * len(places)), MAX_DEFAULT_COUNT)
+        count = round(self.fraction * len(places)) if self.fraction else default
         order = torch.randperm(len(places), generator=torch.Generator().manual_seed(self.seed))
-        chosen = torch.zeros(counting.shape)
+        chosen = torch.zeros(usable.shape)
         chosen.view(-1)[places[order[: max(1, count)]]] = 1
         return chosen
 
-    def _blocks(self, counting: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole squares, of those that lie side by side and count throughout; and the middle of each."""
+    def _choose_blocks(self, usable: Tensor) -> tuple[Tensor, Tensor]:
+        """Mark random squares of a grid, among those usable throughout, and the centre of each."""
         import torch
 
         side = self.block
-        rows, columns = (length // side for length in counting.shape)
-        whole = counting[: rows * side, : columns * side].reshape(rows, side, columns, side).all(dim=3).all(dim=1)
-        middle = torch.zeros(side, side)
+        rows, columns = (length // side for length in usable.shape)
+        whole = usable[: rows * side, : columns * side].reshape(rows, side, columns, side).all(dim=3).all(dim=1)
+        centre = torch.zeros(side, side)
         inner = slice((side - 1) // 2, side // 2 + 1)
-        middle[inner, inner] = 1
-        if whole.sum() < FEWEST:
+        centre[inner, inner] = 1
+        if whole.sum() < MIN_COUNT:
             raise UsageError(
-                f"There are only {int(whole.sum())} whole squares of {side} pixels to go by: choose a smaller block."
+                f"--stop holdout: only {int(whole.sum())} whole squares of {side} pixels: use a smaller block."
             )
-        chosen = self._chosen(whole)
-        out, looked_at = torch.zeros(counting.shape), torch.zeros(counting.shape)
-        out[: rows * side, : columns * side] = torch.kron(chosen, torch.ones(side, side))
-        looked_at[: rows * side, : columns * side] = torch.kron(chosen, middle)
-        return out, looked_at
+        chosen = self._choose(whole)
+        held_out, checked = torch.zeros(usable.shape), torch.zeros(usable.shape)
+        held_out[: rows * side, : columns * side] = torch.kron(chosen, torch.ones(side, side))
+        checked[: rows * side, : columns * side] = torch.kron(chosen, centre)
+        return held_out, checked
+
+
+def _is_image(measured: Tensor) -> bool:
+    return measured.ndim > 2  # noqa: PLR2004 - (C, H, W)
 
 
 @dataclass(frozen=True)
-class _Unseen:
-    """What `HoldOut` remembers: the whole problem, what it looks at, the smallest error, its iteration, the latest."""
+class _HoldOutState:
+    """The whole problem, the weight of the checked pixels, the least error, its iteration, the latest criterion."""
 
     problem: Any
     weight: Any
     least: float = math.inf
-    at: int = 0
-    signal: tuple[str, float] | None = None
+    best_iteration: int = 0
+    criterion: tuple[str, float] | None = None

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """Where a tile lies in the picture, and how much it counts there.
+    """Position of a tile in the image, and its blending weights.
 
     Attributes:
-        rows: of the picture.
-        columns: of the picture.
-        down: how much each of its rows counts, 0..1.
-        across: how much each of its columns does.
+        rows: of the image.
+        columns: of the image.
+        down: weight of each row of the tile, 0..1.
+        across: weight of each column of the tile, 0..1.
     """
 
     rows: slice
@@ -28,18 +28,18 @@ class Place(NamedTuple):
 
     @property
     def weights(self) -> Tensor:
-        """How much each pixel counts, shape (h, w): those of all tiles add up to 1 everywhere."""
+        """Weight of each pixel, shape (h, w); the weights of all tiles add up to 1 at every pixel."""
         return self.down[:, None] * self.across
 
 
 @dataclass(frozen=True)
 class Tile:
-    """What is being fitted, as those who watch are told.
+    """The tile of a larger image that is being fitted.
 
     Attributes:
         number: counted from 1.
-        count: of all tiles.
-        place: in the picture.
+        count: number of tiles.
+        place: in the image.
         problem: as it is fitted, on the device.
     """
 
@@ -54,22 +54,21 @@ class Tile:
 
 @dataclass(frozen=True)
 class Step:
-    """One iteration, as rules and observers see it.
+    """One iteration.
 
-    The tensors are detached, still on the device, and never written to again: not by the engine, and not by those
-    who are shown them.
+    The tensors are detached and on the device. Neither the engine nor a rule or observer may write to them.
 
     Attributes:
-        number: counts from 1.
-        loss: the value of the data term and the penalty, a scalar.
-        image: x, the network's own output, shape (C, H, W), usually 0..1.
-        averages: exponential averages of the outputs so far, bias-corrected, each of shape (C, H, W); one for each of
-            `Settings.memories`.
-        rate: the learning rate of this step.
-        seconds: time spent in the fit so far, observers not counted.
-        event: what happened at this iteration out of the ordinary, as a sentence; None as a rule.
-        run: which of several fits to the same measurement, counted from 1.
-        tile: of which tile of a larger picture it is, where that is fitted in tiles.
+        number: counted from 1.
+        loss: data term plus penalty, a scalar.
+        image: x, the network's output, shape (C, H, W), usually 0..1.
+        averages: bias-corrected exponential moving averages of the outputs so far, shape (C, H, W) each; one for each
+            of `Settings.decays`.
+        rate: learning rate of this step.
+        seconds: time spent in the fit so far, without observers.
+        event: an unusual event at this iteration, such as a rollback, as a sentence; else None.
+        run: number of the restart, counted from 1.
+        tile: the tile, if a larger image is fitted in tiles.
     """
 
     number: int
@@ -84,5 +83,5 @@ class Step:
 
     @property
     def average(self) -> Tensor:
-        """The first of the averages: the one that is logged."""
+        """The first average, which is the one that is logged."""
         return self.averages[0]

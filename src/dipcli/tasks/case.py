@@ -1,4 +1,4 @@
-"""What a task makes of a picture: the problem to fit, and what surrounds it and no fit may see."""
+"""A task applied to an image: the problem to fit, and everything the fit must not see."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A problem with its surroundings. The engine and the rules are given the problem alone.
+    """A problem and what belongs to it. The engine and the rules receive the problem alone.
 
-    Pixels are float32, shape (C, H, W), values 0..1, in everything below.
+    Pixels are float32, shape (C, H, W), values 0..1, in all attributes.
 
     Attributes:
-        problem: what is fitted.
-        picture: takes the restored pixels into a file: bit depth, transparency, colour profile.
-        truth: the true picture, where the damage was simulated; for log and figures alone.
-        damaged: what was made of it, to be written beside the record.
-        baselines: answers that need no fit, by name ("bicubic"), to measure beside the restored picture.
-        rivals: gives the classical methods to hold beside the fit, when they are asked for; None where there are none.
-        known: pixels that come back as they stand in the file, bit for bit, shape (H, W); None for no such promise.
-        border: pixels left out along the edges where the luma is measured, as is the custom in super-resolution.
-        remarks: sentences for the user before the fit begins.
-        presets: what this very picture asks of a preset, by the preset's name; what the user gave goes before it.
-        observers: the task's own spectators.
-        conclude: from the restored picture to a sentence for the user, after the fit.
-        render: the files, by suffix, that are written in the place of the restored picture.
+        problem: the problem to fit.
+        image: puts the restored pixels into a file, with bit depth, transparency and colour profile.
+        truth: the true image, if the damage was simulated; for log and figures only.
+        damaged: the simulated measurement, written beside the run record.
+        baseline_images: images that need no fit, by name ("bicubic"), measured beside the restored image.
+        baselines: returns the classical methods for `--compare`; None if there are none.
+        known: pixels that keep the file's values bit for bit, shape (H, W); None for none.
+        border: width of the frame left out when PSNR is measured on the luma, as is usual in super-resolution.
+        remarks: sentences for the user before the fit.
+        presets: settings for this image, by preset name; the user's own settings override them.
+        observers: the task's own observers.
+        conclude: returns a sentence for the user from the restored image, after the fit.
+        render: returns the files, by suffix, that are written in place of the restored image.
         suffixes: their suffixes; `.png` is among them.
     """
 
@@ -58,13 +58,13 @@ class Case:
 
     @property
     def bytes_in_memory(self) -> int:
-        """Bytes of all its pictures, each counted once."""
-        picture, guide = self.image, self.problem.guide
-        arrays = [picture.pixels, picture.samples, picture.alpha, self.truth, self.damaged, self.known]
+        """Bytes of all its images, each counted once."""
+        image, guide = self.image, self.problem.guide
+        arrays = [image.pixels, image.samples, image.alpha, self.truth, self.damaged, self.known]
         arrays += [*self.baseline_images.values(), self.problem.measured.numpy()]
         if self.problem.weight is not None:
             arrays.append(self.problem.weight.numpy())
         if guide is not None and not callable(guide):
             arrays.append(guide.numpy())
-        places = {each.__array_interface__["data"][0]: each.nbytes for each in arrays if each is not None}
-        return sum(places.values()) + len(picture.file or b"")
+        sizes = {array.__array_interface__["data"][0]: array.nbytes for array in arrays if array is not None}
+        return sum(sizes.values()) + len(image.file or b"")

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from dipcli.images.image import Image
 
-# The network is shown the decoded picture under fresh noise at every step, which it can no more copy than plain noise
-# but need not invent: half the steps, and more detail in the end. Measured: docs/results.md.
-SHOWN: Mapping[str, Any] = {
+# The network's input is the decoded image with new noise at every step: half the iterations that plain noise takes as
+# input, and more detail. Measured: docs/results.md.
+GUIDED: Mapping[str, Any] = {
     "input": "guide",
     "pad": "zero",
     "rate": 0.01,
@@ -30,14 +30,14 @@ SHOWN: Mapping[str, Any] = {
 }
 PRESETS: Presets = {
     "fast": {
-        **SHOWN,
+        **GUIDED,
         "network": "skip:channels=8,16,32,64,128:skips=0,4,4,4,4",
         "rate": 0.02,
         "iterations": 600,
     },
-    "balanced": {**SHOWN, "network": "skip:channels=16,32,64,128,128:skips=0,4,4,4,4", "iterations": 800},
-    "best": {**SHOWN, "network": "skip:channels=32,64,128,128,128:skips=0,4,4,4,4", "iterations": 1500},
-    # Ulyanov et al., CVPR 2018, and the settings published with it: 572,827 parameters. It knows nothing of the file.
+    "balanced": {**GUIDED, "network": "skip:channels=16,32,64,128,128:skips=0,4,4,4,4", "iterations": 800},
+    "best": {**GUIDED, "network": "skip:channels=32,64,128,128,128:skips=0,4,4,4,4", "iterations": 1500},
+    # Ulyanov et al., CVPR 2018, and the settings published with it: 572,827 parameters. It fits the decoded image.
     "paper": {
         **PUBLISHED,
         "blind": True,
@@ -47,7 +47,7 @@ PRESETS: Presets = {
         "iterations": 2400,
     },
 }
-# Where the decoded picture itself is fitted the network must not be shown it, and takes its time from plain noise.
+# If the decoded image itself is fitted it cannot be the network's input: plain noise, and twice the iterations.
 BLIND: Presets = {
     name: {"input": "noise", "input_depth": 32, "reg_noise": 1 / 30, "iterations": 2 * int(PRESETS[name]["iterations"])}
     for name in ("fast", "balanced", "best")
@@ -60,16 +60,16 @@ def dejpeg(
     blind: Annotated[
         bool,
         typer.Option(
-            help="Fit the decoded picture, as published, in place of the numbers that the JPEG file holds. Done "
-            "anyway where the input is no JPEG."
+            help="Fit the decoded image, as published, not the coefficients in the JPEG file. Always so if the input "
+            "is not a JPEG."
         ),
     ] = False,
 ) -> Case:
-    """Remove the blocks and rings of JPEG compression.
+    """Remove the blocking and ringing of JPEG compression.
 
-    A JPEG file says of its picture within which limits each coefficient lies.
-    The network finds a natural picture within these limits: the result, saved
-    as the same kind of JPEG, would all but give the same file.
+    A JPEG file gives the interval of each coefficient of the original image.
+    The network finds a natural image within these intervals: saved as a JPEG
+    of the same kind, the result would give almost the same file.
 
     Examples:
 
@@ -79,28 +79,28 @@ def dejpeg(
         dip dejpeg once_a_jpeg.png
         dip dejpeg photo.jpg --preset paper
     """
-    import torch  # here, not above: `dip --help` must not pay for it
+    import torch  # imported late: `dip --help` must be fast
 
-    from dipcli.problem import jpeg as coding
+    from dipcli.problem import jpeg
 
     decoded, baselines = torch.from_numpy(image.pixels), {"decoded": image.pixels}
-    refused = ""
+    remark = ""
     try:
-        encoder = None if blind else coding.encoder(image)
+        encoder = None if blind else jpeg.make_encoder(image)
     except DipError as error:
-        encoder, refused = None, f"The decoded picture is fitted (--blind), not what its file says of it. {error}"
+        encoder, remark = None, f"Fitting the decoded image (--blind), not its JPEG coefficients. {error}"
     if encoder is None:
         return Case(
             problem=Problem(measured=decoded, shape=image.pixels.shape),
             image=image,
             baseline_images=baselines,
-            remarks=(refused,) if refused else (),
+            remarks=(remark,) if remark else (),
             presets=BLIND,
         )
 
     def conclude(restored: NDArray[np.float32]) -> str:
-        share = encoder.agreement(torch.from_numpy(restored))
-        return f"{100 * share:.1f} % of its coefficients agree with the file."
+        fraction = encoder.agreement(torch.from_numpy(restored))
+        return f"{100 * fraction:.1f} % of its coefficients agree with the file."
 
     return Case(
         problem=Problem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,14 +22,15 @@ if TYPE_CHECKING:
     from dipcli.images.image import Image
     from dipcli.tasks.baselines.baseline import Baseline
 
-LOUD = 50  # from here on more input noise was published: 1/20 in place of 1/30
-LOUDEST = 1000  # of 255 grey levels: nothing is left of the picture
-CLEAN, FAINT = 3, 20  # grey levels: noise that nobody sees; what texture can be taken for
-MANY, FAR = 0.02, 0.3  # impulse noise: so many values are so far from their neighbours
-STRIP = 256  # rows that are looked at together
+STRONG_NOISE = 50  # of 255: from here the published input noise is 1/20 instead of 1/30
+MAX_NOISE = 1000  # of 255: nothing is left of the image
+INVISIBLE_NOISE, FAINT_NOISE = 3, 20  # of 255: not visible; may be mistaken texture
+# Impulse noise: this fraction of the values is at an end of the range and this far from its neighbours.
+OUTLIER_FRACTION, OUTLIER_DISTANCE = 0.02, 0.3
+STRIP_ROWS = 256  # a whole copy of a large image would need much memory
 
-# Narrow networks that see the sketches of `problem/prefilter.py`, with more input noise than was published: measured on
-# 256x256 pictures with noise of sigma 25, docs/performance.md.
+# Narrow networks with the filtered images of `problem/prefilter.py` as input, and more input noise than was published:
+# measured on 256x256 images with noise of sigma 25, docs/performance.md.
 BALANCED: dict[str, Any] = {
     "network": "skip:channels=16,32,64,128,128:skips=4,4,4,4,4",
     "pad": "zero",
@@ -50,9 +52,9 @@ PRESETS: Presets = {
         "stop": "auto:patience=100",
     },
     "balanced": BALANCED,
-    # Wider networks came to no more in more time; the mean of several fits does.
+    # A wider network takes longer and is no better; the average of several fits is better.
     "best": {**BALANCED, "runs": 3},
-    # Ulyanov et al., CVPR 2018, and the settings published with it: 2,217,831 parameters for a colour picture.
+    # Ulyanov et al., CVPR 2018, and the settings published with it: 2,217,831 parameters for a colour image.
     "paper": {
         **PUBLISHED,
         "network": "skip:channels=128x5:skips=4x5",
@@ -61,25 +63,25 @@ PRESETS: Presets = {
     },
 }
 
-# Input noise for each of 255 grey levels of the picture's noise: what the sketches leave of it grows with it.
-REG = {"fast": 0.0012, "balanced": 0.0028, "best": 0.0028}
-LEAST, MOST = 0.02, 0.2  # of it
+# Standard deviation of the input noise per grey level (of 255) of the image's noise, part of which the filters leave.
+INPUT_NOISE_PER_LEVEL = {"fast": 0.0012, "balanced": 0.0028, "best": 0.0028}
+MIN_INPUT_NOISE, MAX_INPUT_NOISE = 0.02, 0.2
 
-# Where a sketch is of no use: from noise, with no skip at full resolution, where most of the work would be.
-BALANCED_WITHOUT: dict[str, Any] = {
+# For noise that the filters keep: noise as input, no skip at full resolution, where most of the work would be.
+BALANCED_UNGUIDED: dict[str, Any] = {
     "network": "skip:channels=16,32,64,128,128:skips=0,4,4,4,4",
     "input": "noise",
     "reg_noise": 1 / 30,
 }
-WITHOUT_SKETCH: Presets = {
+UNGUIDED: Presets = {
     "fast": {
         "network": "skip:channels=8,16,32,64,128:skips=0,4,4,4,4:up=nearest",
         "input": "noise",
         "input_depth": 8,
         "reg_noise": 0.03,
     },
-    "balanced": BALANCED_WITHOUT,
-    "best": BALANCED_WITHOUT,
+    "balanced": BALANCED_UNGUIDED,
+    "best": BALANCED_UNGUIDED,
 }
 
 
@@ -89,8 +91,8 @@ def denoise(
     simulate_noise: Annotated[
         float | None,
         typer.Option(
-            help="The input is a clean picture: add Gaussian noise of this standard deviation (0-255) first, and "
-            "measure the result against the clean one."
+            help="The input is a clean image: add Gaussian noise of this standard deviation (0-255), restore it, and "
+            "measure the result against the clean image."
         ),
     ] = None,
     loss: LossOption = "l2",
@@ -100,11 +102,11 @@ def denoise(
 ) -> Case:
     """Remove noise of unknown strength.
 
-    The network sees nothing but this one picture. It is stopped when it has
-    learned the structure and before it has learned the noise: where the noise
-    is independent from pixel to pixel, a few held-out pixels tell; where
-    neighbours share it, as after JPEG or demosaicing, its level does, which
-    --sigma gives or the picture itself.
+    The network sees only this one image. It is stopped when it has learned
+    the structure and before it learns the noise. If the noise is independent
+    from pixel to pixel, a few held-out pixels decide when; if neighbouring
+    pixels share it, as after JPEG or demosaicing, the noise level does. It is
+    estimated from the image unless --sigma gives it.
 
     Examples:
 
@@ -116,95 +118,87 @@ def denoise(
         cat noisy.png | dip denoise - -o - > clean.png
         dip denoise clean.png --simulate-noise 25 --snapshot-at 1,10,100,400,500
     """
-    import numpy as np  # here, not above: `dip --help` must not pay for them
+    import numpy as np  # imported late: `dip --help` must be fast
     import torch
 
     if simulate_noise is None:
         pixels = image.pixels
-    elif not 0 < simulate_noise <= LOUDEST:
-        raise UsageError(f"--simulate-noise {simulate_noise} is out of range: use a number above 0, up to {LOUDEST}.")
+    elif not 0 < simulate_noise <= MAX_NOISE:
+        raise UsageError(f"--simulate-noise {simulate_noise} is out of range: use a number above 0, up to {MAX_NOISE}.")
     else:
-        # Always the same noise, clipped and rounded as in a file: the run can be repeated from what is written.
+        # Always the same noise, clipped and rounded as in a file: the run can be repeated from the files it writes.
         generator = np.random.default_rng(0)
-        added = [
-            (each + generator.normal(0, simulate_noise / FULL_SCALE, each.shape)).astype(np.float32)
-            for each in image.pixels
+        noisy = [
+            (channel + generator.normal(0, simulate_noise / FULL_SCALE, channel.shape)).astype(np.float32)
+            for channel in image.pixels
         ]
-        pixels = image.rounded(np.stack(added))
-    seen = measure_noise(pixels)
-    level = str(FULL_SCALE * seen.level) if seen and seen.level and sigma == "auto" else sigma
-    strongest = float(sigma) if sigma != "auto" else FULL_SCALE * seen.strongest if seen else 0.0
+        pixels = image.quantize(np.stack(noisy))
+    noise = measure_noise(pixels)
+    level = str(FULL_SCALE * noise.level) if noise and noise.level and sigma == "auto" else sigma
+    max_level = float(sigma) if sigma != "auto" else FULL_SCALE * noise.max_level if noise else 0.0
     problem = Problem(
         measured=torch.from_numpy(pixels),
         shape=pixels.shape,
         loss=losses.make_loss(loss, level),
-        guide=PrefilteredGuide(pixels, strongest / FULL_SCALE) if strongest else None,
+        guide=PrefilteredGuide(pixels, max_level / FULL_SCALE) if max_level else None,
     )
-    # The sketches keep impulses, and noise that neighbours share.
-    plain = input != "guide" or not strongest or loss == "l1" or (seen is not None and seen.dependent)
-    presets = dict(WITHOUT_SKETCH) if plain else _sketched(strongest)
-    if simulate_noise is not None and simulate_noise >= LOUD:
+    # The filters of the guide keep impulses, and noise that neighbouring pixels share.
+    unguided = input != "guide" or not max_level or loss == "l1" or (noise is not None and noise.correlated)
+    presets = dict(UNGUIDED) if unguided else _adapt_input_noise(max_level)
+    if simulate_noise is not None and simulate_noise >= STRONG_NOISE:
         presets["paper"] = {"reg_noise": 1 / 20}
-    remarks = warnings_for(pixels, seen, loss)
+    remarks = make_remarks(pixels, noise, loss)
 
-    def rivals() -> list[Baseline]:
-        from dipcli.tasks.baselines.denoising import classical
+    def baselines() -> list[Baseline]:
+        from dipcli.tasks.baselines.denoising import make_baselines
 
-        stated = None if level == "auto" else float(level) / FULL_SCALE
-        return classical(pixels, stated, impulses=loss == "l1")
+        known_level = None if level == "auto" else float(level) / FULL_SCALE
+        return make_baselines(pixels, known_level, impulses=loss == "l1")
 
+    case = Case(problem=problem, image=image, baselines=baselines, remarks=remarks, presets=presets)
     if simulate_noise is None:
-        return Case(problem=problem, image=image, baselines=rivals, remarks=remarks, presets=presets)
-    return Case(
-        problem=problem,
-        image=image,
-        truth=image.pixels,
-        damaged=pixels,
-        baseline_images={"noisy": pixels},
-        baselines=rivals,
-        remarks=remarks,
-        presets=presets,
-    )
+        return case
+    return replace(case, truth=image.pixels, damaged=pixels, baseline_images={"noisy": pixels})
 
 
-def _sketched(level: float) -> dict[str, dict[str, float]]:
-    """What the presets that begin from sketches ask for where the noise is of this level, of 255."""
-    return {preset: {"reg_noise": min(max(share * level, LEAST), MOST)} for preset, share in REG.items()}
+def _adapt_input_noise(level: float) -> dict[str, dict[str, float]]:
+    """Return the input noise of each guided preset for a noise level of the image, on the 0-255 scale."""
+    return {
+        preset: {"reg_noise": min(max(factor * level, MIN_INPUT_NOISE), MAX_INPUT_NOISE)}
+        for preset, factor in INPUT_NOISE_PER_LEVEL.items()
+    }
 
 
-def warnings_for(pixels: NDArray[np.float32], seen: Noise | None, loss: str) -> tuple[str, ...]:
-    """What the user should know before the fit.
+def make_remarks(pixels: NDArray[np.float32], noise: Noise | None, loss: str) -> tuple[str, ...]:
+    """Return warnings to the user before the fit.
 
     Args:
-        pixels: the noisy picture, (C, H, W), values 0..1.
-        seen: what a look at its noise told.
+        pixels: the noisy image, (C, H, W), values 0..1.
+        noise: its measured noise.
         loss: the data term.
     """
     if pixels.min() == pixels.max():
-        return ("the picture is of one colour: there is nothing to remove",)
-    if seen and seen.level < CLEAN / FULL_SCALE:
-        level = f"{FULL_SCALE * seen.level:.1f} of {FULL_SCALE}"
+        return ("the image is of one colour: there is nothing to remove",)
+    if noise and noise.level < INVISIBLE_NOISE / FULL_SCALE:
+        level = f"{FULL_SCALE * noise.level:.1f} of {FULL_SCALE}"
         return (f"the image looks nearly noise-free (sigma {level}): denoising will probably degrade it",)
-    if seen and seen.dependent and seen.level < FAINT / FULL_SCALE:
-        faint = (
-            f"what looks like noise is faint ({FULL_SCALE * seen.level:.0f} of {FULL_SCALE}) and may be fine texture"
-        )
-        return (f"{faint}: a clean picture can only lose",)
-    wild = fraction_of_outliers(pixels)
-    if wild > MANY and loss == "l2":
-        return (f"{100 * wild:.0f} % of the values are black or white among others: for such noise try --loss l1",)
+    if noise and noise.correlated and noise.level < FAINT_NOISE / FULL_SCALE:
+        level = f"{FULL_SCALE * noise.level:.0f} of {FULL_SCALE}"
+        return (f"the noise is faint (sigma {level}) and may be fine texture, which denoising would remove",)
+    fraction = measure_outlier_fraction(pixels)
+    if fraction > OUTLIER_FRACTION and loss == "l2":
+        return (f"{100 * fraction:.0f} % of the values are isolated black or white: for such noise try --loss l1",)
     return ()
 
 
-def fraction_of_outliers(pixels: NDArray[np.float32]) -> float:
-    """Share of the values, of (C, H, W) in 0..1, that are at an end of the range and far from their neighbours."""
+def measure_outlier_fraction(pixels: NDArray[np.float32]) -> float:
+    """Return the fraction of values, of (C, H, W) in 0..1, at an end of the range and far from their neighbours."""
     from scipy.ndimage import median_filter
 
-    wild, rows = 0, pixels.shape[1]
-    for begin in range(0, rows, STRIP):  # a strip at a time: of a large picture copies are large too
-        before, end = max(0, begin - 1), min(begin + STRIP, rows)
-        strip = pixels[:, before : end + 1]
-        near = median_filter(strip, size=(1, 3, 3))[:, begin - before : end - before]
-        own = pixels[:, begin:end]
-        wild += int((((own <= 0) | (own >= 1)) & (abs(own - near) > FAR)).sum())
-    return wild / pixels.size
+    outliers, rows = 0, pixels.shape[1]
+    for start in range(0, rows, STRIP_ROWS):
+        above, stop = max(0, start - 1), min(start + STRIP_ROWS, rows)
+        medians = median_filter(pixels[:, above : stop + 1], size=(1, 3, 3))[:, start - above : stop - above]
+        strip = pixels[:, start:stop]
+        outliers += int((((strip <= 0) | (strip >= 1)) & (abs(strip - medians) > OUTLIER_DISTANCE)).sum())
+    return outliers / pixels.size

@@ -44,8 +44,8 @@ PRESETS: Presets = {
         "reg_noise": 0.0,
         "iterations": 600,
     },
-    # Ulyanov et al., CVPR 2018, and the settings published with it: 2,184,307 parameters. The learning rate is hot:
-    # where the fit collapses it is halved.
+    # Ulyanov et al., CVPR 2018, and the settings published with it: 2,184,307 parameters. The learning rate is high:
+    # it is halved if the fit collapses.
     "paper": {
         **PUBLISHED,
         "input_depth": None,
@@ -56,22 +56,20 @@ PRESETS: Presets = {
         "iterations": 600,
     },
 }
-ALIGNED = 1.5  # pixels: what a tripod and the estimate allow
+MAX_SHIFT = 1.5  # pixels between images from a tripod, with the error of the estimate
 
 
 @task(presets=PRESETS, result="relit")
 def flash(
     image: Image,
-    guide: Annotated[
-        str, typer.Option(metavar="FLASH", help="The picture of the same scene taken with a flash, of the same size.")
-    ],
+    guide: Annotated[str, typer.Option(metavar="FLASH", help="Image of the same scene and size, taken with a flash.")],
     loss: LossOption = "l2",
     *,
     sigma: str = "auto",
 ) -> Case:
-    """Restore a dark noisy picture, guided by its twin taken with a flash.
+    """Restore a dark noisy image, guided by an image taken with a flash.
 
-    The flash picture is the network's input: its structure passes into the
+    The flash image is the network's input: its structure passes into the
     result, its light does not.
 
     Examples:
@@ -79,28 +77,28 @@ def flash(
         dip flash dark.jpg --guide flash.jpg
         dip flash dark.jpg --guide flash.jpg -o clean.png --iters 600
     """
-    import torch  # here, not above: `dip --help` must not pay for it
+    import torch  # imported late: `dip --help` must be fast
 
     from dipcli import images
 
-    twin = images.to_image(guide).pixels
-    if twin.shape[1:] != image.pixels.shape[1:]:
-        (height, width), (tall, wide) = twin.shape[1:], image.pixels.shape[1:]
+    lit = images.to_image(guide).pixels
+    if lit.shape[1:] != image.pixels.shape[1:]:
+        (height, width), (own_height, own_width) = lit.shape[1:], image.pixels.shape[1:]
         raise DipError(
-            f"The flash picture is {width}x{height}, the dark one {wide}x{tall}: give a --guide of its size."
+            f"The flash image is {width}x{height}, the dark one {own_width}x{own_height}: give a --guide of its size."
         )
-    down, right = shift(image.pixels, twin)
+    down, right = estimate_shift(image.pixels, lit)
     remarks = []
-    if max(abs(down), abs(right)) > ALIGNED:
+    if max(abs(down), abs(right)) > MAX_SHIFT:
         remarks.append(
-            f"the flash picture seems to lie {abs(down):.0f} pixels {'lower' if down > 0 else 'higher'} and "
+            f"the flash image seems to lie {abs(down):.0f} pixels {'lower' if down > 0 else 'higher'} and "
             f"{abs(right):.0f} further {'right' if right > 0 else 'left'}: align the two for a sharp result"
         )
     return Case(
         problem=Problem(
             measured=torch.from_numpy(image.pixels),
             shape=image.pixels.shape,
-            guide=torch.from_numpy(twin),
+            guide=torch.from_numpy(lit),
             loss=losses.make_loss(loss, sigma),
         ),
         image=image,
@@ -108,23 +106,23 @@ def flash(
     )
 
 
-def shift(dark: NDArray[np.float32], lit: NDArray[np.float32]) -> tuple[float, float]:
-    """How far the second picture lies below and to the right of the first, in pixels.
+def estimate_shift(dark: NDArray[np.float32], lit: NDArray[np.float32]) -> tuple[float, float]:
+    """Estimate how far the second image lies below and to the right of the first, in pixels.
 
-    The peak of the phase correlation of their edges: light and shade differ between the two, edges less.
+    The estimate is the peak of the phase correlation of their edges, which differ less than their light and shade.
 
     Args:
         dark: shape (C, H, W).
         lit: shape (any C, H, W).
 
     Source:
-        Kuglin, Hines, "The phase correlation image alignment method", 1975, by way of scikit-image.
+        Kuglin, Hines, "The phase correlation image alignment method", 1975, as implemented in scikit-image.
     """
     from skimage.filters import gaussian, sobel
     from skimage.registration import phase_cross_correlation
 
-    edges = [sobel(gaussian(each.mean(axis=0), 1.5)) for each in (dark, lit)]
-    if not all(each.any() for each in edges):
+    edges = [sobel(gaussian(pixels.mean(axis=0), 1.5)) for pixels in (dark, lit)]
+    if not all(edge.any() for edge in edges):
         return 0.0, 0.0  # nothing to align
-    (down, right), _, _ = phase_cross_correlation(*(each / (each.max() or 1) for each in edges), normalization=None)
+    (down, right), _, _ = phase_cross_correlation(*(edge / edge.max() for edge in edges), normalization=None)
     return -float(down), -float(right)

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     from dipcli.images.image import Image
 
-SMALLEST, LARGEST = 16, 2048  # pixels on a side
+MIN_SIZE, MAX_SIZE = 16, 2048  # pixels on a side
 
-# The published shape with 3x3 kernels and strided convolutions, at half the time for an iteration. There is no noise in
-# the features that could be learned, so nothing is held back and the number of iterations is a matter of patience.
-# Measured at 128x128 on the eighth block of an EfficientNet-Lite0 trained on ImageNet: 500 iterations bring the
-# features within 10 % at this rate, and within 22 % at the published one of 0.001. Narrower networks were slower.
+# The published shape with 3x3 kernels and strided convolutions takes half the time per iteration. The features contain
+# no noise that could be fitted, so no pixel is held out and more iterations only bring the features closer. Measured at
+# 128x128 on the eighth block of an EfficientNet-Lite0 trained on ImageNet: 500 iterations bring the features within
+# 10 % at this learning rate, and within 22 % at the published one of 0.001. Narrower networks were slower.
 NETWORK = "skip:channels=16,32,64,128,128,128:skips=4x6:up=nearest"
-MEASURED = {
+TUNED = {
     "network": NETWORK,
     "pad": "zero",
     "input_depth": 32,
@@ -41,10 +41,10 @@ MEASURED = {
     "stop": "none",
 }
 PRESETS: Presets = {
-    "fast": MEASURED | {"iterations": 300, "ema": 0.9},
-    "balanced": MEASURED | {"iterations": 1000},
-    "best": MEASURED | {"iterations": 3000, "ema": 0.98},
-    # Ulyanov et al., CVPR 2018, and the settings published with it: 2,606,763 parameters. What was published is a
+    "fast": TUNED | {"iterations": 300, "ema": 0.9},
+    "balanced": TUNED | {"iterations": 1000},
+    "best": TUNED | {"iterations": 3000, "ema": 0.98},
+    # Ulyanov et al., CVPR 2018, and the settings published with it: 2,606,763 parameters. The published result is a
     # single output; here it is the average of the last ones.
     "paper": {
         **PUBLISHED,
@@ -64,42 +64,40 @@ def invert(
     model: Annotated[
         str,
         typer.Option(
-            help="The network: alexnet, vgg16, vgg19, or module:function for one of your own: a function in a Python "
-            "file of the current folder (or installed) that returns a torch.nn.Module. It is given (1, 3, H, W) with "
-            "values of 0..1, and runs your code."
+            help="Classifier: alexnet, vgg16, vgg19, or module:function, a function in a local Python file (or "
+            "installed) that returns a torch.nn.Module for inputs (1, 3, H, W) in 0..1. This runs your code."
         ),
     ] = "alexnet",
     layer: Annotated[
         str,
         typer.Option(
-            help="Whose features are matched: conv1, relu1, ... fc8 for alexnet; conv1_1, relu1_1, ... fc8 for vgg; "
-            "the name of a module for your own network, as in named_modules()."
+            help="Layer whose features are matched: conv1, relu1, ... fc8 of alexnet; conv1_1, relu1_1, ... fc8 of "
+            "vgg; a name from named_modules() of your own network."
         ),
     ] = "fc6",
     weights: Annotated[
         str | None,
         typer.Option(
             metavar="FILE|download|random",
-            help="The network's weights: a file with a state dict (in torchvision's layout for the built-in "
-            "networks), download to fetch those that PyTorch publishes, or random for a network that has learned "
-            "nothing. Your own network comes with its own and wants a file at most.",
+            help="Weights: a file with a state dict (torchvision's layout for the built-in classifiers), download to "
+            "fetch PyTorch's, or random. Your own network needs none, but may take a file.",
         ),
     ] = None,
     size: Annotated[
         int,
-        typer.Option(help="The picture's shorter side is scaled to this many pixels and its middle square cut out."),
+        typer.Option(help="Scale the image's shorter side to this many pixels and crop the central square."),
     ] = 224,
     *,
     seed: int,
 ) -> Case:
-    """Show what a layer of a classifier keeps of a picture.
+    """Show how much of an image a layer of a classifier keeps.
 
-    Finds a natural picture with the same features as the one given: its
-    pre-image. Whatever differs between the two, the layer does not see. The
-    network that draws it sees nothing but these features.
+    Finds a natural image with the same features as the input: its pre-image.
+    The layer cannot tell the two apart. The fitted network sees only these
+    features.
 
-    --network pixels --tv 0.1 is the published comparison without a network:
-    small total variation is all that makes a picture natural there.
+    --network pixels --tv 0.1 is the published comparison without a network,
+    where the prior is small total variation.
 
     Examples:
 
@@ -108,32 +106,31 @@ def invert(
         dip invert cat.png --model mynet:build --layer blocks.3
         dip invert cat.png --weights download --network pixels --tv 0.1
     """
-    import torch  # here, not above: `dip --help` must not pay for it
+    import torch  # imported late: `dip --help` must be fast
 
     from dipcli.problem.features import Features
 
     if len(image.pixels) not in (1, 3):
-        raise DipError(f"The picture has {len(image.pixels)} channels, classifiers look at colours: give RGB or grey.")
-
-    if not SMALLEST <= size <= LARGEST:
-        raise UsageError(f"--size {size} is out of range: use {SMALLEST} to {LARGEST} pixels.")
-    truth = square(image.pixels, size)
-    picture = torch.from_numpy(truth)
-    network, module, normalised = _network(model, layer, weights, seed)
-    features = Features(network, module, picture, normalised=normalised)
+        raise DipError(f"The image has {len(image.pixels)} channels, a classifier takes colours: give RGB or grey.")
+    if not MIN_SIZE <= size <= MAX_SIZE:
+        raise UsageError(f"--size {size} is out of range: use {MIN_SIZE} to {MAX_SIZE} pixels.")
+    truth = crop_square(image.pixels, size)
+    cropped = torch.from_numpy(truth)
+    network, module, normalised = _load_network(model, layer, weights, seed)
+    features = Features(network, module, cropped, normalised=normalised)
     with torch.no_grad():
-        measured = features(picture)
+        measured = features(cropped)
 
     def conclude(restored: NDArray[np.float32]) -> str:
         with torch.no_grad():
-            found = features(torch.from_numpy(restored).to(features.scale.device)).cpu()
-        error = float((found - measured).norm() / measured.norm())
-        return f"Its features at {layer} differ from the picture's by {100 * error:.3g} % (relative error)."
+            reached = features(torch.from_numpy(restored).to(features.scale.device)).cpu()
+        error = float((reached - measured).norm() / measured.norm())
+        return f"Its features at {layer} differ from the image's by {100 * error:.3g} % (relative error)."
 
     carrier = image.to_8_bits(truth)
     if len(image.pixels) != len(truth):
-        carrier = replace(carrier, profile=None)  # it speaks of grey
-    untrained = f"The weights of {model} are random: they have learned nothing from pictures."
+        carrier = replace(carrier, profile=None)  # a grey profile does not fit three channels
+    untrained = f"The weights of {model} are random, not trained on images."
     return Case(
         problem=Problem(measured=measured, shape=truth.shape, operator=features),
         image=carrier,
@@ -143,8 +140,8 @@ def invert(
     )
 
 
-def square(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """The middle square of a picture, scaled without aliasing, in three channels.
+def crop_square(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Return the central square of an image, scaled without aliasing, in three channels.
 
     Args:
         pixels: shape (C, H, W), values 0..1, C = 1 or 3.
@@ -160,50 +157,52 @@ def square(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
     box = (left, top, left + side, top + side)
-    # Pillow widens its kernel where it makes a picture smaller; a bicubic one rings a little.
-    scaled = [np.asarray(Image.fromarray(each).resize((size, size), Image.Resampling.BICUBIC, box)) for each in pixels]
-    middle: NDArray[np.float32] = np.clip(np.broadcast_to(np.stack(scaled), (3, size, size)), 0, 1)
-    return middle
+    # Pillow widens its kernel when it downsamples. A bicubic kernel overshoots at edges.
+    scaled = [
+        np.asarray(Image.fromarray(channel).resize((size, size), Image.Resampling.BICUBIC, box)) for channel in pixels
+    ]
+    cropped: NDArray[np.float32] = np.clip(np.broadcast_to(np.stack(scaled), (3, size, size)), 0, 1)
+    return cropped
 
 
-def _network(model: str, layer: str, weights: str | None, seed: int) -> tuple[nn.Module, str, bool]:
-    """The network, the name of the layer's module, and whether it wants its pictures normalised as ImageNet's."""
-    from dipcli.problem.features import BUILT_IN, load_built_in
+def _load_network(model: str, layer: str, weights: str | None, seed: int) -> tuple[nn.Module, str, bool]:
+    """Return the classifier, the name of the layer's module, and whether inputs are normalised as for ImageNet."""
+    from dipcli.problem.classifiers import MODELS, load_model  # noqa: PLC0415 - it imports torch
 
     if ":" in model:
-        return _own(model, weights, seed), layer, False
-    if model not in BUILT_IN:
+        return _load_own_network(model, weights, seed), layer, False
+    if model not in MODELS:
         raise UsageError(
-            f"--model {model} is unknown: choose from {', '.join(BUILT_IN)}, or name a function of your own that "
-            "returns a network as module:function."
+            f"--model {model} is unknown: choose from {', '.join(MODELS)}, or name a function that returns a network "
+            "as module:function."
         )
     if weights is None:
         raise UsageError(
             f"--model {model} needs --weights: a FILE with its state dict, download to fetch PyTorch's (alexnet "
-            "233 MB, vgg16 528 MB, vgg19 548 MB), or random for a network that has learned nothing."
+            "233 MB, vgg16 528 MB, vgg19 548 MB), or random."
         )
-    return *load_built_in(model, layer, weights, seed), True
+    return *load_model(model, layer, weights, seed), True
 
 
-def _own(model: str, weights: str | None, seed: int) -> nn.Module:
-    """What the user's function returns, with the weights of a file if there is one.
+def _load_own_network(model: str, weights: str | None, seed: int) -> nn.Module:
+    """Call the user's function for a network, and load its weights if a file is given.
 
-    The function is called with PyTorch's generator at the seed, so that random weights are the same each time.
+    PyTorch's generator is seeded, so that random weights are the same each time.
     """
     import torch
 
-    from dipcli.problem.features import describe_error, load
+    from dipcli.problem.classifiers import load_weights  # noqa: PLC0415 - it imports torch
+    from dipcli.problem.features import describe_error
 
     if weights in ("random", "download"):
         raise UsageError(
-            f"--weights {weights} is for the built-in models: --model {model} comes with its own, so name a file or "
-            "leave --weights out."
+            f"--weights {weights} is for the built-in models: with --model {model} name a file, or leave it out."
         )
     module, _, function = model.partition(":")
     folder = str(Path.cwd())
-    sys.path.insert(0, folder)  # as `python -m` does: an installed command does not look there by itself
+    sys.path.insert(0, folder)  # as `python -m` does, but an installed command does not
     try:
-        # What it prints must not get into a picture on standard output.
+        # Its output must not be mixed with an image on standard output.
         with redirect_stdout(sys.stderr), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network: Any = getattr(import_module(module), function)()
@@ -215,7 +214,7 @@ def _own(model: str, weights: str | None, seed: int) -> nn.Module:
     finally:
         sys.path.remove(folder)
     if not isinstance(network, torch.nn.Module):
-        raise DipError(f"--model {model} returns a {type(network).__name__}: let it return a torch.nn.Module.")
+        raise DipError(f"--model {model} returns a {type(network).__name__}: return a torch.nn.Module.")
     if weights is not None:
-        load(network, Path(weights))
+        load_weights(network, Path(weights))
     return network

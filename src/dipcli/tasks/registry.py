@@ -6,11 +6,16 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_origin
+
+import typer
+from typer.models import ParameterInfo
 
 from dipcli.errors import UsageError
 from dipcli.settings import Settings
+from dipcli.settings.outputs import Outputs
 from dipcli.tasks.case import Case
 
 if TYPE_CHECKING:
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
 Presets = Mapping[str, Mapping[str, Any]]
 Pose: TypeAlias = "Callable[..., Problem | Case]"
 DEFAULT_PRESET = "balanced"
-# What the published experiments have in common: Ulyanov et al., CVPR 2018, and the settings published with it.
+# Common to the published experiments: Ulyanov et al., CVPR 2018, and the settings published with it.
 PUBLISHED: Mapping[str, Any] = {
     "pad": "reflection",
     "input": "noise",
@@ -34,7 +39,13 @@ PUBLISHED: Mapping[str, Any] = {
     "warmup": 0,
     "stop": "none",
 }
-SETTING_NAMES = frozenset(each.name for each in fields(Settings))
+SETTING_NAMES = frozenset(setting.name for setting in fields(Settings))
+# Names that every task has on the command line, or every function of the Python API.
+COMMON_NAMES = frozenset(
+    {output.name for output in fields(Outputs)}
+    | {"batch_size", "context", "help", "image", "images", "as_json", "json", "output", "preset", "quiet", "reference"}
+    | {"scheduler", "verbose", "version", "observers", "progress"}
+)
 
 
 @dataclass(frozen=True)
@@ -43,10 +54,10 @@ class Task:
 
     Attributes:
         name: of the subcommand and the function.
-        pose: turns a picture (and the task's own arguments) into a problem, or a case where there is more to say.
-        presets: what each preset sets, settings and arguments of the task's own; it always has `balanced`.
-        result: what the restored file is called: noisy.png becomes noisy.<result>.png.
-        lengths: iterations that each preset usually runs where a rule ends it, by the preset's name.
+        pose: makes a problem, or a case, of an image and the task's own options.
+        presets: settings, and options of the task's own, by preset name; `balanced` is among them.
+        result: suffix of the restored file: noisy.png becomes noisy.<result>.png.
+        lengths: typical number of iterations if a rule ends the run, by preset name.
     """
 
     name: str
@@ -57,98 +68,148 @@ class Task:
 
     @property
     def help(self) -> str:
-        """What the task does, for `--help` and `help()`."""
+        """The docstring, for `--help` and `help()`."""
         return inspect.getdoc(self.pose) or ""
 
     def arguments(self) -> list[inspect.Parameter]:
-        """The task's own parameters: all of its function's but the picture, and but those that are settings."""
-        # Image and the like are heavy to import and of no interest to the command line: any type will do for them.
-        heavy = {"Image": Any, "Problem": Any, "NDArray": Any}
-        hints = get_type_hints(self.pose, localns=heavy, include_extras=True)
-        _, *own = inspect.signature(self.pose).parameters.values()
-        return [each.replace(annotation=hints[each.name]) for each in own if each.name not in SETTING_NAMES]
+        """Return the task's own options, annotated `Annotated[type, typer.Option(...)]`."""
+        return list(_own_options(self.pose))
 
     def settings(
         self, preset: str = DEFAULT_PRESET, adapted: Mapping[str, Mapping[str, Any]] | None = None, **given: Any
     ) -> Settings:
-        """What a preset sets, adapted to a picture by its case, with what was given in its place.
+        """Return the settings of a preset, overridden by those of the case and then by those given.
+
+        Args:
+            preset: its name.
+            adapted: settings for this image by preset name, as `Case.presets`.
+            given: settings from the user.
 
         Raises:
-            UsageError: when there is no such preset, or a value is outside its range.
+            UsageError: if there is no such preset, or a value is outside its range.
         """
         chosen = {name: value for name, value in self._preset(preset).items() if name in SETTING_NAMES}
         chosen |= (adapted or {}).get(preset, {})
-        most = given.get("max_iterations")
-        rules = given.get("stop", "none") != "none" or (most and most < (chosen.get("iterations") or 0))
-        if rules and "iterations" not in given:
-            chosen.pop("iterations", None)  # who names a rule or a limit leaves the end to it
+        limit = given.get("max_iterations")
+        rule_decides = given.get("stop", "none") != "none" or (limit and limit < (chosen.get("iterations") or 0))
+        if rule_decides and "iterations" not in given:
+            chosen.pop("iterations", None)  # a rule or a limit that the user names decides when to end
         if given.get("time") and "runs" not in given:
-            chosen.pop("runs", None)  # as many as there is time for
+            chosen.pop("runs", None)  # as many as fit in the time
         if given.get("input", chosen.get("input", "noise")) != chosen.get("input", "noise"):
-            chosen.pop("input_depth", None)  # it was meant for the preset's own input
+            chosen.pop("input_depth", None)  # it belongs to the preset's own input
         return Settings(**{**chosen, **given})
 
     def case(
-        self, picture: Image, preset: str, arguments: Mapping[str, Any], given: Mapping[str, Any]
+        self, image: Image, preset: str, arguments: Mapping[str, Any], given: Mapping[str, Any]
     ) -> tuple[Case, Settings]:
-        """What the task makes of a picture, and the settings for it.
+        """Return the case for an image, and its settings.
 
         Args:
-            picture: the damaged picture.
+            image: the damaged image.
             preset: its name.
-            arguments: the task's own, as far as they were given; the preset's hold for the others.
-            given: settings that go before the preset's.
+            arguments: the task's own options as far as they were given; the others come from the preset.
+            given: settings that override the preset's.
 
         Raises:
-            DipError: when picture, arguments and settings do not go together.
+            DipError: if image, options and settings do not go together.
         """
-        known = inspect.signature(self.pose).parameters
+        parameters = inspect.signature(self.pose).parameters
         settings = self.settings(preset, **given)
-        own = {name: value for name, value in self._preset(preset).items() if name not in SETTING_NAMES} | dict(
-            arguments
-        )
-        own |= {name: getattr(settings, name) for name in known if name in SETTING_NAMES}
-        posed = self.pose(picture, **own)
-        case = posed if isinstance(posed, Case) else Case(problem=posed, image=picture)
+        own = {name: value for name, value in self._preset(preset).items() if name not in SETTING_NAMES}
+        own |= arguments
+        own |= {name: getattr(settings, name) for name in parameters if name in SETTING_NAMES}
+        posed = self.pose(image, **own)
+        case = posed if isinstance(posed, Case) else Case(problem=posed, image=image)
         return case, self.settings(preset, case.presets, **given)
 
     def usual(self, preset: str, settings: Settings) -> int:
-        """Iterations that the preset usually runs with these settings; the most it may where nobody knows."""
+        """Return the typical number of iterations of a preset with these settings, or the limit if it is unknown."""
         return settings.iterations or min(settings.max_iterations, self.lengths.get(preset, settings.max_iterations))
 
     def _preset(self, preset: str) -> Mapping[str, Any]:
         if preset not in self.presets:
-            raise UsageError(f"There is no preset {preset!r}: choose from {', '.join(self.presets)}.")
+            raise UsageError(f"--preset {preset!r} is unknown: choose from {', '.join(self.presets)}.")
         return self.presets[preset]
 
 
-_tasks: dict[str, Task] = {}
+DECLARED: dict[str, Task] = {}  # by name, so far
 
 
 def task(*, presets: Presets, result: str, lengths: Mapping[str, int] | None = None) -> Callable[[Pose], Pose]:
-    """Make a function from a picture to a problem (or a case) a task of its name.
+    """Declare a function from an image to a problem (or a case) as the task of its name.
 
-    Its parameters after the picture become options, but for those with the name of a setting ("seed"), which are
-    given the setting's value; its docstring becomes the help. A file in `tasks/` is found
-    by itself; a file elsewhere has to be run or imported before the command line is built.
+    The function's docstring becomes the help, and its parameters after the image become options:
+
+        @task(presets={"balanced": {"iterations": 600}}, result="deblurred")
+        def deblur(image: Image, width: float = 1.5, *, seed: int) -> Problem: ...
+
+    Here `width` becomes `--width`; `Annotated[float, typer.Option(help="...")]` adds a help text. A keyword-only
+    parameter with the name of a setting, without `Annotated`, is not an option: it receives the setting's value, as
+    `seed` does. Any other parameter with the name of a setting or of an option that every task has is refused. Only
+    the annotations of the options are evaluated if the module has `from __future__ import annotations`.
+
+    A module in `tasks/` is found automatically; any other has to be run or imported before the command line is built.
 
     Args:
-        presets: settings, and arguments of the task's own, by preset name; `balanced` must be among them.
-        result: what the restored file is called: noisy.png becomes noisy.<result>.png.
-        lengths: iterations that each preset usually runs where a rule ends it: what `--time` plans with.
+        presets: settings, and options of the task's own, by preset name; `balanced` must be among them.
+        result: suffix of the restored file: noisy.png becomes noisy.<result>.png.
+        lengths: typical number of iterations if a rule ends the run, by preset name; `--time` plans with it.
+
+    Raises:
+        TypeError: if a parameter cannot become an option.
+        ValueError: if there is no preset `balanced`.
     """
 
     def declare(pose: Pose) -> Pose:
         name = pose.__name__
-        _tasks[name] = Task(name, pose, presets, result, lengths or {})
+        if DEFAULT_PRESET not in presets:
+            raise ValueError(f"@task {name}: add the preset {DEFAULT_PRESET!r}.")
+        _own_options(pose)
+        DECLARED[name] = Task(name, pose, presets, result, lengths or {})
         return pose
 
     return declare
 
 
 def tasks() -> Mapping[str, Task]:
-    """Every task by name: those in `tasks/` and those declared elsewhere so far."""
+    """Return every task by name: those in `tasks/` and those declared elsewhere so far."""
     package = import_module("dipcli.tasks")
     for module in pkgutil.iter_modules(package.__path__):
         import_module(f"dipcli.tasks.{module.name}")
-    return dict(sorted(_tasks.items()))
+    return dict(sorted(DECLARED.items()))
+
+
+@cache
+def _own_options(pose: Pose) -> tuple[inspect.Parameter, ...]:
+    """Return the parameters of a task that become options of its own, each `Annotated[type, typer.Option(...)]`.
+
+    Raises:
+        TypeError: if a name clashes, or an annotation is missing or cannot be evaluated.
+    """
+    _, *parameters = inspect.signature(pose).parameters.values()
+    options = []
+    for parameter in parameters:
+        name, annotation = parameter.name, parameter.annotation
+        where = f"@task {pose.__name__}: the parameter {name!r}"
+        if name in SETTING_NAMES:
+            if parameter.kind is parameter.KEYWORD_ONLY and "Annotated[" not in str(annotation):
+                continue
+            raise TypeError(
+                f"{where} has the name of a setting: rename it, or make it keyword-only without Annotated to receive "
+                "the setting's value."
+            )
+        if name in COMMON_NAMES:
+            raise TypeError(f"{where} has the name of an option that every task has: rename it.")
+        if annotation is parameter.empty:
+            raise TypeError(f"{where} needs a type, as in {name}: float.")
+        if isinstance(annotation, str):
+            try:
+                annotation = eval(annotation, pose.__globals__)  # noqa: S307 - as typing.get_type_hints does
+            except NameError as error:
+                raise TypeError(f"{where} has an unknown type ({error}): import it at run time.") from error
+        metadata = annotation.__metadata__ if get_origin(annotation) is Annotated else ()
+        option = next((item for item in metadata if isinstance(item, ParameterInfo)), typer.Option())
+        kind = annotation.__origin__ if metadata else annotation
+        options.append(parameter.replace(annotation=Annotated[kind, option]))
+    return tuple(options)

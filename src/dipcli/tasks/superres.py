@@ -27,10 +27,10 @@ PUBLISHED = {
     "iterations": 2000,
 }
 # Narrow networks with no skip at full resolution, tuned at a factor of 4 on butterfly (256x256) and bird (288x288) of
-# Set5, shrunk by lanczos3. Luma, 4 pixels of border left out, bf16: balanced 26.6 and 31.2 dB; published 26.2 and 31.8;
-# bicubic 22.4 and 30.6. There is next to no noise to take up: less perturbation than for denoising is enough, and
-# nearest upsampling, the first to fit noise, here is only the first to be done (butterfly, 800 iterations: 26.4 for
-# 25.9 dB). At full resolution it leaves a grid on grass and the like: there it is bilinear.
+# Set5, downsampled by lanczos3. Luma, 4 pixels of border left out, bf16: balanced 26.6 and 31.2 dB; published 26.2 and
+# 31.8; bicubic 22.4 and 30.6. There is hardly any noise to fit: less input noise than for denoising is enough, and
+# nearest upsampling converges sooner (butterfly, 800 iterations: 26.4 dB against 25.9 dB). At full resolution it leaves
+# a grid in textures such as grass: there the upsampling is bilinear.
 PRESETS: Presets = {
     "fast": {
         "network": "skip:channels=8,16,32,64,128:skips=0,4,4,4,4:up=bilinear,nearest,nearest,nearest,nearest",
@@ -49,19 +49,18 @@ PRESETS: Presets = {
         "rate": 0.02,
         "beta2": 0.99,
         "reg_noise": 0.02,
-        "ema": 0.995,  # at 1000 iterations bird is past its best single stretch: a longer mean gives it 0.1 dB back
+        "ema": 0.995,  # at 1000 iterations bird is past its best: a longer average recovers 0.1 dB
         "iterations": 1000,
         "stop": "none",
     },
-    # Nothing better is known yet than the published network for the published number of iterations.
+    # No better network is known yet than the published one.
     "best": PUBLISHED,
     "paper": PUBLISHED,
 }
-SMALLEST_SCALE, LARGEST_SCALE = 1.5, 8
-# Published for factors of 4 and of 8, and for none in between: those above 4 take what was published for 8, which
-# stands up to more freedom with more noise and takes longer for it.
-PUBLISHED_TO = 4
-BEYOND = {"iterations": 4000, "reg_noise": 0.05}
+MIN_SCALE, MAX_SCALE = 1.5, 8
+# Settings are published for factors of 4 and 8 only; factors above 4 use those for 8.
+LARGE_SCALE = 4
+LARGE_SCALE_SETTINGS = {"iterations": 4000, "reg_noise": 0.05}
 
 
 @task(presets=PRESETS, result="enlarged")
@@ -69,14 +68,13 @@ def superres(
     image: Image,
     scale: Annotated[
         float,
-        typer.Option(help="How many times larger each side becomes: 1.5 to 8, fractions too.", metavar="FACTOR"),
+        typer.Option(help="Factor by which each side grows: 1.5 to 8, fractions allowed.", metavar="FACTOR"),
     ] = 4.0,
     kernel: Annotated[
         str,
         typer.Option(
-            help="How the small picture was made: lanczos3 (Pillow's LANCZOS, ImageMagick, most photo programs), "
-            "lanczos2, bicubic (Pillow's BICUBIC, MATLAB's imresize: most published comparisons), box (plain means: "
-            "OpenCV's INTER_AREA, binning in a camera) or gaussian:1.2 (a blur of so many large pixels, then sampled).",
+            help="Downsampling kernel of the small image: lanczos3 (most photo programs), lanczos2, bicubic (MATLAB, "
+            "most papers), box (area means, camera binning) or gaussian:1.2 (blur by 1.2 large pixels, then sample).",
             metavar="KERNEL",
         ),
     ] = "lanczos3",
@@ -84,28 +82,28 @@ def superres(
         bool,
         typer.Option(
             "--simulate",
-            help="Take the picture as the truth: shrink it first, restore it, and measure how near it comes.",
+            help="The input is the true image: downsample it, restore it, and measure the result against it.",
         ),
     ] = False,
     loss: LossOption = "l2",
     *,
     sigma: str = "auto",
 ) -> Case:
-    """Make a small picture larger.
+    """Enlarge a small image.
 
-    The large picture must shrink to the small one, by the kernel that made it;
-    of all that do, the network finds a natural one. Name the kernel if you
-    know how the small picture was made: with a wrong one edges come out soft
-    or with halos. For a photograph that was never shrunk try box first.
+    Among the large images that downsample to the small one, the network finds
+    a natural one. Name the kernel if you know how the small image was made:
+    with the wrong one, edges become soft or get halos. For a photograph that
+    was never downsampled, try box first.
 
-    It runs as long as the preset says and returns the last average. With
-    --stop holdout the end is left to a few held-out pixels of the small
-    picture, which helps where that is noisy.
+    The number of iterations is that of the preset, and the last average is
+    kept. With --stop holdout, held-out pixels of the small image decide when
+    to stop, which helps if it is noisy.
 
-    With --simulate the bicubic and the nearest-pixel enlargement are measured
-    beside the result. On smooth pictures bicubic can be nearer to the truth.
+    With --simulate, bicubic and nearest-pixel enlargements are measured
+    beside the result. On smooth images bicubic can be closer to the truth.
     --network pixels is the published comparison without a network: without
-    --tv there is no prior at all, with it small total variation is the prior.
+    --tv there is no prior at all, with it the prior is small total variation.
 
     Examples:
 
@@ -114,65 +112,67 @@ def superres(
         dip superres large.png --simulate
         dip superres large.png --simulate --network pixels --tv 0.01
     """
-    import torch  # here, not above: `dip --help` must not pay for it
+    import torch  # imported late: `dip --help` must be fast
 
     from dipcli.problem import operators
     from dipcli.problem.metrics import psnr
     from dipcli.tasks.baselines import enlarging
 
-    if not isinstance(scale, int | float) or not SMALLEST_SCALE <= scale <= LARGEST_SCALE:
-        raise UsageError(f"--scale {scale} is out of range: use {SMALLEST_SCALE:g} to {LARGEST_SCALE:g}.")
-    chosen = operators.kernel(kernel)
+    if not isinstance(scale, int | float) or not MIN_SCALE <= scale <= MAX_SCALE:
+        raise UsageError(f"--scale {scale} is out of range: use {MIN_SCALE:g} to {MAX_SCALE:g}.")
+    resampling_kernel = operators.parse_kernel(kernel)
     channels, *sides = image.pixels.shape
     if simulate:
         large = (sides[0], sides[1])
-        small = _shrunk(large, scale)
-        measured = image.rounded(operators.resample(image.pixels, small, chosen))
+        small = _downsampled_size(large, scale)
+        measured = image.quantize(operators.resample(image.pixels, small, resampling_kernel))
     else:
         small = (sides[0], sides[1])
         large = (round(scale * small[0]), round(scale * small[1]))
         measured = image.pixels
 
     def conclude(restored: NDArray[np.float32]) -> str:
-        again = operators.resample(restored, small, chosen)
-        return f"it shrinks back to the input with {psnr(again, measured):.1f} dB"
+        downsampled = operators.resample(restored, small, resampling_kernel)
+        return f"downsampled, it matches the input to {psnr(downsampled, measured):.1f} dB"
 
-    def rivals() -> list[Baseline]:
-        return enlarging.classical(measured, large)
+    def baselines() -> list[Baseline]:
+        return enlarging.make_baselines(measured, large)
 
     return Case(
         problem=Problem(
             measured=torch.from_numpy(measured),
             shape=(channels, *large),
-            operator=operators.Resample(large, small, chosen),
+            operator=operators.Resample(large, small, resampling_kernel),
             loss=losses.make_loss(loss, sigma),
         ),
         image=image,
         truth=image.pixels if simulate else None,
         damaged=measured if simulate else None,
         baseline_images={
-            way: image.rounded(enlarging.enlarged(measured, large, way)) for way in ("bicubic", "nearest") if simulate
+            name: image.quantize(enlarging.enlarge(measured, large, name))
+            for name in ("bicubic", "nearest")
+            if simulate
         },
-        baselines=rivals,
+        baselines=baselines,
         border=math.ceil(scale),
-        presets=dict.fromkeys(("best", "paper"), BEYOND) if scale > PUBLISHED_TO else {},
+        presets=dict.fromkeys(("best", "paper"), LARGE_SCALE_SETTINGS) if scale > LARGE_SCALE else {},
         remarks=(f"{small[1]}x{small[0]} becomes {large[1]}x{large[0]}",),
         conclude=conclude,
     )
 
 
-def _shrunk(large: tuple[int, int], scale: float) -> tuple[int, int]:
-    """The size of the small picture, (h, w).
+def _downsampled_size(large: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Return the size of the small image, (h, w).
 
     Raises:
-        DipError: when it is too small to be one.
+        DipError: if it is below the smallest size allowed.
     """
-    from dipcli.images.image import SMALLEST
+    from dipcli.images.image import MIN_SIDE
 
     height, width = (round(side / scale) for side in large)
-    if min(height, width) < SMALLEST:
+    if min(height, width) < MIN_SIDE:
         raise DipError(
-            f"Shrunk by {scale:g} the picture would be {width}x{height}, the smallest is {SMALLEST}x{SMALLEST}: "
-            "choose a smaller --scale or a larger picture."
+            f"Downsampled by {scale:g} the image would be {width}x{height}, the smallest is {MIN_SIDE}x{MIN_SIDE}: "
+            "choose a smaller --scale or a larger image."
         )
     return height, width

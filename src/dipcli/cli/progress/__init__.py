@@ -1,1 +1,1 @@
-"""Progress on a terminal, or as plain lines."""
+"""Progress of a fit: a live display on a terminal, plain lines everywhere else."""

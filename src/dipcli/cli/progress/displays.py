@@ -1,7 +1,7 @@
-"""Progress for people: a Rich display on a terminal, plain lines otherwise, a tqdm bar in notebooks and scripts.
+"""Choose the display for standard error, and the plain lines for pipes and logs.
 
-A display is an observer that also takes rows of metrics (`tell`) and remarks (`note`). All of them write to
-standard error; standard output is for data.
+A display follows the protocol `dipcli.runs.display.Display`. All displays write to standard error; standard output is
+for data.
 """
 
 from __future__ import annotations
@@ -12,81 +12,77 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from dipcli.cli.progress.layout import GAP
-from dipcli.cli.progress.progress import Standing
+from dipcli.cli.progress.fit_progress import GAP, FitProgress
 from dipcli.runs.display import Display, Expected, Silent
-from dipcli.text import legible
+from dipcli.text import escape_controls
 
 if TYPE_CHECKING:
     from dipcli.runs.observers import Row
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Step
 
-PATIENCE = 5.0  # seconds between plain lines
-DUMB = ("dumb", "unknown")  # terminals whose cursor cannot be moved
-BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
+SECONDS_BETWEEN_LINES = 5.0
+DUMB_TERMINALS = ("dumb", "unknown")  # values of TERM: the cursor cannot be moved
+BOLD, RESET = "\x1b[1m", "\x1b[0m"
 
 
 class Lines:
-    """One plain line every few seconds: for pipes, logs and cron.
+    """One plain line every few seconds, for pipes, logs and cron.
 
-    No control characters are among them, unless the environment asks for them by FORCE_COLOR: then what is at work
-    stands out.
+    There are no control characters unless FORCE_COLOR is set (and NO_COLOR is not): then the title is bold.
+
+    Args:
+        interval: seconds between two lines.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, interval: float | None = None) -> None:
+        self.interval = SECONDS_BETWEEN_LINES if interval is None else interval
         self.failed = 0
-        forced = os.environ.get("FORCE_COLOR") and not os.environ.get("NO_COLOR")
-        self.strong = (BOLD, PLAIN) if forced else ("", "")
+        coloured = os.environ.get("FORCE_COLOR") and not os.environ.get("NO_COLOR")
+        self.bold, self.reset = (BOLD, RESET) if coloured else ("", "")
 
-    def watching(self, title: str, ahead: Expected) -> AbstractContextManager[object]:
-        """Remember what is being fitted."""
-        self.title, self.standing, self.last = title, Standing(ahead), perf_counter()
+    def watching(self, title: str, expected: Expected) -> AbstractContextManager[object]:
+        """Start the progress of a fit."""
+        self.title, self.progress, self.written_at = title, FitProgress(expected), perf_counter()
         return nullcontext()
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
-        """Write a line when the last one is old enough."""
-        self.standing.learn(step, verdict)
+        """Write a line if the last one is old enough."""
+        self.progress.update(step, verdict)
         if step.event:
             self.note(f"{self.title}: iteration {step.number}: {step.event}")
-        if perf_counter() - self.last >= PATIENCE:
-            self.last = perf_counter()
-            failed = f"{self.failed} failed so far{GAP}" if self.failed else ""
-            begin, end = self.strong
-            self._write(f"{begin}{legible(self.title)}:{end} {failed}{legible(self.standing.line())}")
+        if perf_counter() - self.written_at >= self.interval:
+            self.written_at = perf_counter()
+            failed = f"{self.failed} failed{GAP}" if self.failed else ""
+            self._write(f"{self.bold}{escape_controls(self.title)}:{self.reset} {failed}{self.progress.line()}")
 
     def show_row(self, row: Row) -> None:
-        """Keep the numbers for the next line."""
-        self.standing.hear(row)
+        """Keep the metrics for the next line."""
+        self.progress.update_row(row)
 
     def show_failures(self, failed: int) -> None:
-        """Keep it for the next line."""
+        """Keep the number of failed images for the next line."""
         self.failed = failed
 
     def note(self, text: str) -> None:
-        """Write it."""
-        self._write(legible(text))
+        """Write a line at once."""
+        self._write(escape_controls(text))
 
     def _write(self, line: str) -> None:
-        with suppress(BrokenPipeError):  # who reads along may go: that must not cost the picture
-            print(line, file=sys.stderr, flush=True)  # noqa: T201 - this is where lines are written
+        with suppress(OSError, ValueError):  # a broken pipe or a closed stream must not end the fit
+            print(line, file=sys.stderr, flush=True)  # noqa: T201 - progress goes to standard error
 
 
 def choose(*, quiet: bool) -> Display:
-    """The display that suits standard error."""
+    """Choose the display that standard error can show."""
     if quiet or sys.stderr is None:
         return Silent()
-    if not sys.stderr.isatty() or os.environ.get("TERM", "").lower() in DUMB or _is_of_old():
+    if sys.stderr.closed or not sys.stderr.isatty() or os.environ.get("TERM", "").lower() in DUMB_TERMINALS:
+        return Lines()
+    from rich.console import detect_legacy_windows
+
+    if detect_legacy_windows():  # a Windows console without escape codes
         return Lines()
     from dipcli.cli.progress.terminal import Terminal
 
     return Terminal()
-
-
-def _is_of_old() -> bool:
-    """Whether it is a console of Windows that takes no codes."""
-    if sys.platform != "win32":
-        return False
-    from rich.console import detect_legacy_windows
-
-    return detect_legacy_windows()

@@ -1,62 +1,51 @@
-"""A curve in a few letters of text."""
+"""Sparklines: a curve drawn in one line of text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from statistics import fmean
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-FEWEST = 4  # values that make a curve
-BEGIN = 1 / 4  # of the curve, that may lie beyond its scale: what comes after the first climb is what one looks for
-HUGE = 1e300
-MOST = 1024  # values that are remembered
+MIN_VALUES = 4  # fewer do not make a curve
+UNSCALED_FRACTION = 1 / 4  # the start of the curve, ignored by the scale: the steep first rise would flatten the rest
+MAX_MAGNITUDE = 1e300  # larger values are dropped: differences between them overflow
+MAX_STORED_VALUES = 1024
 
 
 class Curve:
-    """Values as they come, thinned out as they become many."""
+    """The values of a curve, one in every `stride` once there are many."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
-        self.pending: list[float] = []
         self.stride = 1
+        self.count = 0
 
     def add(self, value: float) -> None:
-        """Remember a value; of one that is no number, or beyond all others, there is nothing to draw."""
-        if not abs(value) < HUGE:
+        """Add a value; drop it if it is not finite."""
+        if not abs(value) < MAX_MAGNITUDE:
             return
-        self.pending.append(value)
-        if len(self.pending) < self.stride:
-            return
-        self.values.append(_mean(self.pending))
-        self.pending.clear()
-        if len(self.values) == MOST:
-            self.values = [_mean(self.values[at : at + 2]) for at in range(0, MOST, 2)]
+        if self.count % self.stride == 0:
+            self.values.append(value)
+        self.count += 1
+        if len(self.values) == MAX_STORED_VALUES:
+            self.values = self.values[::2]
             self.stride *= 2
 
 
-def sparkline(values: Sequence[float], width: int, blocks: str = BLOCKS) -> str:
-    """A curve of at most so many letters; nothing where there are too few values.
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Draw a curve in at most `width` characters; an empty string if there are fewer than `MIN_VALUES`.
 
     Args:
-        values: from the first to the last, finite.
-        width: letters.
-        blocks: the letters, from low to high.
+        values: finite values, first to last.
+        width: maximum number of characters.
     """
-    count = min(width, len(values))
-    if count < FEWEST or not blocks:
+    columns = min(width, len(values))
+    if columns < MIN_VALUES:
         return ""
-    ends = [round(number * len(values) / count) for number in range(count + 1)]
-    means = [_mean(values[start:stop]) for start, stop in pairwise(ends)]
-    later = means[int(BEGIN * count) :]
-    low, high = min(later), max(later)
-    span = high - low
-
-    def letter(value: float) -> str:
-        place = (min(max(value, low), high) - low) / span if span else 0.5
-        return blocks[min(int(place * len(blocks)), len(blocks) - 1)]
-
-    return "".join(map(letter, means))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    edges = [round(column * len(values) / columns) for column in range(columns + 1)]
+    means = [fmean(values[start:stop]) for start, stop in pairwise(edges)]
+    scaled = means[int(UNSCALED_FRACTION * columns) :]
+    low, span = min(scaled), max(scaled) - min(scaled)
+    levels = [(mean - low) / span if span else 0.5 for mean in means]
+    return "".join(BLOCKS[max(0, min(int(level * len(BLOCKS)), len(BLOCKS) - 1))] for level in levels)

@@ -1,142 +1,168 @@
-"""The live display on a terminal: two or three lines as wide as there is room for."""
+"""The live display on a terminal: up to three lines, fitted to its width."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from rich.console import Console
+from rich.cells import cell_len, split_graphemes
+from rich.console import Console, ConsoleOptions
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.segment import ControlType, Segment
 from rich.text import Text
 
-from dipcli.cli.progress.layout import DOTS, ELLIPSIS, Form, Part, cells, fitted, part, shortened, wrapped
-from dipcli.cli.progress.live import Pane, measured, say
-from dipcli.cli.progress.progress import Standing
-from dipcli.cli.progress.sparkline import BLOCKS, sparkline
+from dipcli.cli.progress.fit_progress import GAP, FitProgress
+from dipcli.cli.progress.sparkline import sparkline
 from dipcli.runs.display import Expected, format_row
-from dipcli.text import legible
+from dipcli.text import escape_controls
 
 if TYPE_CHECKING:
     from dipcli.runs.observers import Row
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Step
 
-MARGIN = 1  # cells at either end of a line: the cursor rests in the one at the left
-LONGEST_BAR, FAIR_BAR, SHORTEST_BAR = 28, 16, 8  # cells
-FAIR_TITLE, SHORT_TITLE, SHORTER_TITLE, SHORTEST_TITLE = 28, 16, 12, 8
-LONGEST_CURVE, SHORTEST_CURVE = 24, 8
-BAR, PLAIN_BAR = "━╸─", "==-"  # done, its head, to be done; the second where there are no such letters
-COMMAND = ": dip "  # before a line for somebody to type
-QUIET, STRONG, BAD, GOOD = "dim", "bold", "red", "cyan"
+GAP_TEXT = Text(GAP)
+MIN_TITLE_CELLS, MIN_BAR_CELLS, MAX_BAR_CELLS, MAX_CURVE_CELLS = 12, 8, 28, 24
+# Terminals disagree about the width of emoji. Without wrapping, a line that is too wide is cut and costs no second row.
+NO_WRAP, WRAP = (Segment(code, None, [(ControlType.CARRIAGE_RETURN,)]) for code in ("\x1b[?7l", "\x1b[?7h"))
 
 
 class Terminal:
-    """A live display: what is at work and how far; the numbers; what the rule thinks of it.
+    """A live display: title and progress, then the metrics, then the state of the stopping rule.
 
-    It is there only while a fit is under way, so that whatever else is written finds the terminal as it was.
+    It is on the terminal only during a fit. Everything written to standard error meanwhile appears above it.
     """
 
     def __init__(self) -> None:
-        # Whoever asks for it has seen that there is a terminal; what the environment says is about colours.
-        self.console = Console(stderr=True, highlight=False, emoji=False, force_terminal=True, legacy_windows=False)
-        self.title, self.standing, self.failed = "", Standing(Expected()), 0
-        encoding = self.console.encoding
-        self.blocks, self.bar, self.ellipsis = (
-            _writable(rich, plain, encoding) for rich, plain in ((BLOCKS, ""), (BAR, PLAIN_BAR), (ELLIPSIS, DOTS))
-        )
+        stream = cast("TextIO", _LenientStream(sys.stderr))
+        # `displays.choose` has seen that this is a terminal; FORCE_COLOR and NO_COLOR are about colours.
+        self.console = Console(file=stream, highlight=False, emoji=False, force_terminal=True, legacy_windows=False)
+        self.title, self.progress, self.failed = "", FitProgress(Expected()), 0
 
     @contextmanager
-    def watching(self, title: str, ahead: Expected) -> Iterator[None]:
-        """Show how far it is."""
-        written = legible(title).encode(self.console.encoding, "backslashreplace")
-        self.title, self.standing = written.decode(self.console.encoding), Standing(ahead)
-        with Pane(self.console, self.lines).shown():
+    def watching(self, title: str, expected: Expected) -> Iterator[None]:
+        """Show the progress of a fit."""
+        encoding = self.console.encoding
+        self.title = escape_controls(title).encode(encoding, "backslashreplace").decode(encoding)
+        self.progress = FitProgress(expected)
+        with Live(self, console=self.console, transient=True, redirect_stdout=False):  # standard output carries data
+            self.console.show_cursor()  # Rich hides it: after Ctrl-Z or `kill -9` the shell would have none
             yield
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
-        """Take it in; it is drawn in its own time."""
-        self.standing.learn(step, verdict)
+        """Update the progress; the next frame shows it."""
+        self.progress.update(step, verdict)
         if step.event:
             self.note(f"iteration {step.number}: {step.event}")
 
     def show_row(self, row: Row) -> None:
-        """Show the numbers from now on."""
-        self.standing.hear(row)
+        """Show these metrics from the next frame on."""
+        self.progress.update_row(row)
 
     def show_failures(self, failed: int) -> None:
-        """Show how many pictures failed so far."""
+        """Show the number of failed images from the next frame on."""
         self.failed = failed
 
     def note(self, text: str) -> None:
-        """Print it above, broken between words; what is to be typed, or is a path, stays in one piece."""
-        about, found, command = legible(text).partition(COMMAND)
-        words = [*f"{about}:".split(" "), f"dip {command}"] if found else about.split(" ")
-        width, _ = measured(self.console)
-        say(self.console, Text("\n".join(wrapped(words, width))))
+        """Print above the display. Lines break between words; a command or a path stays whole, to be copied."""
+        self.console.print(Text(wrap_note(escape_controls(text), self.console.width)), soft_wrap=True)
 
-    def lines(self, columns: int, lines: int) -> list[Text]:
-        """What is drawn: at least one line, none of them wider than the terminal."""
-        width = max(columns - 2 * MARGIN, 0)
-        parts = [self._progress(), self._numbers(), self._opinion()]
-        drawn = [spans for each in parts if (spans := fitted(each, width))]
-        shown = drawn[: max(lines - 1, 1)] or [[]]
-        return [Text.assemble(*([(" " * MARGIN, ""), *spans] if spans else [])) for spans in shown]
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        """Render at least one line, and leave one line of the terminal to the notes."""
+        rule = next((text for text in self.progress.describe_rule() if cell_len(text) <= options.max_width), "")
+        lines = [self._progress_line(console, options), self._metrics_line(options), Text(rule, "dim")]
+        shown = [line for line in lines if line][: max(options.size.height - 1, 1)]
+        yield NO_WRAP
+        yield from Text("\n").join(shown).render(console)
+        yield WRAP
 
-    def _progress(self) -> list[Part]:
-        """What is at work, how far it is, and how long it will take."""
-        standing = self.standing
-        return [
-            self._titled(),
-            part(BAD, (45, f"{self.failed} failed" if self.failed else "")),
-            self._bar(),
-            part("", (65, standing.place())),
-            part("", (35, standing.count()), (90, standing.count(short=True)), (100, f"{standing.number or ''}")),
-            part(QUIET, (10, standing.rate())),
-            part(
-                "", (32, standing.left()), (60, short := standing.left(short=True)), (85, short.removesuffix(" left"))
-            ),
-        ]
+    def _progress_line(self, console: Console, options: ConsoleOptions) -> Text:
+        """Title, bar, iterations, throughput and time left; the title, then the bar, take the room that is left."""
+        ellipsis = "..." if options.ascii_only else "…"
+        progress = self.progress
+        title = Text(shorten(self.title, MIN_TITLE_CELLS, ellipsis), "bold")
+        parts = drop_parts(
+            [
+                (4, title),
+                (3, Text(f"{self.failed} failed" if self.failed else "", "red")),
+                (2, Text(progress.describe_position())),
+                (6, Text(progress.describe_count())),
+                (1, Text(progress.describe_throughput(), "dim")),
+                (5, Text(progress.describe_time_left())),
+            ],
+            options.max_width,
+        )
+        room = options.max_width - GAP_TEXT.join(parts).cell_len
+        if title in parts:
+            parts[0] = Text(shorten(self.title, title.cell_len + room, ellipsis), "bold")
+            room -= parts[0].cell_len - title.cell_len
+        bar_cells = min(room - len(GAP), MAX_BAR_CELLS)
+        if progress.number and progress.fraction is not None and bar_cells >= MIN_BAR_CELLS:
+            bar = ProgressBar(1.0, progress.fraction, bar_cells, style="dim", complete_style="cyan")
+            drawn = Text.assemble(*((part.text, part.style or "") for part in console.render(bar)))
+            drawn.truncate(bar_cells, pad=True)
+            parts.insert(1, drawn)
+        return GAP_TEXT.join(parts)
 
-    def _titled(self) -> Part:
-        """The picture's name: shortened a little before other parts are left out, and further after that."""
-        longest = cells(self.title)
-        forms = []
-        for width in (longest, *range(longest - 1, SHORTEST_TITLE - 1, -1)):
-            limits = ((FAIR_TITLE, 15), (SHORT_TITLE, 40), (SHORTER_TITLE, 50), (0, 70))
-            worth = next(worth for limit, worth in limits if width >= limit)
-            forms.append((worth, shortened(self.title, width, self.ellipsis)))
-        return part(STRONG, *forms)
-
-    def _bar(self) -> Part:
-        share = self.standing.share
-        if share is None or not self.standing.number:
-            return []
-        done, head, rest = list(self.bar)
-        forms = []
-        for width in range(LONGEST_BAR, SHORTEST_BAR - 1, -1):
-            full, half = divmod(int(2 * share * width), 2)
-            drawn = done * full + head * half
-            spans = ((drawn, GOOD), (rest * (width - len(drawn)), QUIET))
-            forms.append(Form(5 if width > FAIR_BAR else 38, spans))
-        return forms
-
-    def _numbers(self) -> list[Part]:
-        """Loss and PSNR, and the curve of what matters most: nearness to the truth, else what the rule goes by."""
-        worths = (30, 50, 90)
-        told = [part("", (worth, text)) for worth, text in zip(worths, format_row(self.standing.row), strict=False)]
-        curve = next((each.values for each in self.standing.curves.values() if each.values), [])
-        widths = range(LONGEST_CURVE, SHORTEST_CURVE - 1, -1)
-        drawn = [(5 if width > SHORTEST_CURVE else 20, sparkline(curve, width, self.blocks)) for width in widths]
-        return [*told, part(GOOD, *dict.fromkeys(drawn))]
-
-    def _opinion(self) -> list[Part]:
-        return [part(QUIET, *((1, text) for text in self.standing.opinion()))]
+    def _metrics_line(self, options: ConsoleOptions) -> Text:
+        """Loss and PSNR, and one curve: the PSNR to the reference, else the criterion, else the PSNR to the input."""
+        parts = drop_parts([*enumerate(map(Text, format_row(self.progress.row)))], options.max_width)
+        values = next((curve.values for curve in self.progress.curves.values() if curve.values), [])
+        room = options.max_width - GAP_TEXT.join([*parts, Text()]).cell_len
+        curve = "" if options.ascii_only else sparkline(values, min(room, MAX_CURVE_CELLS))
+        return GAP_TEXT.join([*parts, Text(curve, "cyan")] if curve else parts)
 
 
-def _writable(text: str, plain: str, encoding: str) -> str:
-    """The text, or a plainer one where the terminal's encoding has no such letters."""
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        return plain
-    return text
+def drop_parts(parts: Sequence[tuple[int, Text]], width: int) -> list[Text]:
+    """Leave out empty parts, then those of the lowest priority, until the line fits in `width` cells."""
+    kept = [(priority, part) for priority, part in parts if part]
+    while kept and GAP_TEXT.join([part for _, part in kept]).cell_len > width:
+        kept.remove(min(kept, key=lambda part: part[0]))
+    return [part for _, part in kept]
+
+
+def shorten(text: str, width: int, ellipsis: str = "…") -> str:
+    """Replace the middle of a text by an ellipsis so that it fits in `width` cells; empty if nothing fits."""
+    spans, cells = split_graphemes(text)
+    if cells <= width:
+        return text
+    room = width - len(ellipsis)
+    if room < 1:
+        return ""
+    head = [end for end in accumulate(size for *_, size in spans) if end <= (room + 1) // 2]
+    room -= head[-1] if head else 0
+    tail = [end for end in accumulate(size for *_, size in reversed(spans[len(head) :])) if end <= room]
+    return text[: spans[len(head)][0]] + ellipsis + text[spans[len(spans) - len(tail) - 1][1] :]
+
+
+def wrap_note(text: str, width: int) -> str:
+    """Break a note between words; words longer than a line, and a command after `: dip `, stay in one piece."""
+    if cell_len(text) <= width:
+        return text
+    sentence, colon, command = text.partition(": dip ")
+    lines = textwrap.wrap(sentence + colon[:1], width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join([*lines, f"dip {command}"] if colon else lines)
+
+
+class _LenientStream:
+    """A stream that ignores its errors: a terminal that was closed must not end the fit."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)

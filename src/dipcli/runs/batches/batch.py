@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from dipcli import files
 from dipcli.errors import DipError, UsageError
-from dipcli.images import FORMATS, pillow
+from dipcli.images import DEFAULT_SUFFIXES, has_image_suffix, pillow
 from dipcli.records.job import Job
 from dipcli.records.resume import InterruptedRun
-from dipcli.runs.batches.finished import KINDS, find_earlier_result
+from dipcli.records.run_record import RunRecord
+from dipcli.runs.batches.finished import find_earlier_result
 from dipcli.runs.batches.sources import Source, gather, stems
 from dipcli.runs.display import Display
-from dipcli.runs.run import restore
-from dipcli.settings import Settings
+from dipcli.runs.run import Announce, restore
 
 NAMED = 5  # of many files in a sentence
 # Pictures of one size that are fitted together: so many, as many as are found to be best, or, None, that on a GPU and
@@ -62,7 +61,7 @@ class Batch:
         """The numbers of the pictures, those of one size together; of those of which none is known too."""
         sizes: dict[tuple[int, int] | None, list[int]] = {}
         for number, (job, wrong) in enumerate(self.entries, start=1):
-            sizes.setdefault(None if wrong else pillow.size(job.source), []).append(number)
+            sizes.setdefault(None if wrong else pillow.read_size(job.source), []).append(number)
         return list(sizes.values())
 
 
@@ -71,7 +70,9 @@ class Outcome:
     """What became of one picture.
 
     Attributes:
-        account: what there is to tell of it.
+        source: path of the image.
+        output: path of the result, if there is one.
+        record: of the run, if there was one.
         error: why it failed; None where it did not.
         said: the sentence on that; empty where it is the folder that is wrong and it has been said.
         skipped: why there was nothing to do; empty where there was.
@@ -82,7 +83,9 @@ class Outcome:
         notes: what was said meanwhile by another process.
     """
 
-    account: dict[str, Any]
+    source: str
+    output: str = ""
+    record: RunRecord | None = None
     error: DipError | None = None
     said: str = ""
     skipped: str = ""
@@ -91,6 +94,12 @@ class Outcome:
     begun: bool = True
     worker: str = ""
     notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The outcome as JSON-able values."""
+        known: dict[str, Any] = self.record.to_json() if self.record else {"input": self.source}
+        extra = {"output": self.output, "error": self.error and str(self.error), "skipped": self.skipped}
+        return known | {name: value for name, value in (extra | {"worker": self.worker}).items() if value}
 
     @property
     def fate(self) -> str:
@@ -125,7 +134,9 @@ def lay_out(like: Job, arguments: list[Path], output: str | None) -> Batch:
     if found.several:
         _check_folder(like, arguments, output, len(found.pictures))
     entries = _placed(like, found.pictures, folder)
-    taken = {os.path.abspath(f"{job.output_stem()}{kind}"): job.source for job, _ in entries for kind in KINDS}
+    taken = {
+        os.path.abspath(f"{job.output_stem()}{kind}"): job.source for job, _ in entries for kind in DEFAULT_SUFFIXES
+    }
     results = [each for each in found.pictures if taken.get(os.path.abspath(each.path), each.path) != each.path]
     if results:
         others = {each.path for each in found.pictures} - {each.path for each in results}
@@ -139,7 +150,7 @@ def _check_folder(like: Job, arguments: list[Path], output: str | None, count: i
     if output is None:
         return
     meant = output.endswith(("/", os.sep)) or os.path.isdir(output)
-    if output == "-" or os.path.isfile(output) or (not meant and Path(output).suffix.lower() in FORMATS):
+    if output == "-" or os.path.isfile(output) or (not meant and has_image_suffix(Path(output))):
         raise UsageError(f"-o {output} cannot take {count} pictures: name a folder.")
     same = [each for each in arguments if os.path.isdir(each) and os.path.realpath(each) == os.path.realpath(output)]
     if same and not like.outputs.overwrite:
@@ -166,7 +177,7 @@ def restore_all(
     *,
     display: Display,
     signals: tuple[signal.Signals, ...] = (),
-    announce: Callable[[Job, str, Settings, str], None] = lambda *_: None,
+    announce: Announce = lambda _plan: None,
     resume: InterruptedRun | None = None,
 ) -> Iterator[Outcome]:
     """Restore one picture after the other, past those that fail.
@@ -175,7 +186,7 @@ def restore_all(
         batch: which.
         display: shows progress.
         signals: the first of these ends the fit, keeps its best picture so far and ends the batch.
-        announce: told of each picture the preset, the settings as they will be used, and what they will take.
+        announce: receives each plan before its fit.
         resume: the run to go on with, of the one picture; of several, those that were cut short are gone on with.
 
     Yields:
@@ -187,17 +198,17 @@ def restore_all(
             yield known
             continue
         try:
-            account, ended_by = restore(
+            record, ended_by = restore(
                 job,
                 display=display,
                 signals=signals,
-                announce=partial(announce, job),
+                announce=announce,
                 resume=resume or batch.several,
             )
         except DipError as error:
             yield failed(batch, number, error)
         else:
-            yield Outcome(account, ended_by=ended_by, number=number)
+            yield Outcome(record.input, record.output, record, ended_by=ended_by, number=number)
             if ended_by:
                 return
 
@@ -218,20 +229,20 @@ def decide_without_fit(batch: Batch, number: int, shut: dict[Path, DipError]) ->
             raise wrong
         if batch.several:
             if earlier := find_earlier_result(job):
-                return Outcome(earlier.account, skipped=earlier.word, number=number)
+                return Outcome(str(job.source), earlier.output, earlier.record, skipped=earlier.word, number=number)
             _check_place(place, shut)
     except DipError as error:
         if error is not shut.get(place):
             return failed(batch, number, error)
         said = "" if str(error) == str(known) else f"{number}/{len(batch.entries)}: {error}"
-        return Outcome(_complaint(job, error), error, said, number=number)
+        return Outcome(str(job.source), error=error, said=said, number=number)
     return None
 
 
 def not_started(batch: Batch, number: int, by: signal.Signals) -> Outcome:
     """The outcome of a picture that a signal came before."""
     job = batch.entries[number - 1].job
-    return Outcome({"input": str(job.source)}, ended_by=by, number=number, begun=False)
+    return Outcome(str(job.source), ended_by=by, number=number, begun=False)
 
 
 def failed(batch: Batch, number: int, error: DipError) -> Outcome:
@@ -239,12 +250,7 @@ def failed(batch: Batch, number: int, error: DipError) -> Outcome:
     job, said = batch.entries[number - 1].job, str(error)
     if batch.several:
         said = f"{number}/{len(batch.entries)}: {'' if str(job.source) in said else f'{job.source}: '}{said}"
-    return Outcome(_complaint(job, error), error, said, number=number)
-
-
-def _complaint(job: Job, error: DipError) -> dict[str, Any]:
-    """The account of a picture that failed."""
-    return {"input": str(job.source), "error": str(error)}
+    return Outcome(str(job.source), error=error, said=said, number=number)
 
 
 def _nearest(folder: Path) -> Path:

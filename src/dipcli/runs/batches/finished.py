@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from dipcli.errors import DipError
-from dipcli.records import run_record as accounts
+from dipcli.images import DEFAULT_SUFFIXES
 from dipcli.records.job import Job
 from dipcli.records.run_files import LOG, RECORD
+from dipcli.records.run_record import RunRecord, read_record
 from dipcli.runs.batches.sources import RUN
 
-KINDS = (".png", ".tif")  # what results are called where no name was given
 ALREADY = "already restored"
 OTHERWISE = "already restored with other options: --overwrite restores it anew"
 UNRECORDED = "its result is there already, without a record of the run: --overwrite restores it anew"
@@ -22,7 +24,8 @@ UNRECORDED = "its result is there already, without a record of the run: --overwr
 class EarlierResult(NamedTuple):
     """What an earlier run told of its result, and a word on why that will do."""
 
-    account: dict[str, Any]
+    output: str
+    record: RunRecord | None
     word: str
 
 
@@ -42,22 +45,21 @@ def find_earlier_result(job: Job) -> EarlierResult | None:
     if job.outputs.overwrite:
         return None
     place, folder = job.output_stem(), _run_folder(job)
-    account = accounts.read(folder)
-    if account is not None:
-        output = place.with_name(place.name + Path(str(account.get("output"))).suffix)
-        if account.get("finished") is not True or not os.path.isfile(output) or _changed(job, account, folder):
+    record = read_record(folder)
+    if record is not None:
+        output = place.with_name(place.name + Path(record.output).suffix)
+        if not record.finished or not os.path.isfile(output) or _changed(job, record, folder):
             return None
-        same = (account.get("task"), account.get("asked")) == (job.task.name, job.describe_request())
-        account |= {"input": str(job.source), "output": str(output)}
-        return EarlierResult(account, ALREADY if same else OTHERWISE)
+        same = (record.task, record.request) == (job.task.name, job.describe_request())
+        record = replace(record, input=str(job.source), output=str(output))
+        return EarlierResult(record.output, record, ALREADY if same else OTHERWISE)
     if (folder / LOG).exists() and not job.outputs.no_run_dir:  # it was killed
         return None
-    for output in (place.with_name(place.name + kind) for kind in KINDS):
+    for output in (place.with_name(place.name + kind) for kind in DEFAULT_SUFFIXES):
         if not os.path.isfile(output):
             continue
         if not any(each.stat().st_mtime > output.stat().st_mtime for each in job.input_files()):
-            account = {"input": str(job.source), "output": str(output)}
-            return EarlierResult(account, ALREADY if job.outputs.no_run_dir else UNRECORDED)
+            return EarlierResult(str(output), None, ALREADY if job.outputs.no_run_dir else UNRECORDED)
         if not job.outputs.no_run_dir:
             raise DipError(f"{output} is there already, not from a run: say --overwrite to replace it.")
     return None
@@ -69,7 +71,7 @@ def _run_folder(job: Job) -> Path:
     return place.with_name(place.name + RUN)
 
 
-def _changed(job: Job, account: dict[str, Any], folder: Path) -> bool:
+def _changed(job: Job, record: RunRecord, folder: Path) -> bool:
     """Whether the picture is another one than in an earlier run, or what else is read is newer than its record."""
     if not os.path.isfile(job.source):
         return True
@@ -78,6 +80,6 @@ def _changed(job: Job, account: dict[str, Any], folder: Path) -> bool:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         written = (folder / RECORD).stat().st_mtime
         others = [each for each in job.input_files() if each != job.source]
-        return digest != account.get("input_sha256") or any(each.stat().st_mtime > written for each in others)
+        return digest != record.input_sha256 or any(each.stat().st_mtime > written for each in others)
     except OSError:
         return True  # reading it will tell what is wrong

@@ -12,14 +12,12 @@ import torch
 from dipcli.errors import DipError
 from dipcli.fitting import lockstep, memory
 from dipcli.fitting.solve import use_threads
-from dipcli.records.job import Job
 from dipcli.runs.batches import throughput as pace
 from dipcli.runs.batches.batch import Batch, Outcome, decide_without_fit, failed, not_started
 from dipcli.runs.batches.shared_display import SharedDisplay
 from dipcli.runs.display import Display
 from dipcli.runs.interrupt import Interrupt, NotStartedError, handle_signals
-from dipcli.runs.run import restore
-from dipcli.settings import Settings
+from dipcli.runs.run import Announce, restore
 
 
 def restore_together(
@@ -28,7 +26,7 @@ def restore_together(
     *,
     display: Display,
     signals: tuple[signal.Signals, ...] = (),
-    announce: Callable[[Job, str, Settings, str], None] = lambda *_: None,
+    announce: Announce = lambda _plan: None,
 ) -> Iterator[Outcome]:
     """Restore pictures of one size together, one size after the other, past those that fail.
 
@@ -80,7 +78,7 @@ class _Work:
         turns: SharedDisplay,
         signals: tuple[signal.Signals, ...],
         interrupt: Interrupt,
-        announce: Callable[[Job, str, Settings, str], None],
+        announce: Announce,
     ) -> None:
         self.batch, self.turns, self.announce = batch, turns, announce
         self.signals, self.interrupt = signals, interrupt
@@ -111,18 +109,18 @@ class _Work:
         """What becomes of one."""
         job = self.batch.entries[number - 1].job
         try:
-            account, ended_by = restore(
+            record, ended_by = restore(
                 job,
                 display=self.turns.next(),
                 signals=self.signals,
-                announce=partial(self.announce, job),
+                announce=self.announce,
                 resume=True,
                 interrupt=self.interrupt,
-                descend=lockstep.evaluate_jointly,
+                evaluate=lockstep.evaluate_jointly,
             )
         except DipError as error:
             return failed(self.batch, number, error)
         except NotStartedError:
             return not_started(self.batch, number, self.interrupt.received or signal.SIGTERM)
         self.interrupt.received = self.interrupt.received or ended_by  # it may have been the comparison that was cut
-        return Outcome(account, ended_by=ended_by, number=number)
+        return Outcome(record.input, record.output, record, ended_by=ended_by, number=number)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dipcli.errors import DipError, UsageError
-from dipcli.images import FORMATS
-from dipcli.records import run_record as accounts
+from dipcli.images import has_image_suffix
 from dipcli.records.run_files import LOG, RECORD
+from dipcli.records.run_record import read_record
 
 STDIN = Path("-")
 RUN = ".dip"  # what a run's folder is called
@@ -166,13 +166,13 @@ def _walked(root: Path, task: str, output: Path | None, passed: list[Path]) -> I
 
 
 def _called_a_picture(path: Path) -> bool:
-    return path.suffix.lower() in FORMATS
+    return has_image_suffix(path)
 
 
 def _result(path: Path, task: str) -> bool:
     """Whether it was made by this task, as the run folder beside it says."""
-    told = accounts.read(path.with_suffix(RUN)) or {}
-    return told.get("task") == task and Path(str(told.get("output"))).name == path.name
+    record = read_record(path.with_suffix(RUN))
+    return record is not None and record.task == task and Path(record.output).name == path.name
 
 
 def _nothing(folder: Path) -> DipError:

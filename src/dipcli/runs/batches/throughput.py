@@ -13,6 +13,7 @@ from dipcli import images, stopping
 from dipcli.errors import DipError
 from dipcli.fitting import device as machine
 from dipcli.fitting import lockstep, memory
+from dipcli.fitting.control import Control
 from dipcli.fitting.solve import PreparedFit, prepare, solve
 from dipcli.records.job import Job
 from dipcli.stopping.step import Step
@@ -73,9 +74,7 @@ def measure_throughput(
                 solve,
                 replace(bench, prior=deepcopy(bench.prior)),
                 stop=stopping.exactly(stopping.Never(), ENDLESS),
-                asked=enough,
-                observers=[watch],
-                evaluate=lockstep.evaluate_jointly,
+                control=Control(interrupted=enough, observers=(watch,), evaluate=lockstep.evaluate_jointly),
             )
             for _ in range(together)
         ]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dipcli.tasks.baselines.baseline import Baseline, Budget
+from dipcli.tasks.baselines.baseline import Baseline
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -17,16 +15,15 @@ FILTERS = {
 }
 
 
-def classical(small: NDArray[np.float32], size: tuple[int, int]) -> list[Baseline]:
-    """The methods for a small picture, (C, h, w) of 0..1, that is to be of the size (H, W)."""
+def make_baselines(small: NDArray[np.float32], size: tuple[int, int]) -> list[Baseline]:
+    """Return the methods for an image (C, h, w), values 0..1, to be enlarged to (H, W)."""
+    return [
+        Baseline("bicubic", "bicubic", lambda _: enlarge(small, size, "bicubic")),
+        Baseline("Lanczos", "lanczos", lambda _: enlarge(small, size, "lanczos")),
+    ]
 
-    def by(way: str) -> Callable[[Budget], NDArray[np.float32]]:
-        return lambda _: enlarged(small, size, way)
 
-    return [Baseline("bicubic", "bicubic", by("bicubic")), Baseline("Lanczos", "lanczos", by("lanczos"))]
-
-
-def enlarged(small: NDArray[np.float32], size: tuple[int, int], way: str) -> NDArray[np.float32]:
-    """A picture, (C, h, w), at the size (H, W), by one of `FILTERS`; values may leave 0..1 a little."""
+def enlarge(small: NDArray[np.float32], size: tuple[int, int], method: str) -> NDArray[np.float32]:
+    """Enlarge an image (C, h, w) to (H, W) by one of `FILTERS`; values may leave 0..1 slightly."""
     height, width = size
-    return np.stack([np.asarray(Image.fromarray(each).resize((width, height), FILTERS[way])) for each in small])
+    return np.stack([np.asarray(Image.fromarray(plane).resize((width, height), FILTERS[method])) for plane in small])

@@ -12,20 +12,22 @@ from skimage.restoration import inpaint_biharmonic
 
 from dipcli.tasks.baselines.baseline import Baseline, Budget
 
-WHOLE = 2**16  # known pixels: with more of them only those around the holes are gone by,
-AROUND = 8  # so many pixels wide: kate (512x512, text) in 1.2 s for 9.7, and 0.1 dB less
-# Measured on half to all of 256x256 to 1000x1000 pixels missing; seconds are those of one core of an AMD EPYC.
-POINT_SECONDS, POINT_BYTES = 4e-5, 2200  # of the interpolation, for each known pixel
-HOLE_SECONDS, HOLE_BYTES = 2e-7, 6500  # of the surface, for each unknown pixel to the power of 3/2, and for each
-VALUE_BYTES = 36  # and for each value of the picture: 24 megapixels took 33
+# With more known pixels, only those near the holes are interpolated: kate (512x512, text) takes 1.2 s, not 9.7, and
+# loses 0.1 dB.
+MAX_KNOWN, NEAR = 2**16, 8  # pixels; distance in pixels
+# Neither method can be interrupted, so their time is estimated first. Measured on half to all of 256x256 to 1000x1000
+# pixels missing, on one core of an AMD EPYC.
+SECONDS_PER_KNOWN, BYTES_PER_KNOWN = 4e-5, 2200  # of the interpolation
+SECONDS_PER_MISSING, BYTES_PER_MISSING = 2e-7, 6500  # of the surface; the seconds grow with missing pixels^(3/2)
+BYTES_PER_VALUE = 36  # of the surface, beside; 24 megapixels took 33
 
 
-def classical(pixels: NDArray[np.float32], marked: NDArray[np.bool_]) -> list[Baseline]:
-    """The methods for a picture with holes.
+def make_baselines(pixels: NDArray[np.float32], marked: NDArray[np.bool_]) -> list[Baseline]:
+    """Return the methods for an image with holes.
 
     Args:
-        pixels: shape (C, H, W), values 0..1; what they are where they are marked has no influence.
-        marked: what is to be filled, shape (H, W).
+        pixels: shape (C, H, W), values 0..1; marked pixels have no influence.
+        marked: the pixels to fill, shape (H, W).
     """
     return [
         Baseline("cubic interpolation", "cubic", partial(cubic, pixels, marked)),
@@ -33,36 +35,39 @@ def classical(pixels: NDArray[np.float32], marked: NDArray[np.bool_]) -> list[Ba
     ]
 
 
-def cubic(pixels: NDArray[np.float32], marked: NDArray[np.bool_], allowance: Budget) -> NDArray[np.float32]:
-    """Smooth cubic pieces on triangles between known pixels; beyond the outermost of them the nearest.
+def cubic(pixels: NDArray[np.float32], marked: NDArray[np.bool_], budget: Budget) -> NDArray[np.float32]:
+    """Interpolate by smooth cubic pieces on triangles of known pixels; outside of them, use the nearest known pixel.
 
     Source:
-        Clough and Tocher's element with the gradients of Nielson, 1983, as SciPy has it.
+        Clough and Tocher's element with the gradients of Nielson, 1983, as implemented in SciPy.
     """
     near = ~marked
-    if near.sum() > WHOLE:
-        near &= distance_transform_edt(near) <= AROUND
-    known, unknown = np.argwhere(near), np.argwhere(marked)
-    allowance.expect(seconds=POINT_SECONDS * len(known), memory=POINT_BYTES * len(known))
+    if near.sum() > MAX_KNOWN:
+        near &= distance_transform_edt(near) <= NEAR
+    known, missing = np.argwhere(near), np.argwhere(marked)
+    budget.expect(seconds=SECONDS_PER_KNOWN * len(known), memory=BYTES_PER_KNOWN * len(known))
     values = pixels[:, near].T
-    filled = griddata(known, values, unknown, method="cubic")
-    beyond = np.isnan(filled).any(axis=1)
-    if beyond.any():
-        filled[beyond] = griddata(known, values, unknown[beyond], method="nearest")
+    filled = griddata(known, values, missing, method="cubic")
+    outside = np.isnan(filled).any(axis=1)
+    if outside.any():
+        filled[outside] = griddata(known, values, missing[outside], method="nearest")
     restored = pixels.copy()
     restored[:, marked] = filled.T
     return restored
 
 
-def biharmonic(pixels: NDArray[np.float32], marked: NDArray[np.bool_], allowance: Budget) -> NDArray[np.float32]:
-    """The smoothest surface through what is known: its Laplacian's Laplacian is zero in the holes.
+def biharmonic(pixels: NDArray[np.float32], marked: NDArray[np.bool_], budget: Budget) -> NDArray[np.float32]:
+    """Fill with the smoothest surface through the known pixels: the Laplacian of its Laplacian is zero in the holes.
 
     Source:
         Damelin, Hoang, "On surface completion and image inpainting by biharmonic functions", 2018.
     """
     missing = int(marked.sum())
-    allowance.expect(seconds=HOLE_SECONDS * missing**1.5, memory=HOLE_BYTES * missing + VALUE_BYTES * pixels.size)
-    # In single precision a hole of 400x400 in a plain slope is filled wrong by half of the range.
-    last = np.where(marked[..., None], 0, pixels.transpose(1, 2, 0)).astype(np.float64)
-    restored: NDArray[np.float32] = inpaint_biharmonic(last, marked, channel_axis=-1).transpose(2, 0, 1)
+    budget.expect(
+        seconds=SECONDS_PER_MISSING * missing**1.5,
+        memory=BYTES_PER_MISSING * missing + BYTES_PER_VALUE * pixels.size,
+    )
+    # In single precision a hole of 400x400 in a linear ramp is wrong by half of the range.
+    channels_last = np.where(marked[..., None], 0, pixels.transpose(1, 2, 0)).astype(np.float64)
+    restored: NDArray[np.float32] = inpaint_biharmonic(channels_last, marked, channel_axis=-1).transpose(2, 0, 1)
     return restored.astype(np.float32)

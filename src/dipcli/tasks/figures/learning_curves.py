@@ -1,4 +1,4 @@
-"""Learning curves: how fast a network fits a picture, the picture with noise, its shuffled pixels, and noise."""
+"""Learning curves: how fast a network fits an image, the image with noise, its shuffled pixels, and noise."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Step
 
-INCHES = (8.0, 4.5)
-DPI = 200  # twice what a README shows: sharp on every screen
-GAP = 0.06  # of the chart's height, between two labels
-BIN = 0.05  # of a decade of iterations, whose median is drawn: dashes are not lost in the jitter of the last thousands
+SIZE_INCHES = (8.0, 4.5)
+DPI = 200  # sharp on high-resolution screens
+LABEL_GAP = 0.06  # of the chart's height
+BIN_DECADES = 0.05  # width of the bins whose medians are drawn: dashes would be lost in single iterations' jitter
 
 
 class Target(NamedTuple):
-    """One of the pictures that are fitted side by side.
+    """One of the images that are fitted at the same time.
 
     Attributes:
-        name: its column.
-        label: what it is called in sentences and beside its curve.
-        colour: of the curve, from the palette of Okabe and Ito: told apart by the colour-blind too.
-        dashes: of the curve, so that it is told apart in grey as well.
+        name: of its column.
+        label: in sentences and beside its curve.
+        colour: of the curve, from the palette of Okabe and Ito, which the colour-blind can distinguish.
+        dashes: of the curve, to distinguish it in grey as well.
     """
 
     name: str
@@ -41,23 +41,23 @@ class Target(NamedTuple):
 
 
 TARGETS = (
-    Target("picture", "picture", "#0072B2", "-"),
-    Target("picture_noise", "picture + noise", "#D55E00", "--"),
+    Target("picture", "image", "#0072B2", "-"),
+    Target("picture_noise", "image + noise", "#D55E00", "--"),
     Target("shuffled", "shuffled pixels", "#009E73", "-."),
     Target("noise", "uniform noise", "#000000", ":"),
 )
 
 
 class Curves:
-    """Watch the error of each target and draw it: an observer.
+    """Record the error of each target and draw it: an observer.
 
         e_k = mean( (x_k - y_k)^2 ),    x_k the output of the k-th network, not its running average
 
-    Nothing is read while the fit runs, so that no GPU has to wait.
+    No value is read while the fit runs, so that a GPU does not have to wait.
 
     Args:
-        targets: y, those of `TARGETS` one behind the other along the channels, shape (4C, H, W), values 0..1.
-        error: the mean squared error that tells a fitted target from one that is not, above 0.
+        targets: y, those of `TARGETS` along the channels, shape (4C, H, W), values 0..1.
+        error: mean squared error at which a target counts as fitted, above 0.
     """
 
     def __init__(self, targets: Tensor, error: float) -> None:
@@ -66,34 +66,34 @@ class Curves:
         self.seen: list[Tensor] = []
 
     def __call__(self, step: Step, verdict: Verdict) -> None:  # noqa: ARG002 - every iteration counts
-        """Note the errors of this iteration."""
+        """Record the errors of this iteration."""
         self.targets = self.targets.to(step.image.device)
         squares = (step.image - self.targets) ** 2
         self.seen.append(squares.reshape(len(TARGETS), -1).mean(dim=1))
         self.iterations.append(step.number)
 
     def remember(self) -> dict[str, list[Any]]:
-        """What it has seen."""
+        """Return the state for a checkpoint."""
         return {"iterations": list(self.iterations), "seen": list(self.seen)}
 
     def recall(self, seen: dict[str, list[Any]]) -> None:
-        """Go on from what it had seen."""
+        """Continue from the state of a checkpoint."""
         self.iterations, self.seen = seen["iterations"], seen["seen"]
 
     def errors(self) -> NDArray[np.float32]:
-        """The mean squared errors so far, shape (iterations, targets)."""
+        """Return the mean squared errors so far, shape (iterations, targets)."""
         errors: NDArray[np.float32] = torch.stack(self.seen).cpu().numpy()
         return errors
 
-    def reached(self) -> dict[str, int | None]:
-        """The iteration at which each target first came down to the error, by its label; None if it never did."""
+    def find_fitted(self) -> dict[str, int | None]:
+        """Return the iteration at which each target first reached the error, by label; None if it never did."""
         below = self.errors() <= self.error
         first = [self.iterations[column.argmax()] if column.any() else None for column in below.T]
         return dict(zip([target.label for target in TARGETS], first, strict=True))
 
     def conclude(self) -> str:
-        """Who came down to the error, and when, as a sentence."""
-        reached = self.reached()
+        """Return a sentence on when each target reached the error."""
+        reached = self.find_fitted()
         fitted = {label: number for label, number in reached.items() if number is not None}
         never = [label for label in reached if label not in fitted]
         error, last = f"a mean squared error of {self.error:g}", self.iterations[-1]
@@ -102,24 +102,24 @@ class Curves:
         first, *others = sorted(fitted, key=lambda label: fitted[label])
         parts = [f"The {first} reached {error} at iteration {fitted[first]}"]
         parts += [f"{label} at {fitted[label]}" for label in others]
-        rest = f"; {_listed(never)} had not by iteration {last}." if never else "."
+        rest = f"; {_join(never)} had not by iteration {last}." if never else "."
         return ", ".join(parts) + rest
 
     def render(self) -> dict[str, bytes]:
-        """The chart as PNG and SVG, and the numbers as CSV, by suffix. Same numbers, same bytes."""
+        """Return the chart as PNG and SVG and the numbers as CSV, by suffix. Same numbers, same bytes."""
         from matplotlib import style  # noqa: PLC0415 - half a second
 
-        # The user's own style stays out of it, and what is random in an SVG is made from the salt instead.
+        # Independent of the user's own style. The salt replaces the random identifiers in an SVG.
         with style.context(["default", {"svg.hashsalt": "dipcli", "svg.fonttype": "path"}]):
             figure = self.draw()
             return {
-                ".png": _saved(figure, "png", {"Software": None}),
-                ".svg": _saved(figure, "svg", {"Date": None, "Creator": None}),
-                ".csv": self.table().encode(),
+                ".png": _encode(figure, "png", {"Software": None}),
+                ".svg": _encode(figure, "svg", {"Date": None, "Creator": None}),
+                ".csv": self.to_csv().encode(),
             }
 
-    def table(self) -> str:
-        """The numbers as CSV: the iteration, and the error of each target to six significant digits."""
+    def to_csv(self) -> str:
+        """Return the numbers as CSV: the iteration, and the error of each target to six significant digits."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["iteration", *(target.name for target in TARGETS)])
@@ -128,15 +128,15 @@ class Curves:
         return text.getvalue()
 
     def draw(self) -> Figure:
-        """The curves over the iterations, which run on a logarithmic scale as in the published figure.
+        """Draw the errors over the iterations, on a logarithmic scale as in the published figure.
 
-        The pale line is every iteration, the strong one the median of neighbouring ones.
+        The pale line is every iteration, the strong one the median of neighbouring iterations.
         """
         from matplotlib.figure import Figure  # noqa: PLC0415 - half a second
 
         errors = np.where(np.isfinite(self.errors()), self.errors(), np.nan).astype(np.float64)
         top = 1.05 * float(np.nan_to_num(errors).max(initial=self.error))
-        figure = Figure(figsize=INCHES, dpi=DPI, layout="constrained")
+        figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
         axes = figure.add_subplot()
         axes.set(
             title="How fast the network fits each target",
@@ -151,19 +151,19 @@ class Curves:
         axes.grid(color="#e4e4e4", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.axhline(self.error, color="#8c8c8c", linewidth=0.8)
-        beside: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
-        axes.annotate(f"{self.error:g}", (0, self.error), (4, 3), color="#6c6c6c", fontsize="small", **beside)
+        annotation: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+        axes.annotate(f"{self.error:g}", (0, self.error), (4, 3), color="#6c6c6c", fontsize="small", **annotation)
         numbers, medians = _medians(np.array(self.iterations), errors)
-        heights = _apart(np.nan_to_num(medians[-1]).tolist(), GAP * top)
-        for target, every, median, height in zip(TARGETS, errors.T, medians.T, heights, strict=True):
+        heights = _spread(np.nan_to_num(medians[-1]).tolist(), LABEL_GAP * top)
+        for target, error, median, height in zip(TARGETS, errors.T, medians.T, heights, strict=True):
             colour = target.colour
-            axes.plot(self.iterations, every, color=colour, linewidth=0.6, alpha=0.4)
+            axes.plot(self.iterations, error, color=colour, linewidth=0.6, alpha=0.4)
             axes.plot(numbers, median, color=colour, linewidth=1.8, linestyle=target.dashes)
-            axes.annotate(target.label, (1, height), (6, 0), color=colour, verticalalignment="center", **beside)
+            axes.annotate(target.label, (1, height), (6, 0), color=colour, verticalalignment="center", **annotation)
         return figure
 
 
-def _saved(figure: Figure, kind: str, metadata: dict[str, str | None]) -> bytes:
+def _encode(figure: Figure, kind: str, metadata: dict[str, str | None]) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format=kind, metadata=metadata)
     return file.getvalue()
@@ -172,25 +172,25 @@ def _saved(figure: Figure, kind: str, metadata: dict[str, str | None]) -> bytes:
 def _medians(
     iterations: NDArray[np.int_], errors: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The median iteration and errors of each bin of the logarithmic scale."""
-    bins = np.log10(iterations) // BIN
-    each = [bins == place for place in np.unique(bins)]
+    """Return the median iteration and errors of each bin of the logarithmic scale."""
+    bins = np.log10(iterations) // BIN_DECADES
+    members = [bins == number for number in np.unique(bins)]
     return (
-        np.array([np.median(iterations[here]) for here in each]),
-        np.array([np.median(errors[here], axis=0) for here in each]),
+        np.array([np.median(iterations[member]) for member in members]),
+        np.array([np.median(errors[member], axis=0) for member in members]),
     )
 
 
-def _apart(heights: Sequence[float], gap: float) -> list[float]:
-    """The heights of labels, in the same order, moved up until none is nearer to the next than the gap."""
+def _spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Move the heights of labels up, in their order, until neighbours are at least the gap apart."""
     moved = list(heights)
     lowest = -np.inf
-    for place in np.argsort(heights, kind="stable"):
-        moved[place] = lowest = max(heights[place], lowest + gap)
+    for index in np.argsort(heights, kind="stable"):
+        moved[index] = lowest = max(heights[index], lowest + gap)
     return moved
 
 
-def _listed(labels: Sequence[str]) -> str:
-    """A, b and c."""
+def _join(labels: Sequence[str]) -> str:
+    """Return "a, b and c"."""
     *others, last = labels
     return f"{', '.join(others)} and {last}" if others else last

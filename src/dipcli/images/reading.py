@@ -1,0 +1,93 @@
+"""Reading images from files, bytes and arrays."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from dipcli.errors import DipError
+from dipcli.images.formats import formats
+from dipcli.images.image import Image, from_array
+
+
+def read(path: Path, *, span: tuple[float, float] | None = None) -> tuple[Image, bytes]:
+    """Read an image and the bytes of its file; `-` is standard input.
+
+    Args:
+        path: the file.
+        span: the values of a float file that map to 0 and 1, if known.
+
+    Raises:
+        DipError: if there is no such file, or `decode` cannot read it.
+    """
+    try:
+        if str(path) != "-":
+            data = path.read_bytes()
+        elif sys.stdin is None:
+            raise DipError("Standard input is closed: name a file.")
+        else:
+            data = sys.stdin.buffer.read()
+    except FileNotFoundError:
+        raise DipError(f"There is no file {path}: check the name.") from None
+    except IsADirectoryError:
+        raise DipError(f"{path} is a folder: name the images in it, as {path}/*.png.") from None
+    except (OSError, ValueError, MemoryError) as error:
+        raise DipError(f"Cannot read {path} ({first_line(error)}): check the name.") from error
+    try:
+        return decode(data, span=span), data
+    except DipError as error:
+        raise DipError(f"{path}: {error}") from error
+
+
+def to_image(source: NDArray[Any] | str | Path, *, span: tuple[float, float] | None = None) -> Image:
+    """Make an image from a file, an array, or an object that NumPy converts to an array, as Pillow's images.
+
+    Raises:
+        DipError: if `read` or `from_array` does.
+    """
+    if isinstance(source, str | Path):
+        return read(Path(source), span=span)[0]
+    return from_array(np.asarray(source), span=span)
+
+
+def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Image:
+    """Decode the bytes of a file, with its orientation applied and a palette resolved.
+
+    Args:
+        data: the whole file.
+        span: the values of a float file that map to 0 and 1, if known.
+
+    Raises:
+        DipError: if the format is unknown, the file is truncated or damaged, or it cannot be read without loss.
+    """
+    if not data:
+        raise DipError("The file is empty: check where it came from.")
+    try:
+        raster = next(row for row in formats() if data.startswith(row.signatures)).read(data).upright()
+    except DipError:
+        raise
+    except MemoryError:
+        raise DipError("There is not enough memory to read the image: make it smaller first.") from None
+    except PIL.UnidentifiedImageError:
+        raise DipError("This is not an image of a known format: check the file.") from None
+    except Exception as error:
+        raise DipError(f"This image cannot be read ({first_line(error)}): check the file.") from error
+    return replace(
+        from_array(raster.samples, span=span),
+        profile=raster.profile,
+        exif=raster.exif,
+        resolution=raster.resolution,
+        png_colour=raster.png_colour,
+        file=data,
+    )
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an exception's message without its full stop, or its type if there is no message."""
+    return (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
