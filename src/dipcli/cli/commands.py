@@ -95,7 +95,7 @@ def resume(
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Folders of runs, as clean.dip, or folders with runs in them.", metavar="RUN..."),
+        typer.Argument(help="Run folders, for example clean.dip, or folders of runs.", metavar="RUN..."),
     ],
     *,
     output: Annotated[
@@ -104,26 +104,26 @@ def report(
             "-o",
             "--output",
             metavar="FILE",
-            help="Where the page goes; report.html in the run's folder, index.html in a folder of runs when not given.",
+            help="Path of the page. Default: report.html in the run folder, index.html in a folder of runs.",
         ),
     ] = None,
     curves: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the curves too, for a paper: .pdf, .svg or .png."),
+        typer.Option(metavar="FILE", help="Also write the curves as a figure: .pdf, .svg or .png."),
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a contact sheet of the snapshots too: .pdf, .svg or .png."),
+        typer.Option(metavar="FILE", help="Also write a contact sheet of the snapshots: .pdf, .svg or .png."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
 ) -> None:
-    """Make the page of a run, or of a folder of runs.
+    """Write the page of a run, or of a folder of runs.
 
-    report.html shows the pictures before and after, those along the way, the
-    curves, and all that it takes to do it again, in one file that needs no
-    other. Runs make theirs by themselves; this makes it anew, as after the run
-    was cut short. Of a folder with runs in it index.html is made, a table of
-    all of them, and each page that is not there yet. Prints where they are.
+    report.html shows the image before and after, the snapshots, the curves and
+    everything needed to repeat the run, in one self-contained file. Every run
+    writes its own; this command writes it again, for example after the run was
+    cut short. For a folder of runs it writes index.html, a table of all runs,
+    and every missing or outdated report.html. Prints the paths.
 
     Examples:
 
@@ -132,13 +132,13 @@ def report(
         dip report restored/
     """
     from dipcli.cli.progress import displays
-    from dipcli.report.requests import requests
+    from dipcli.report.outputs import plan_outputs
 
     display = displays.choose(quiet=quiet)
     done = failed = 0
-    for make in requests(runs, output, curves, sheet, display.note):
+    for write in plan_outputs(runs, output, curves, sheet, display.note):
         try:
-            path = make()
+            path = write()
         except DipError as error:
             failed += 1
             if len(runs) == 1:

@@ -112,9 +112,7 @@ def _split_log(run: RunFolder) -> list[_Fit]:
     kept = {(fit.tile or 0, fit.run): fit.kept for fit in fits}
     several = len({number for _, number in rows}) > 1
     return [
-        _Fit(
-            " ".join([f"tile {tile}"] * bool(tile) + [f"run {number}"] * several), own_rows, kept.get((tile, number))
-        )
+        _Fit(" ".join([f"tile {tile}"] * bool(tile) + [f"run {number}"] * several), own_rows, kept.get((tile, number)))
         for (tile, number), own_rows in rows.items()
     ]
 

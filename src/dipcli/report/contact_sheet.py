@@ -36,7 +36,6 @@ def write_contact_sheet(run: RunFolder, path: Path) -> None:
         from matplotlib.figure import Figure  # noqa: PLC0415 - half a second
 
         figure = Figure((columns * COLUMN_INCHES, rows * (height + CAPTION_INCHES)), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)  # type: ignore[union-attr]
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()

@@ -198,9 +198,7 @@ def _embed_snapshots(run: RunFolder, size: tuple[int, int], notes: list[str]) ->
         notes.append(f"{len(snapshots)} of {len(run.snapshots)} snapshots are shown.")
 
 
-def _locate_tile(
-    run: RunFolder, snapshot: Snapshot, size: tuple[int, int]
-) -> tuple[float, float, float, float] | None:
+def _locate_tile(run: RunFolder, snapshot: Snapshot, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
     """Left, top, width and height of a tile in percent of the result."""
     tiles = run.record.tiles if run.record else ()
     if not 0 < snapshot.tile <= len(tiles):

@@ -56,13 +56,12 @@ class Row:
     @property
     def cells(self) -> list[tuple[str, str]]:
         """Iterations, time and PSNR, as sorted and as shown."""
-        cells = [
-            (self.iterations, lambda value: f"{value:,}"),
-            (self.seconds, format_clock),
-            (self.psnr_noisy, lambda value: f"{value:.2f}"),
-            (self.psnr_ref, lambda value: f"{value:.2f}"),
+        numbers = (self.iterations, self.seconds, self.psnr_noisy, self.psnr_ref)
+        texts = [f"{self.iterations or 0:,}", format_clock(self.seconds or 0)]
+        texts += [f"{psnr or 0:.2f}" for psnr in (self.psnr_noisy, self.psnr_ref)]
+        return [
+            ("", "") if number is None else (repr(number), text) for number, text in zip(numbers, texts, strict=True)
         ]
-        return [("", "") if value is None else (repr(value), show(value)) for value, show in cells]
 
 
 def make(folder: Path, failed: Sequence[tuple[str, str]] = (), path: Path | None = None) -> Path:

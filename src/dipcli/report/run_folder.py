@@ -149,7 +149,9 @@ def read_run_folder(
     state: State = "running" if record is None and files.is_locked(folder) else "cut short"
     record = record or read_record(folder)
     if record is None and (folder / RECORD).is_file():
-        raise DipError(f"Cannot read {folder / RECORD}: it is damaged or from another version. Restore the image again.")
+        raise DipError(
+            f"Cannot read {folder / RECORD}: it is damaged or from another version. Restore the image again."
+        )
     if record and (record.finished or state != "running"):
         state = "finished" if record.finished else "interrupted"
     request = _request_from_record(record) if record else _request_from_checkpoint(folder)
