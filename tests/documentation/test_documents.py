@@ -347,6 +347,7 @@ FOREIGN_OPTIONS = {
     "--no-dashboard": "dask",
     "--nthreads": "dask",
     "--no-cache-dir": "pip",
+    "--name": "dask",
 }
 
 
