@@ -47,9 +47,10 @@ def call(words: list[str]) -> tuple[int, str, str]:
             code = 1
     finally:
         sys.argv, sys.path[:] = argv, path
+        scripts = {Path.cwd(), *(Path(word).parent.absolute() for word in words[1:2])}
         for name in set(sys.modules) - modules:
-            file = getattr(sys.modules[name], "__file__", None) or ""
-            if Path.cwd() in Path(file).parents:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file and Path(file).parent in scripts:
                 del sys.modules[name]  # the next script may have another module of that name
         registry.DECLARED.clear()
         registry.DECLARED.update(declared)

@@ -106,7 +106,7 @@ def test_settled_stops_where_the_average_no_longer_changes(monkeypatch: pytest.M
     stops = []
     for number, change in changes.items():
         average = image + change
-        step = Step(number=number, image=average, averages=(average,), loss=torch.tensor(0.0), rate=0.1)
+        step = Step(number=number, image=average, averages=(average,), loss=torch.tensor(0.0), rate=0.1, seconds=0.0)
         verdict, state = rule.judge(step, state)
         stops.append(bool(verdict.stop))
     assert stops == [False] * 5 + [True]
