@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from torch import nn
 
@@ -14,25 +14,29 @@ from dipcli.networks.layers import Branches, FreeImage, Residual, activation, ba
 MAX_CHANNELS, MAX_LEVELS, MAX_BLOCKS = 4096, 12, 256
 
 
-class Architecture(Protocol):
-    """The description of a network: a frozen dataclass with a class attribute `name`."""
+class Architecture:
+    """The description of a network. Subclasses are frozen dataclasses; their fields are the options of `--network`."""
 
+    name: ClassVar[str]
     # Whether the image itself is the variable: there is no input, and bf16 would lose grey levels.
-    free: ClassVar[bool]
+    free: ClassVar[bool] = False
 
     @property
     def stride(self) -> int:
-        """Return the number that the sides of z must be multiples of."""
+        """The sides of z must be multiples of it."""
+        return 1
 
-    def min_side(self, pad: str) -> int:
-        """Return the smallest side of z: a norm needs more than one pixel, a reflection as many as it mirrors."""
+    def min_side(self, pad: str) -> int:  # noqa: ARG002 - for subclasses
+        """Return the smallest side of z: a norm needs two pixels, a reflection as many as it mirrors."""
+        return 2 * self.stride
 
     def build(self, inputs: int, shape: tuple[int, int, int], pad: str) -> nn.Module:
         """Return the initialised network from z with `inputs` channels to images of `shape`."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class UNet:
+class UNet(Architecture):
     """The U-Net of the published comparison of networks.
 
     One level, from x to y:
@@ -52,7 +56,6 @@ class UNet:
     """
 
     name: ClassVar[str] = "unet"
-    free: ClassVar[bool] = False
     channels: tuple[int, ...] = (8, 16, 32, 64, 128, 128)
 
     def __post_init__(self) -> None:
@@ -62,10 +65,6 @@ class UNet:
     def stride(self) -> int:
         """Each level but the first halves the size."""
         return int(2 ** (len(self.channels) - 1))
-
-    def min_side(self, pad: str) -> int:  # noqa: ARG002 - enough for the norm is enough for a reflection
-        """Two pixels at the deepest level."""
-        return 2 * self.stride
 
     def build(self, inputs: int, shape: tuple[int, int, int], pad: str) -> nn.Module:
         """Return the levels, a 1x1 convolution to the image's channels and a sigmoid."""
@@ -100,7 +99,7 @@ class UNet:
 
 
 @dataclass(frozen=True)
-class ResNet:
+class ResNet(Architecture):
     """The residual network of the published comparison of networks, at full resolution throughout.
 
         block(x) = x + norm(conv(act(norm(conv(x)))))
@@ -117,7 +116,6 @@ class ResNet:
     """
 
     name: ClassVar[str] = "resnet"
-    free: ClassVar[bool] = False
     blocks: int = 8
     channels: int = 32
 
@@ -125,15 +123,6 @@ class ResNet:
         check_channels(self.name, (self.channels,))
         if not 1 <= self.blocks <= MAX_BLOCKS:
             raise UsageError(f"The network resnet needs blocks of 1 to {MAX_BLOCKS}.")
-
-    @property
-    def stride(self) -> int:
-        """The size is never halved."""
-        return 1
-
-    def min_side(self, pad: str) -> int:  # noqa: ARG002
-        """Two pixels, for norm and reflection."""
-        return 2
 
     def build(self, inputs: int, shape: tuple[int, int, int], pad: str) -> nn.Module:
         """Return a convolution, the blocks, a convolution with a norm, one to the image's channels, and a sigmoid."""
@@ -159,16 +148,11 @@ class ResNet:
 
 
 @dataclass(frozen=True)
-class Pixels:
+class Pixels(Architecture):
     """No network: each pixel is a variable. The baseline "no prior", or with `--tv` "TV only"."""
 
     name: ClassVar[str] = "pixels"
     free: ClassVar[bool] = True
-
-    @property
-    def stride(self) -> int:
-        """The size is never halved."""
-        return 1
 
     def min_side(self, pad: str) -> int:  # noqa: ARG002
         """An image of any size will do."""

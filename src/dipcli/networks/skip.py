@@ -8,7 +8,7 @@ from typing import ClassVar, TypeVar
 from torch import nn
 
 from dipcli.errors import UsageError
-from dipcli.networks.architectures import MAX_CHANNELS, check_channels
+from dipcli.networks.architectures import MAX_CHANNELS, Architecture, check_channels
 from dipcli.networks.layers import Branches, Level, activation, batch_norm, convolution
 
 MAX_KERNEL_SIDE = 31  # a larger one would be a typing error
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Skip:
+class Skip(Architecture):
     """The published encoder-decoder with skip connections ("skip net").
 
     One level, from x to y:
@@ -42,7 +42,6 @@ class Skip:
     """
 
     name: ClassVar[str] = "skip"
-    free: ClassVar[bool] = False
     channels: tuple[int, ...] = (128,) * 5
     skips: tuple[int, ...] = (4,) * 5
     up: tuple[str, ...] = ("bilinear",)
@@ -68,9 +67,7 @@ class Skip:
                     "give one value for all levels, or one for each."
                 )
         if any(side % 2 == 0 or not 1 <= side <= MAX_KERNEL_SIDE for side in self.kernel_down + self.kernel_up):
-            raise UsageError(
-                f"The network skip needs kernels with odd sides: choose odd numbers of 1 to {MAX_KERNEL_SIDE}."
-            )
+            raise UsageError(f"The network skip needs odd kernels: choose odd numbers of 1 to {MAX_KERNEL_SIDE}.")
         if unknown := set(self.up) - {"bilinear", "nearest"}:
             raise UsageError(f"The network skip does not know up={min(unknown)}: choose bilinear or nearest.")
         if self.down not in ("stride", "average"):
@@ -83,7 +80,7 @@ class Skip:
 
     def min_side(self, pad: str) -> int:
         """Two pixels at the deepest level for the norm; with reflection, enough on every level for its kernels."""
-        side = 2 * self.stride
+        side = super().min_side(pad)
         if pad == "reflection":
             kernels = zip(self._expand(self.kernel_down), self._expand(self.kernel_up), strict=True)
             for level, (down, up) in enumerate(kernels):
