@@ -78,7 +78,7 @@ def restore(image: NDArray[np.uint8], preset: str, **given: object) -> tuple[NDA
     """Fit an image: the result, (C, H, W), the seconds of all cores, and the prepared fit."""
     case, settings = tasks()["denoise"].case(from_array(image), preset, {}, given)
     started = process_time()
-    prepared = prepare(case.problem, settings, beside=case.bytes_in_memory)
+    prepared = prepare(case.problem, settings, other_bytes=case.bytes_in_memory)
     return solve(prepared).image.numpy(), process_time() - started, prepared
 
 
