@@ -186,7 +186,7 @@ def measure_client(count: int) -> None:
     from dipcli.tasks.registry import tasks
 
     def no_fit(_order: dict[str, object]) -> dict[str, object]:
-        return {"account": {"iterations": 1}, "notes": [], "worker": "none"}
+        return {"account": {"input": "a.png", "output": "b.png"}, "skipped": "done", "notes": [], "worker": "none"}
 
     worker.fit = no_fit  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as scratch:
