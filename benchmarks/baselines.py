@@ -76,7 +76,7 @@ def compare_weights(path: Path, level: int) -> str:
     sigma = noise.level if noise else level / 255
 
     def smooth(weight: float) -> Any:
-        image = denoise_tv_chambolle(noisy.transpose(1, 2, 0), weight=weight, eps=denoising.SETTLED, channel_axis=-1)
+        image = denoise_tv_chambolle(noisy.transpose(1, 2, 0), weight=weight, eps=denoising.TV_EPS, channel_axis=-1)
         return image.transpose(2, 0, 1)
 
     predicting = metrics.psnr(denoising.total_variation(noisy, sigma, Budget()), clean)

@@ -124,7 +124,7 @@ def measure_ways(count: int, side: int, options: list[str], ways: list[str]) -> 
 
 def measure_together(most: int, side: int, preset: str, device: str, seconds: float) -> None:
     """Print the throughput of one fit, and of two, four, eight and so on in one pass."""
-    from dipcli.fitting import device as machine
+    from dipcli.fitting.device import choose_device, choose_precision, read_name
     from dipcli.records.job import Job
     from dipcli.runs.batches.throughput import measure_throughput, prepare_job
     from dipcli.tasks.registry import tasks
@@ -134,8 +134,8 @@ def measure_together(most: int, side: int, preset: str, device: str, seconds: fl
         job = Job(
             task=tasks()["denoise"], source=Path(scratch, "in/000000.png"), preset=preset, given={"device": device}
         )
-        chosen, prepared = machine.choose(device), prepare_job(job)
-        print(f"{side}x{side}, {preset}, {machine.name(chosen)} {machine.precision(chosen)}, {os.cpu_count()} CPUs")
+        chosen, prepared = choose_device(device), prepare_job(job)
+        print(f"{side}x{side}, {preset}, {read_name(chosen)} {choose_precision(chosen)[0]}, {os.cpu_count()} CPUs")
         count, first = 1, 0.0
         while count <= most:
             throughput = measure_throughput(prepared, count, seconds=seconds)
@@ -186,7 +186,7 @@ def measure_client(count: int) -> None:
     from dipcli.tasks.registry import tasks
 
     def no_fit(_order: dict[str, object]) -> dict[str, object]:
-        return {"account": {"iterations": 1}, "notes": [], "worker": "none"}
+        return {"account": {"input": "a.png", "output": "b.png"}, "skipped": "done", "notes": [], "worker": "none"}
 
     worker.fit = no_fit  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as scratch:

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from speed import synthetic_image
 
-from dipcli.fitting.device import peak_memory
+from dipcli.fitting.memory import read_peak
 from dipcli.fitting.solve import PreparedFit, prepare, solve
 from dipcli.images.image import from_array
 from dipcli.problem.metrics import psnr
@@ -78,7 +78,7 @@ def restore(image: NDArray[np.uint8], preset: str, **given: object) -> tuple[NDA
     """Fit an image: the result, (C, H, W), the seconds of all cores, and the prepared fit."""
     case, settings = tasks()["denoise"].case(from_array(image), preset, {}, given)
     started = process_time()
-    prepared = prepare(case.problem, settings, beside=case.bytes_in_memory)
+    prepared = prepare(case.problem, settings, other_bytes=case.bytes_in_memory)
     return solve(prepared).image.numpy(), process_time() - started, prepared
 
 
@@ -127,7 +127,7 @@ def fit_once(options: argparse.Namespace) -> None:
     if options.network:
         given |= {"network": options.network}
     _, _, prepared = restore(add_noise(synthetic_image(options.size)), options.preset, **given)
-    peak = peak_memory(torch.device("cpu")) or 0
+    peak = read_peak(torch.device("cpu")) or 0
     print(json.dumps({"estimate": prepared.estimate.memory / MIB, "peak": peak / MIB}))
 
 

@@ -45,6 +45,7 @@ def reference() -> str:
     first = contexts[task_commands[0].name]
     parts = [HEAD, text(root.help), usage("dip", "COMMAND [ARGS]..."), "**Options**:\n"]
     parts.append(bullets(describe(p, root.make_context("dip", [], resilient_parsing=True)) for p in root.params))
+    parts.append("`-h` or `--help` after any command shows its help.\n")
     parts.append("| command | |\n|---|---|\n" + "".join(map(row, commands.values())))
     parts.append(SHARED)
     parts += panels(

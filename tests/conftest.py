@@ -64,11 +64,11 @@ def clean_png(tmp_path: Path) -> Path:
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Of how many networks each pass was."""
     seen: list[int] = []
-    forward = lockstep._Joint.forward
+    forward = lockstep.JointNetworks.forward
 
     def counted(self: Any, wishes: Any) -> Any:
         seen.append(len(wishes))
         return forward(self, wishes)
 
-    monkeypatch.setattr(lockstep._Joint, "forward", counted)
+    monkeypatch.setattr(lockstep.JointNetworks, "forward", counted)
     return seen

@@ -1,4 +1,4 @@
-"""Small images made by formula, and a colour profile."""
+"""Small synthetic images, and a colour profile."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 
 def scene(height: int, width: int, channels: int = 3) -> np.ndarray:
-    """A clean picture, uint8 (H, W, C): a slope with a square on it."""
+    """A clean image, uint8 (H, W, C): a ramp with a bright square."""
     y, x = np.mgrid[:height, :width] / max(height, width)
     layers = [60 + 120 * (x if c % 2 else y) for c in range(channels)]
-    picture = np.stack(layers, axis=2)
-    picture[height // 4 : height // 2, width // 4 : width // 2] = 220
-    return picture.astype(np.uint8)
+    image = np.stack(layers, axis=2)
+    image[height // 4 : height // 2, width // 4 : width // 2] = 220
+    return image.astype(np.uint8)
 
 
 def noisy(clean: np.ndarray, sigma: float = 25, seed: int = 0) -> np.ndarray:
@@ -22,16 +22,16 @@ def noisy(clean: np.ndarray, sigma: float = 25, seed: int = 0) -> np.ndarray:
 
 
 def wide_gamut() -> bytes:
-    """A colour profile of Adobe RGB's primaries, white and gamma, as its makers publish them: no more than it takes.
+    """A minimal ICC profile with the published primaries, white point and gamma of Adobe RGB.
 
     Source:
-        ICC.1:2001-04, a matrix profile for displays.
+        ICC.1:2001-04, matrix profiles for displays.
     """
     columns = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
     white, gamma = (0.9642, 1.0, 0.8249), b"curv" + bytes(4) + struct.pack(">IH", 1, round(2.19921875 * 256)) + bytes(2)
 
     def place(xyz: tuple[float, ...]) -> bytes:
-        return b"XYZ " + bytes(4) + struct.pack(">3i", *(round(each * 65536) for each in xyz))
+        return b"XYZ " + bytes(4) + struct.pack(">3i", *(round(value * 65536) for value in xyz))
 
     name = b"wide\0"
     tags = {
@@ -46,4 +46,4 @@ def wide_gamut() -> bytes:
         table += tag + struct.pack(">II", start + len(body), len(content))
         body += content + bytes(-len(content) % 4)
     head = struct.pack(">I4xI", start + len(body), 0x02100000) + b"mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28)
-    return (head + struct.pack(">3i", *(round(each * 65536) for each in white))).ljust(128, b"\0") + table + body
+    return (head + struct.pack(">3i", *(round(value * 65536) for value in white))).ljust(128, b"\0") + table + body

@@ -1,7 +1,8 @@
-"""Values written name:key=value."""
+"""Specifications written name:key=value, durations and amounts of memory."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -10,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dipcli.errors import UsageError
-from dipcli.text import parse, write
+from dipcli.text import escape_controls, format_clock, format_duration, parse, parse_bytes, parse_seconds, write
 
 
 @dataclass(frozen=True)
 class Everything:
-    """One field of each kind that can be written."""
+    """One field of each type that can be written."""
 
     name: ClassVar[str] = "everything"
     count: int = 3
@@ -40,22 +41,23 @@ WORDS = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1)
         words=st.lists(WORDS, min_size=1).map(tuple),
     )
 )
-def test_what_is_written_is_read_back(value: Everything) -> None:
-    text = ":".join(["everything", *(f"{each.name}={write(getattr(value, each.name))}" for each in fields(value))])
+def test_parse_reads_what_write_writes(value: Everything) -> None:
+    pairs = [f"{field.name}={write(getattr(value, field.name))}" for field in fields(value)]
+    text = ":".join(["everything", *pairs])
     assert parse(text, [Everything], "thing") == value
 
 
-def test_what_is_left_out_keeps_its_default() -> None:
+def test_missing_keys_keep_their_defaults() -> None:
     assert parse("everything", [Everything], "thing") == Everything()
     assert parse("everything:flag=no", [Everything], "thing") == Everything(flag=False)
 
 
-def test_numbers_may_be_repeated_with_an_x() -> None:
+def test_x_repeats_a_number() -> None:
     assert parse("everything:numbers=8,16x2,4", [Everything], "thing") == Everything(numbers=(8, 16, 16, 4))
 
 
 @pytest.mark.parametrize(
-    ("text", "way_out"),
+    ("text", "message"),
     [
         ("nothing", "There is no thing 'nothing': choose from everything"),
         ("everything:size=3", "it takes count=3, weight=0.5, word=red, flag=yes, numbers=1,2, words=red,green"),
@@ -68,6 +70,34 @@ def test_numbers_may_be_repeated_with_an_x() -> None:
         ("everything:numbers=1,,2", "write it as numbers=1,2"),
     ],
 )
-def test_what_cannot_be_read_is_answered_with_what_can(text: str, way_out: str) -> None:
-    with pytest.raises(UsageError, match=way_out):
+def test_error_names_the_valid_values(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         parse(text, [Everything], "thing")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("1h30m", 5400), ("90", 90), ("0.5s", 0.5)])
+def test_parse_seconds(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("8G", 8 * 2**30), ("1.5GiB", 1.5 * 2**30), ("800M", 800 * 2**20), ("9", 9)]
+)
+def test_parse_bytes(text: str, count: float) -> None:
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "many", "1x", "0s", "0G"])
+def test_invalid_amounts_are_refused(text: str) -> None:
+    for function in (parse_seconds, parse_bytes):
+        with pytest.raises(ValueError, match=re.escape(text) + "$"):
+            function(text)
+
+
+def test_durations_are_formatted() -> None:
+    assert [format_duration(seconds) for seconds in (40, 720, 12_600)] == ["40 s", "12 min", "3.5 h"]
+    assert [format_clock(seconds) for seconds in (123, 3723)] == ["2:03", "1:02:03"]
+
+
+def test_control_characters_are_escaped() -> None:
+    assert escape_controls("a\nb\x1b[31m\u202e\udc80ü") == r"a\nb\x1b[31m\u202e\udc80ü"

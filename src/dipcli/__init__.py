@@ -17,21 +17,26 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PARTS = {
+    "Baseline": "tasks.baselines.baseline",
     "Case": "tasks.case",
     "DipError": "errors",
     "Fit": "fitting.results",
+    "Format": "images",
     "Image": "images.image",
     "Operator": "problem",
     "Prior": "networks",
     "Problem": "problem",
+    "Raster": "images",
     "Rule": "stopping",
     "Settings": "settings",
     "Step": "stopping.step",
+    "Task": "tasks.registry",
     "UsageError": "errors",
     "Verdict": "stopping",
     "build": "networks",
     "fit": "fitting.engine",
     "main": "cli.app",
+    "register_format": "images",
     "task": "tasks.registry",
 }
 

@@ -106,8 +106,8 @@ def restorer(task: Task) -> Callable[..., Restored]:
             case.problem,
             settings,
             stop=settings.rule(None if isinstance(stop, str) else stop),
-            beside=case.bytes_in_memory,
-            watched=Uncertainty.images_held if uncertainty else 0,
+            other_bytes=case.bytes_in_memory,
+            observer_images=Uncertainty.images_held if uncertainty else 0,
         )
         bar = Bar() if progress else Silent()
         metrics = Metrics(prepared.problem, None, PROGRESS_INTERVAL, [bar.show_row])

@@ -1,4 +1,4 @@
-"""Any file at all, through the real command line: a picture, or one sentence, and nothing else is touched."""
+"""Any file given to the command line is restored or refused with one sentence; no other file is changed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,21 @@ from samples import wide_gamut
 
 from dipcli import images
 from dipcli.cli.app import app
-from dipcli.images.image import SMALLEST
+from dipcli.images import MIN_SIDE
 
+MODES = {
+    "JPEG": ["L", "RGB"],
+    "BMP": ["L", "RGB"],
+    "PPM": ["L", "RGB"],
+    "TGA": ["L", "RGB", "RGBA"],
+    "WEBP": ["RGB", "RGBA"],
+    "P": ["RGB"],
+    "1": ["L"],
+}
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 DEPTHS = {"8": np.uint8, "16": np.uint16, "float": np.float32}
-SUFFIXES = [*images.FORMATS, ".PNG", ".gif", ""]
+SUFFIXES = [*(suffix for row in images.formats() if row.write for suffix in row.suffixes), ".PNG", ".gif", ".ppm", ""]
+WITHOUT_METADATA = ("BMP", "PPM", "TGA")  # formats
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,8 @@ class File:
 
     Attributes:
         data: its bytes.
-        size: height and width of what has to come out, channels with transparency; None where none has to.
+        size: height and width of the expected result; None if the file may be refused.
+        channels: of the result, with alpha.
         dtype: of its samples.
     """
 
@@ -48,29 +59,37 @@ class File:
 
 def exif(orientation: int) -> bytes:
     tags = PIL.Image.Exif()
-    tags[0x0112], tags[315], tags[0x8769] = orientation, "somebody", {0x829A: 0.25, 0xA002: 7}
+    tags[0x0112], tags[315], tags[0x8769] = orientation, "an artist", {0x829A: 0.25, 0xA002: 7}
     return tags.tobytes()
 
 
 @st.composite
-def pictures(draw: Callable[..., Any]) -> File:
-    """Whole files of every format, mode, depth, size and orientation that is promised."""
-    kind = draw(st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "TIFF", "P", "1"]))
-    modes = {"JPEG": ["L", "RGB"], "BMP": ["L", "RGB"], "WEBP": ["RGB", "RGBA"], "P": ["RGB"], "1": ["L"]}
+def intact_files(draw: Callable[..., Any]) -> File:
+    """Intact files of every supported format, mode, depth, size and orientation."""
+    kind = draw(st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "TIFF", "P", "1", "PPM", "TGA"]))
+    modes = {
+        "JPEG": ["L", "RGB"],
+        "BMP": ["L", "RGB"],
+        "PPM": ["L", "RGB"],
+        "TGA": ["L", "RGB", "RGBA"],
+        "WEBP": ["RGB", "RGBA"],
+        "P": ["RGB"],
+        "1": ["L"],
+    }
     mode = draw(st.sampled_from(modes.get(kind, list(CHANNELS))))
     depths = {"PNG": ["8", "16"], "TIFF": list(DEPTHS)}.get(kind, ["8"])
     dtype = DEPTHS[draw(st.sampled_from(depths))]
     height, width = draw(st.integers(1, 200)), draw(st.integers(1, 200))
-    orientation = draw(st.integers(1, 8)) if kind != "BMP" else 1
-    samples = drawn(draw, (height, width, CHANNELS[mode]), dtype)
+    orientation = draw(st.integers(1, 8)) if kind not in WITHOUT_METADATA else 1
+    samples = random_samples(draw, (height, width, CHANNELS[mode]), dtype)
     profile = draw(st.sampled_from([None, wide_gamut()]))
-    data = written(draw, kind, samples, orientation, profile)
+    data = write_file(draw, kind, samples, orientation, profile)
     size = (height, width) if orientation < 5 else (width, height)
-    return File(data, size if min(size) >= SMALLEST else None, CHANNELS[mode], dtype)
+    return File(data, size if min(size) >= MIN_SIDE else None, CHANNELS[mode], dtype)
 
 
-def drawn(draw: Callable[..., Any], shape: tuple[int, int, int], dtype: Any) -> np.ndarray:
-    """Noise over a slope, or one value everywhere."""
+def random_samples(draw: Callable[..., Any], shape: tuple[int, int, int], dtype: Any) -> np.ndarray:
+    """Uniform noise, or one value everywhere."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     contrast = draw(st.sampled_from([0.0, 0.1, 1.0]))
     values = np.clip(0.5 + contrast * (rng.random(shape) - 0.5), 0, 1)
@@ -79,8 +98,10 @@ def drawn(draw: Callable[..., Any], shape: tuple[int, int, int], dtype: Any) -> 
     return np.rint(values * np.iinfo(dtype).max).astype(dtype)
 
 
-def written(draw: Callable[..., Any], kind: str, samples: np.ndarray, orientation: int, profile: bytes | None) -> bytes:
-    """By other programs' hands."""
+def write_file(
+    draw: Callable[..., Any], kind: str, samples: np.ndarray, orientation: int, profile: bytes | None
+) -> bytes:
+    """Encode a file with other libraries."""
     samples = np.ascontiguousarray(samples[..., 0] if samples.shape[2] == 1 else samples)
     if kind == "TIFF":
         colours = samples.shape[2] if samples.ndim > 2 else 1
@@ -103,9 +124,9 @@ def written(draw: Callable[..., Any], kind: str, samples: np.ndarray, orientatio
     if kind in ("P", "1"):
         image, kind = image.convert(kind), draw(st.sampled_from(["PNG", "TIFF"]))
     options = {"lossless": draw(st.booleans())} if kind == "WEBP" else {}
-    beside = {} if kind == "BMP" else {"exif": exif(orientation), "icc_profile": profile}
+    metadata = {} if kind in WITHOUT_METADATA else {"exif": exif(orientation), "icc_profile": profile}
     file = io.BytesIO()
-    image.save(file, kind, **{key: value for key, value in (options | beside).items() if value})
+    image.save(file, kind, **{key: value for key, value in (options | metadata).items() if value})
     return file.getvalue()
 
 
@@ -114,9 +135,9 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 @st.composite
-def damaged(draw: Callable[..., Any]) -> File:
-    """Real files with bytes flipped, taken out, put in or cut off; more often where the headers are."""
-    data = bytearray(draw(pictures()).data)
+def damaged_files(draw: Callable[..., Any]) -> File:
+    """Files with bytes changed, removed, inserted or cut off, more often in the headers."""
+    data = bytearray(draw(intact_files()).data)
     for _ in range(draw(st.integers(1, 6))):
         place = draw(st.one_of(st.integers(0, 400), st.integers(0, 10**6))) % max(1, len(data))
         match draw(st.sampled_from(["flip", "flip", "out", "in", "cut"])):
@@ -128,11 +149,11 @@ def damaged(draw: Callable[..., Any]) -> File:
                 data[place:place] = draw(st.binary(max_size=16))
             case "cut":
                 del data[max(1, place) :]
-    return File(mended(bytes(data)) if draw(st.booleans()) else bytes(data))
+    return File(fix_checksums(bytes(data)) if draw(st.booleans()) else bytes(data))
 
 
-def mended(data: bytes) -> bytes:
-    """A PNG with its checksums right again, so that what is behind them is looked at too; others as they are."""
+def fix_checksums(data: bytes) -> bytes:
+    """Correct the checksums of a PNG, so that the damage gets past them; leave other files unchanged."""
     whole, at = data[:8], 8
     while data.startswith(b"\x89PNG\r\n\x1a\n") and at + 12 <= len(data):
         end = min(at + 8 + int.from_bytes(data[at : at + 4], "big"), len(data))
@@ -151,51 +172,53 @@ HEADS = [
     b"BM",
     b"GIF89a",
     b"II+\0",
+    b"P6\n20 20\n255\n",
+    b"\0\0\0\x0cjP  \r\n\x87\n",
 ]
 NOISE = st.builds(lambda head, rest: File(head + rest), st.sampled_from(HEADS), st.binary(max_size=300))
 
 
 @given(
-    file=st.one_of(pictures(), damaged(), damaged(), NOISE),
+    file=st.one_of(intact_files(), damaged_files(), damaged_files(), NOISE),
     suffix=st.sampled_from(SUFFIXES),
     output=st.sampled_from(["beside", "beside", "named", "stdout", "stdin"]),
 )
 @hypothesis_settings(suppress_health_check=list(HealthCheck))
-def test_any_file_is_restored_or_told(file: File, suffix: str, output: str) -> None:
+def test_any_file_is_restored_or_refused(file: File, suffix: str, output: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = folder / "in.bin"
         source.write_bytes(file.data)
         named = folder / f"out{suffix}"
-        way = {"named": ["-o", named], "stdout": ["-o", "-"], "stdin": ["-o", "-"]}.get(output, [])
+        target = {"named": ["-o", named], "stdout": ["-o", "-"], "stdin": ["-o", "-"]}.get(output, [])
         stdin = file.data if output == "stdin" else None
-        what = "-" if output == "stdin" else source
-        result = Dip(app).quick("denoise", what, *way, "-q", "--warmup", 0, iterations=1, stdin=stdin)
+        argument = "-" if output == "stdin" else source
+        result = Dip(app).quick("denoise", argument, *target, "-q", "--warmup", 0, iterations=1, stdin=stdin)
         event(f"exit code {result.exit_code}")
 
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         assert "Traceback" not in result.output
-        assert source.read_bytes() == file.data, "the input is as it was"
-        assert not list(folder.rglob("*.tmp")), "nothing is half-written"
+        assert source.read_bytes() == file.data, "the input is unchanged"
+        assert not list(folder.rglob("*.tmp")), "no temporary file is left"
         if file.size and output != "named":  # standard output is PNG
             refused = "std" in output and file.dtype == np.float32
             assert result.exit_code == (1 if refused else 0), result.output
         if result.exit_code == 0:
-            what = result.stdout_bytes if "std" in output else Path(result.stdout.strip("\n")).read_bytes()
-            looked_at(what, file, suffix if output == "named" else None)
+            written = result.stdout_bytes if "std" in output else Path(result.stdout.strip("\n")).read_bytes()
+            check_result(written, file, suffix if output == "named" else None)
         else:
             assert result.exit_code in (1, 2), result.output
             assert result.stderr.startswith("dip: ")
             assert result.stderr.count("\n") == 1, "one sentence"
-            assert [each.name for each in folder.iterdir()] == ["in.bin"], "found before anything was written"
+            assert [path.name for path in folder.iterdir()] == ["in.bin"], "refused before anything is written"
 
 
-def looked_at(data: bytes, file: File, suffix: str | None) -> None:
-    """What was written is a whole picture, of the size, the channels and the depth of what went in."""
-    picture = images.decode(data)
+def check_result(data: bytes, file: File, suffix: str | None) -> None:
+    """Check that the result is an image of the size, channels and depth of the input."""
+    image = images.decode(data)
     if file.size:
-        assert picture.pixels.shape[1:] == file.size
-        assert picture.alpha is None or file.channels in (2, 4)
+        assert image.pixels.shape[1:] == file.size
+        assert image.alpha is None or file.channels in (2, 4)
         if suffix is None:
-            assert picture.dtype == file.dtype
-            assert len(picture.pixels) + (picture.alpha is not None) == file.channels
+            assert image.dtype == file.dtype
+            assert len(image.pixels) + (image.alpha is not None) == file.channels

@@ -676,8 +676,8 @@ def test_more_channels_than_colours_go_through_tiff(dip: Dip, tmp_path: Path, dt
 
 
 def test_the_log_and_the_record_tell_of_a_collapse(dip: Dip, noisy_png: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dipcli.fitting import engine
-    from dipcli.fitting.adam import Adam
+    from dipcli.fitting import optimizers
+    from dipcli.fitting.optimizers import Adam
 
     class Spiking(Adam):
         calls = 0
@@ -690,7 +690,7 @@ def test_the_log_and_the_record_tell_of_a_collapse(dip: Dip, noisy_png: Path, mo
             group["lr"] = rate
             return loss
 
-    monkeypatch.setattr(engine, "Adam", Spiking)
+    monkeypatch.setattr(optimizers, "Adam", Spiking)
     result = dip.quick("denoise", noisy_png, "--log-every", 25, iterations=130)
     assert result.exit_code == 0, result.output
     folder = noisy_png.with_name("noisy.denoised.dip")

@@ -1,9 +1,8 @@
-"""Makes `dip` quick without changing what it is told: for commands that stand in documents as people would type them.
+"""Make the fits of `dip` short without changing its command line, for commands that documents show as users type them.
 
-Every command is parsed, checked, planned, fitted and written as ever. After a task has made its settings, and they were
-found sound, iterations and warm-up are capped and a budget of time is cut, and a network that was named is made
-with fewer channels on each of its levels. All of that is done to two functions: `Task.settings` and
-`networks.architecture`.
+Every command is parsed, checked, planned, fitted and written as usual. After a task has made and checked its settings,
+iterations and warm-up are capped and the time budget is cut; a network chosen by name gets fewer channels per level.
+Two functions are patched for this: `Task.settings` and `networks.architecture`.
 """
 
 from __future__ import annotations
@@ -18,79 +17,82 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-ITERATIONS, UNTIL_A_RULE = 3, 6
-CHANNELS = 4
-TIME = "1s"
+MAX_ITERATIONS = 3
+MAX_ITERATIONS_WITH_RULE = 6
+MAX_WARMUP = 1
+MAX_CHANNELS = 4
+TIME_BUDGET = "1s"
 
 
-def few(settings: Callable[..., Any]) -> Callable[..., Any]:
-    """`Task.settings` with fewer iterations."""
+def cap_iterations(make_settings: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `Task.settings` so that fits are short."""
 
-    def hurried(*arguments: Any, **given: Any) -> Any:
-        asked = settings(*arguments, **given)
+    def make_short_settings(*arguments: Any, **given: Any) -> Any:
+        settings = make_settings(*arguments, **given)
         return replace(
-            asked,
-            iterations=asked.iterations and min(asked.iterations, ITERATIONS),
-            max_iterations=min(asked.max_iterations, UNTIL_A_RULE),
-            warmup=min(asked.warmup, 1),
-            time=asked.time and TIME,
+            settings,
+            iterations=settings.iterations and min(settings.iterations, MAX_ITERATIONS),
+            max_iterations=min(settings.max_iterations, MAX_ITERATIONS_WITH_RULE),
+            warmup=min(settings.warmup, MAX_WARMUP),
+            time=settings.time and TIME_BUDGET,
         )
 
-    return hurried
+    return make_short_settings
 
 
-def narrow(architecture: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`networks.architecture` with fewer channels."""
+def cap_channels(parse_architecture: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Wrap `networks.architecture` so that networks are narrow."""
 
-    def hurried(text: str) -> Any:
-        chosen = architecture(text)
-        if isinstance(channels := getattr(chosen, "channels", None), tuple):
-            return replace(chosen, channels=tuple(min(each, CHANNELS) for each in channels))
-        return replace(chosen, channels=CHANNELS) if channels else chosen
+    def parse_narrow_architecture(text: str) -> Any:
+        architecture = parse_architecture(text)
+        channels = getattr(architecture, "channels", None)
+        if isinstance(channels, tuple):
+            return replace(architecture, channels=tuple(min(count, MAX_CHANNELS) for count in channels))
+        return replace(architecture, channels=MAX_CHANNELS) if channels else architecture
 
-    return hurried
+    return parse_narrow_architecture
 
 
-PLACES: dict[str, Callable[[ModuleType], tuple[Any, str, Callable[..., Any]]]] = {
-    "dipcli.tasks.registry": lambda module: (module.Task, "settings", few),
-    "dipcli.networks.build": lambda module: (module, "architecture", narrow),
+# By module: the object that holds the function, the function's name, and its wrapper.
+PATCHES: dict[str, Callable[[ModuleType], tuple[Any, str, Callable[..., Any]]]] = {
+    "dipcli.tasks.registry": lambda module: (module.Task, "settings", cap_iterations),
+    "dipcli.networks.build": lambda module: (module, "architecture", cap_channels),
 }
 
 
 @contextmanager
-def hurried() -> Iterator[None]:
-    """Inside, in this process."""
-    places = [PLACES[name](import_module(name)) for name in PLACES]
-    networks = import_module("dipcli.networks")
-    before = []
-    for owner, name, change in [*places, (networks, "architecture", narrow)]:
-        before.append((owner, name, getattr(owner, name)))
-        setattr(owner, name, change(getattr(owner, name)))
+def fast_fits() -> Iterator[None]:
+    """Make fits short in this process, inside the context."""
+    patches = [patch(import_module(name)) for name, patch in PATCHES.items()]
+    patches.append((import_module("dipcli.networks"), "architecture", cap_channels))
+    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
+    for owner, name, wrap in patches:
+        setattr(owner, name, wrap(getattr(owner, name)))
     try:
         yield
     finally:
-        for owner, name, function in before:
+        for owner, name, function in originals:
             setattr(owner, name, function)
 
 
-class _Finder(MetaPathFinder):
-    """Changes the two modules when they are imported."""
+class _PatchingFinder(MetaPathFinder):
+    """Patches the two modules when they are imported."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path, target) if name in PLACES else None
+        spec = PathFinder.find_spec(name, path, target) if name in PATCHES else None
         if spec is None or spec.loader is None:
             return None
-        run = spec.loader.exec_module
+        execute = spec.loader.exec_module
 
-        def run_and_change(module: ModuleType) -> None:
-            run(module)
-            owner, attribute, change = PLACES[name](module)
-            setattr(owner, attribute, change(getattr(owner, attribute)))
+        def execute_and_patch(module: ModuleType) -> None:
+            execute(module)
+            owner, attribute, wrap = PATCHES[name](module)
+            setattr(owner, attribute, wrap(getattr(owner, attribute)))
 
-        spec.loader.exec_module = run_and_change  # type: ignore[method-assign]
+        spec.loader.exec_module = execute_and_patch  # type: ignore[method-assign]
         return spec
 
 
-def in_every_process() -> None:
-    """For a `sitecustomize` on PYTHONPATH: the same in all processes that are started with it."""
-    sys.meta_path.insert(0, _Finder())
+def patch_on_import() -> None:
+    """Make fits short in this process from the start: for a `sitecustomize` module on PYTHONPATH."""
+    sys.meta_path.insert(0, _PatchingFinder())

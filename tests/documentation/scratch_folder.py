@@ -1,4 +1,4 @@
-"""The folder that a command of the documents runs in: what it reads is there under the names it says, made small."""
+"""Fill the folder that a command of the documents runs in: the files it reads, under the names it uses, but small."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from dipcli.cli.app import app
 from dipcli.problem import classifiers
 from dipcli.tasks.registry import tasks
 
-SIDE = 64  # pixels: large enough for five levels, and for a quarter of it
-PICTURES = "PICTURES"  # how the documents call a folder with the test pictures of the paper
+SIDE = 64  # pixels: enough for five levels, also of an image of a quarter
+TEST_IMAGES = "IMAGES"  # the name in the documents of a folder with the test images of the paper
 SUFFIX = re.compile(r"\.(png|jpe?g|tiff?|webp|bmp)$", re.IGNORECASE)
 NETWORK = """
 from torch import nn
@@ -35,8 +35,8 @@ class Whole(nn.Module):
         self.blocks, self.network = blocks(), nn.Module()
         self.network._blocks = blocks()
 
-    def forward(self, picture):
-        return self.blocks(picture).mean() + self.network._blocks(picture).mean()
+    def forward(self, image):
+        return self.blocks(image).mean() + self.network._blocks(image).mean()
 
 
 def blocks():
@@ -47,8 +47,8 @@ build = Whole
 """
 
 
-def picture(path: Path, seed: int = 0) -> None:
-    """A small picture; a mask where it is called one, with transparency where it was cut out."""
+def write_image(path: Path, seed: int = 0) -> None:
+    """Write a small image unless it exists; a mask or a cutout with transparency if the name says so."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,12 +66,12 @@ def picture(path: Path, seed: int = 0) -> None:
 
 @cache
 def commands() -> dict[str, Any]:
-    """Those of `dip`, by name."""
+    """Return the subcommands of `dip` by name."""
     return dict(typer.main.get_command(app()).commands)  # type: ignore[attr-defined]
 
 
-def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
-    """A command and what it was given, of the words behind `dip`; nothing is run and nothing checked."""
+def parse(words: list[str]) -> tuple[str, dict[str, Any]]:
+    """Parse the words after `dip` into a command and its values, without running or checking anything."""
     name = words[0] if words else ""
     if name not in commands():
         return name, {}
@@ -79,34 +79,34 @@ def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
         return name, dict(context.params)
 
 
-def whole(words: list[str]) -> bool:
-    """Whether the words behind `dip` are a call, not the mention of a command: what it must be given is given."""
-    name, given = parsed(words)
-    needed = [each.name for each in commands()[name].params if each.required] if name in commands() else []
-    return all(given.get(each) for each in needed)
+def is_complete(words: list[str]) -> bool:
+    """Whether the words after `dip` are a call, not the mention of a command: all required values are given."""
+    name, given = parse(words)
+    required = [p.name for p in commands()[name].params if p.required] if name in commands() else []
+    return all(given.get(parameter) for parameter in required)
 
 
-def read_by(words: list[str]) -> list[Path]:
-    """The pictures that a command line restores."""
-    _, given = parsed(words)
-    return [each for each in given.get("images") or [] if str(each) != "-"]
+def inputs_of(words: list[str]) -> list[Path]:
+    """Return the images that a command line restores."""
+    _, given = parse(words)
+    return [path for path in given.get("images") or [] if str(path) != "-"]
 
 
 def runs_of(name: str, given: dict[str, Any]) -> list[Path]:
-    """The folders of earlier runs that a command beside the tasks is given."""
-    found = [] if name in tasks() else [*(given.get("runs") or []), given.get("run")]
-    return [each for each in found if each]
+    """Return the run folders given to a command that is not a task."""
+    runs = [] if name in tasks() else [*(given.get("runs") or []), given.get("run")]
+    return [run for run in runs if run]
 
 
-def set_for_dip(folder: Path, words: list[str]) -> None:
-    """What one call of `dip` reads, but for what an earlier run leaves behind."""
-    name, given = parsed(words)
-    for image in read_by(words):
-        _pictures(folder, str(image))
-    own = [each.name for each in tasks()[name].arguments()] if name in tasks() else []
+def prepare_for_dip(folder: Path, words: list[str]) -> None:
+    """Write the files that a call of `dip` reads, except those of earlier runs."""
+    name, given = parse(words)
+    for image in inputs_of(words):
+        _write_images(folder, str(image))
+    own = [argument.name for argument in tasks()[name].arguments()] if name in tasks() else []
     for value in (given.get("reference"), *(given[key] for key in own)):
         if value is not None and SUFFIX.search(str(value)):
-            picture(folder / str(value))
+            write_image(folder / str(value))
     if ":" in str(given.get("model")):
         (folder / f"{given['model'].partition(':')[0]}.py").write_text(NETWORK)
     weights = str(given.get("weights"))
@@ -116,63 +116,64 @@ def set_for_dip(folder: Path, words: list[str]) -> None:
         _weights(folder / "hub" / "checkpoints" / classifiers.MODELS[given["model"]][1], given["model"])
 
 
-def _pictures(folder: Path, name: str) -> None:
-    """A picture, a folder of them, or two that a pattern means."""
+def _write_images(folder: Path, name: str) -> None:
+    """Write an image, a folder of images, or two images that match a pattern."""
     if SUFFIX.search(name):
         for number in "12" if "*" in name else "1":
-            picture(folder / name.replace("**", "inside").replace("*", number), seed=int(number))
+            write_image(folder / name.replace("**", "inside").replace("*", number), seed=int(number))
         return
-    for number, place in enumerate(("{}_1.png", "inside/{}_2.png")):
-        picture(folder / name / place.format(Path(name).name), seed=number)
+    for number, pattern in enumerate(("{}_1.png", "inside/{}_2.png")):
+        write_image(folder / name / pattern.format(Path(name).name), seed=number)
 
 
 def _weights(path: Path, model: str) -> None:
-    """A file as PyTorch publishes it: all names and shapes, and next to no bytes."""
+    """Write weights with the names and shapes that PyTorch publishes, in a small file."""
     with torch.device("meta"):
         network = classifiers.MODELS[model][0]().network
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({name: torch.full((1,), 0.01).expand(each.shape) for name, each in network.state_dict().items()}, path)
+    weights = {name: torch.full((1,), 0.01).expand(value.shape) for name, value in network.state_dict().items()}
+    torch.save(weights, path)
 
 
-def set_for_shell(folder: Path, line: str) -> None:
-    """What a line of shell reads: whatever has the name of a picture and is not written to."""
+def prepare_for_shell(folder: Path, line: str) -> None:
+    """Write the files that a shell line reads: every image name that it does not write to."""
     for call in re.findall(r"\bdip ([^|;<>]*)", line):
-        words = [each for each in shlex.split(call, comments=True) if "$" not in each]
-        set_for_dip(folder, words)
-    for place in re.findall(r"\bfind (\S+) -name", line):
-        _pictures(folder, f"{place}/*.png")
+        words = [word for word in shlex.split(call, comments=True) if "$" not in word]
+        prepare_for_dip(folder, words)
+    for searched in re.findall(r"\bfind (\S+) -name", line):
+        _write_images(folder, f"{searched}/*.png")
     written = set(re.findall(r"(?:>\s*|-o\s+)(\S+)", line))
     for word in re.split(r"[\s;'\"]+", line):
         if SUFFIX.search(word) and word not in written and not word.startswith("-"):
-            _pictures(folder, word)
+            _write_images(folder, word)
 
 
-def set_for_script(folder: Path, words: list[str]) -> None:
-    """What a script of the repository reads; copies of the scripts, for some write beside themselves."""
+def prepare_for_script(folder: Path, words: list[str]) -> None:
+    """Write the files that a script of the repository reads; copy the scripts, because some write beside themselves."""
     for name in ("benchmarks", "docs", "examples"):
         if not (folder / name).exists():
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cat_*.png"))
     for name in ("cat_clean", "cat_noisy"):
-        picture(folder / "examples" / f"{name}.png")
-    if any(word.startswith(PICTURES) for word in words):
-        _papers(folder / PICTURES)
-    for before, word in zip(["", *words], words, strict=False):
-        if SUFFIX.search(word) and before not in ("-o", "--output", "--out"):
-            picture(folder / word)
+        write_image(folder / "examples" / f"{name}.png")
+    if any(word.startswith(TEST_IMAGES) for word in words):
+        _write_test_images(folder / TEST_IMAGES)
+    for previous, word in zip(["", *words], words, strict=False):
+        if SUFFIX.search(word) and previous not in ("-o", "--output", "--out"):
+            write_image(folder / word)
 
 
-def _papers(folder: Path) -> None:
-    """All test pictures that the benchmarks name, in their source."""
+def _write_test_images(folder: Path) -> None:
+    """Write all test images that the source of the benchmarks names."""
     for script in sorted((ROOT / "benchmarks").glob("*.py")):
         for node in ast.walk(ast.parse(script.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 if re.fullmatch(r"\w+(/\w+)+\.(png|jpg)", node.value):
-                    picture(folder / node.value)
+                    write_image(folder / node.value)
                 elif re.fullmatch(r"\w+(,\w+){5,}", node.value):
-                    set_clean(folder, node.value.split(","))
+                    write_clean(folder, node.value.split(","))
 
 
-def set_clean(folder: Path, names: Iterable[str]) -> None:
-    """NAME_clean.png of each."""
+def write_clean(folder: Path, names: Iterable[str]) -> None:
+    """Write NAME_clean.png for each name."""
     for name in names:
-        picture(folder / f"{name}_clean.png")
+        write_image(folder / f"{name}_clean.png")

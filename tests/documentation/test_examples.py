@@ -1,31 +1,31 @@
-"""The examples run, and show what they say they show."""
+"""The examples run, and show what their descriptions say."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
+import torch
+from documentation.fast_fits import fast_fits
+from documentation.in_process import call
 from samples import noisy, scene
 
+from dipcli.tasks import registry
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
-QUICK = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def run(*command: object, **environment: str) -> str:
-    result = subprocess.run(
-        [str(each) for each in command],
-        capture_output=True,
-        text=True,
-        env={**QUICK, **environment},
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+def run_script(name: str, *arguments: object) -> str:
+    """Run an example in this process; returns its standard output."""
+    code, out, err = call(["python", str(EXAMPLES / name), *map(str, arguments)])
+    assert code == 0, err
+    return out
 
 
 @pytest.fixture
@@ -35,55 +35,86 @@ def small(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def deblur_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    declared = dict(registry.DECLARED)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import deblur
+
+    yield deblur
+    registry.DECLARED.clear()
+    registry.DECLARED.update(declared)
+
+
 def test_every_example_is_run_by_a_test() -> None:
-    mine = Path(__file__).read_text()
+    source = Path(__file__).read_text()
     for path in EXAMPLES.iterdir():
-        assert path.suffix in (".md", ".png") or f'"{path.name}"' in mine, path.name
+        assert path.suffix in (".md", ".png", "") or f'"{path.name}"' in source, path.name
 
 
-def test_the_notebook_restores_a_picture(small: Path) -> None:
-    told = run(sys.executable, EXAMPLES / "notebook.py", small, 20)
-    assert told.startswith("(32, 32, 3) uint8 iteration")
-    assert "the loss fell" in told
+def test_notebook_restores_an_image(small: Path) -> None:
+    out = run_script("notebook.py", small, 20)
+    assert out.startswith("(32, 32, 3) uint8 iteration")
+    assert "the loss fell" in out
 
 
-def test_a_task_of_ones_own_is_a_command_with_every_option(small: Path, tmp_path: Path) -> None:
-    script = EXAMPLES / "deblur.py"
-    told = run(sys.executable, script, "deblur", small, "--width", 1, "--iters", 3, "--json", "-q")
-    assert '"task": "deblur"' in told
-    assert '"width": 1.0' in told
+def test_deblur_is_a_command_with_every_option(small: Path, tmp_path: Path) -> None:
+    out = run_script("deblur.py", "deblur", small, "--width", 1, "--iters", 3, "--json", "-q")
+    assert '"task": "deblur"' in out
+    assert '"width": 1.0' in out
     assert (tmp_path / "small.deblurred.dip" / "run.json").exists()
-    help_text = run(sys.executable, script, "deblur", "--help")
+    help_text = run_script("deblur.py", "deblur", "--help")
     assert "--width" in help_text
     assert "--iters" in help_text
 
 
-def test_the_blur_of_the_example_keeps_the_mean_and_is_linear() -> None:
-    import torch
-
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        from deblur import blur
-    finally:
-        sys.path.remove(str(EXAMPLES))
-        from dipcli.tasks import registry
-
-        registry.DECLARED.pop("deblur")
+def test_deblur_operator_keeps_the_mean_and_is_linear(deblur_module: object) -> None:
+    blur = deblur_module.blur  # type: ignore[attr-defined]
     x, y = torch.rand(2, 3, 20, 24)
     assert torch.allclose(blur(2 * x - y, 1.5), 2 * blur(x, 1.5) - blur(y, 1.5), atol=1e-5)
     assert torch.allclose(blur(torch.full((1, 20, 20), 0.3), 1.5), torch.full((1, 20, 20), 0.3))
 
 
-def test_a_rule_of_ones_own_stops_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["deblur.py", "settled.py", "notebook.py", "ablation.py"])
+def test_examples_import_only_from_dipcli_itself(name: str) -> None:
+    source = (EXAMPLES / name).read_text()
+    assert "from dipcli import" in source
+    assert "from dipcli." not in source
+    assert "import dipcli." not in source
+
+
+@pytest.mark.slow
+def test_settled_stops_the_run(tmp_path: Path) -> None:
     flat = tmp_path / "flat.png"
     iio.imwrite(flat, np.full((32, 32), 120, np.uint8))
-    told = run(sys.executable, EXAMPLES / "settled.py", flat, 1500)
-    assert "grey levels in 50 iterations" in told
-    assert 100 <= int(told.split()[2]) < 1500
+    out = run_script("settled.py", flat, 1500)
+    assert "grey levels in 50 iterations" in out
+    assert 100 <= int(out.split()[2]) < 1500
 
 
+def test_settled_stops_where_the_average_no_longer_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    from settled import Settled
+
+    from dipcli import Problem, Step
+
+    rule = Settled(gap=2, levels=1.5)
+    image = torch.full((1, 4, 4), 0.5)
+    state, problem = rule.start(Problem(measured=image, shape=(1, 4, 4)))
+    assert problem.measured is image
+    changes = {1: 0.0, 2: 0.0, 3: 0.1, 4: 0.2, 5: 0.3, 6: 0.204}
+    stops = []
+    for number, change in changes.items():
+        average = image + change
+        step = Step(number=number, image=average, averages=(average,), loss=torch.tensor(0.0), rate=0.1, seconds=0.0)
+        verdict, state = rule.judge(step, state)
+        stops.append(bool(verdict.stop))
+    assert stops == [False] * 5 + [True]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("script", "options", "told"),
+    ("script", "options", "output"),
     [
         ("denoise.sh", [], "{}/cat.png\niteration,seconds,loss"),
         ("inpaint.sh", [], "{0}/cat.hole.png\n{0}/cat.half.png\n"),
@@ -91,33 +122,39 @@ def test_a_rule_of_ones_own_stops_the_run(tmp_path: Path) -> None:
         ("dejpeg.sh", [], "{}/"),
         ("flash.sh", [], "{}/cat.relit.png\n"),
         ("invert.sh", [], "{}/"),
-        ("impedance.sh", ["--size", 32], "{}/"),
+        ("impedance.sh", ["--size", "32"], "{}/"),
     ],
 )
-def test_the_shell_examples(tmp_path: Path, script: str, options: list[object], told: str) -> None:
+def test_shell_examples(tmp_path: Path, script: str, options: list[str], output: str) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    shown = run("bash", EXAMPLES / script, "--iters", 3, "-q", *options, TMPDIR=str(tmp_path), PATH=path)
-    assert shown.startswith(told.format(tmp_path))
+    process = subprocess.run(
+        ["bash", str(EXAMPLES / script), "--iters", "3", "-q", *options],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "PATH": path},
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith(output.format(tmp_path))
 
 
-def test_the_ablation_draws_a_sheet(tmp_path: Path) -> None:
-    clean = scene(64, 96)
+def test_ablation_draws_a_sheet(tmp_path: Path) -> None:
     mask = np.zeros((64, 96), np.uint8)
     mask[20:40, 20:50] = 255
-    for name, array in (("in.png", clean), ("mask.png", mask)):
+    for name, array in (("in.png", scene(64, 96)), ("mask.png", mask)):
         iio.imwrite(tmp_path / name, array)
-    told = run(
-        sys.executable, EXAMPLES / "ablation.py", tmp_path / "in.png", tmp_path / "mask.png",
-        "--iters", 2, "-o", tmp_path / "sheet.png",
-    )  # fmt: skip
-    assert [line.partition(":")[0] for line in told.splitlines()[:5]] == [
-        "depth 2", "depth 4", "depth 6", "U-Net", "ResNet",
-    ]  # fmt: skip
-    assert iio.imread(tmp_path / "sheet.png").shape[1] == 1800
+    sheet = tmp_path / "sheet.png"
+    with fast_fits():
+        out = run_script("ablation.py", tmp_path / "in.png", tmp_path / "mask.png", "--iters", 2, "-o", sheet)
+    names = [line.partition(":")[0] for line in out.splitlines()[:5]]
+    assert names == ["depth 2", "depth 4", "depth 6", "U-Net", "ResNet"]
+    assert iio.imread(sheet).shape[1] == 1800
 
 
-def test_the_cat_is_the_one_that_make_cat_makes(tmp_path: Path) -> None:
+def test_make_cat_makes_the_shipped_cat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "make_cat.py").write_text((EXAMPLES / "make_cat.py").read_text())
-    run(sys.executable, tmp_path / "make_cat.py")
+    code, _, err = call(["python", str(tmp_path / "make_cat.py")])
+    assert code == 0, err
     for name in ("cat_clean.png", "cat_noisy.png"):
         assert np.array_equal(iio.imread(tmp_path / name), iio.imread(EXAMPLES / name))

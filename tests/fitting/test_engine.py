@@ -238,7 +238,7 @@ def test_a_rule_may_hold_pixels_back() -> None:
             return Verdict(keep=True, stop="done" if step.number == 300 else None), state
 
     settings = Settings(network="pixels", reg_noise=0, ema=0, rate=0.02)
-    start = build(settings, SHAPE).network[0].picture.detach().clone()[0]
+    start = build(settings, SHAPE).network[0].image.detach().clone()[0]
     result = fit(denoising(), build(settings, SHAPE), settings, stop=Blind()).image
     assert torch.allclose(result[:, 0], denoising().measured[:, 0], atol=1e-3)
     assert torch.equal(result[:, 1:], start[:, 1:])

@@ -1,4 +1,4 @@
-"""Pictures in and out: nothing is lost, and what is no picture is said to be none."""
+"""Images are read and written without loss, and what cannot be is refused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import PIL.Image
 import pytest
@@ -17,10 +18,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from samples import wide_gamut
 
-from dipcli import files, images
-from dipcli.errors import DipError
-from dipcli.images.image import from_array
+from dipcli import DipError, Image, files, images
+from dipcli.images import from_array
 
 SIDES = st.integers(16, 24)
 LAYOUTS = st.sampled_from([(), (1,), (2,), (3,), (4,)])
@@ -33,7 +34,7 @@ def arrays(dtype: type) -> st.SearchStrategy[np.ndarray]:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_samples_survive_the_way_through_a_picture(dtype: type) -> None:
+def test_from_array_and_array_are_inverse(dtype: type) -> None:
     @given(arrays(dtype))
     @hypothesis_settings(max_examples=25, deadline=None)
     def check(array: np.ndarray) -> None:
@@ -60,7 +61,7 @@ def test_samples_survive_the_way_through_a_picture(dtype: type) -> None:
         *[(".tif", dtype, layout) for dtype in (np.uint8, np.uint16, np.float32) for layout in ((2,), (4,))],
     ],
 )
-def test_lossless_files_give_back_what_went_in(suffix: str, dtype: type, layout: tuple[int, ...]) -> None:
+def test_lossless_formats_keep_every_sample(suffix: str, dtype: type, layout: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     shape = (17, 23, *layout)
     array = rng.random(shape, dtype=np.float32)
@@ -72,7 +73,7 @@ def test_lossless_files_give_back_what_went_in(suffix: str, dtype: type, layout:
     assert np.array_equal(again, array)
 
 
-def test_a_jpeg_comes_back_nearly(tmp_path: Path) -> None:
+def test_jpeg_is_close(tmp_path: Path) -> None:
     y, x = np.mgrid[:32, :48]
     array = np.stack([4 * y, 4 * x, 2 * (x + y)], axis=2).astype(np.uint8)
     path = tmp_path / "x.JPG"
@@ -80,30 +81,30 @@ def test_a_jpeg_comes_back_nearly(tmp_path: Path) -> None:
     assert np.abs(images.read(path)[0].array().astype(int) - array).mean() < 3
 
 
-def test_a_palette_becomes_its_colours_and_black_and_white_grey() -> None:
+def test_palette_is_resolved_and_1_bit_becomes_grey() -> None:
     colours = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)).convert("P")
-    for picture, mode in ((colours, "RGB"), (colours.convert("1"), "L")):
+    for image, mode in ((colours, "RGB"), (colours.convert("1"), "L")):
         file = io.BytesIO()
-        picture.save(file, "PNG")
-        assert np.array_equal(images.decode(file.getvalue()).array(), np.asarray(picture.convert(mode)))
+        image.save(file, "PNG")
+        assert np.array_equal(images.decode(file.getvalue()).array(), np.asarray(image.convert(mode)))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_transparent_colour_of_16_bits_is_that_one_alone(channels: int) -> None:
-    """Not those that differ from it in the lower 8 bits."""
+def test_transparent_colour_is_compared_in_16_bits(channels: int) -> None:
+    """Colours that differ from it in the lower 8 bits stay opaque."""
     array = np.full((20, 24, channels), 0x1234, np.uint16)
     array[5, 7, -1], array[9] = 0x1235, 0x1334
     plain = images.encode(from_array(array), ".png")
     colour = b"tRNS" + channels * b"\x12\x34"
     chunk = (2 * channels).to_bytes(4) + colour + zlib.crc32(colour).to_bytes(4)
-    picture = images.decode(plain[:33] + chunk + plain[33:])
+    image = images.decode(plain[:33] + chunk + plain[33:])
     transparent = (array == 0x1234).all(axis=2)
-    assert np.array_equal(picture.alpha, np.where(transparent, 0, 65535))
-    assert np.array_equal(picture.array()[..., :-1], array)
+    assert np.array_equal(image.alpha, np.where(transparent, 0, 65535))
+    assert np.array_equal(image.array()[..., :-1], array)
 
 
-def test_an_interlaced_png_of_16_bits_is_read() -> None:
-    """Its seven passes, as Adam7 has them: every eighth pixel first."""
+def test_interlaced_png_of_16_bits_is_read() -> None:
+    """In the seven passes of Adam7."""
     array = np.random.default_rng(0).integers(0, 65536, (20, 24, 3), dtype=np.uint16)
     passes = ((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1))
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for y, dy, x, dx in passes for row in array[y::dy, x::dx])
@@ -114,23 +115,23 @@ def test_an_interlaced_png_of_16_bits_is_read() -> None:
     assert np.array_equal(images.decode(data).array(), array)
 
 
-def test_floats_beyond_0_and_1_keep_their_span() -> None:
+def test_floats_beyond_0_and_1_keep_their_range() -> None:
     array = np.random.default_rng(0).normal(5, 20, (20, 20, 3)).astype(np.float32)
-    picture = from_array(array)
-    assert picture.pixels.min() == 0
-    assert picture.pixels.max() == 1
-    assert np.allclose(picture.array(), array, atol=1e-4)
-    written = images.decode(images.encode(picture, ".tif"), span=picture.span)
-    assert np.allclose(written.pixels, picture.pixels, atol=1e-6)
+    image = from_array(array)
+    assert image.pixels.min() == 0
+    assert image.pixels.max() == 1
+    assert np.allclose(image.array(), array, atol=1e-4)
+    written = images.decode(images.encode(image, ".tif"), span=image.span)
+    assert np.allclose(written.pixels, image.pixels, atol=1e-6)
 
 
-def test_what_is_written_is_rounded_to_the_file() -> None:
-    picture = from_array(np.zeros((16, 16), np.uint8)).with_pixels(np.full((1, 16, 16), 0.5004, np.float32))
-    assert np.allclose(images.decode(images.encode(picture, ".png")).pixels, 128 / 255)
+def test_pixels_are_rounded_to_the_bit_depth() -> None:
+    image = from_array(np.zeros((16, 16), np.uint8)).with_pixels(np.full((1, 16, 16), 0.5004, np.float32))
+    assert np.allclose(images.decode(images.encode(image, ".png")).pixels, 128 / 255)
 
 
 @pytest.mark.parametrize(
-    ("array", "way_out"),
+    ("array", "message"),
     [
         (np.zeros((4, 40), np.uint8), "16x16"),
         (np.zeros((20, 20, 700), np.uint8), "1 to 256"),
@@ -142,21 +143,21 @@ def test_what_is_written_is_rounded_to_the_file() -> None:
         (np.tile(np.float32([-3e38, 3e38]), (20, 10)), "too far apart"),
     ],
 )
-def test_what_is_no_picture_is_said_to_be_none(array: np.ndarray, way_out: str) -> None:
-    with pytest.raises(DipError, match=way_out):
+def test_invalid_array_is_refused(array: np.ndarray, message: str) -> None:
+    with pytest.raises(DipError, match=message):
         from_array(array)
 
 
 @given(st.binary(max_size=400))
 @hypothesis_settings(max_examples=60, deadline=None)
-def test_any_bytes_are_a_picture_or_a_sentence(data: bytes) -> None:
+def test_random_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(DipError):
         images.decode(data)
 
 
 @given(st.integers(1, 10_000), st.sampled_from([".png", ".jpg", ".tif", ".webp", ".bmp"]), st.binary(max_size=8))
 @hypothesis_settings(max_examples=60, deadline=None)
-def test_a_damaged_file_is_a_picture_or_a_sentence(place: int, suffix: str, damage: bytes) -> None:
+def test_damaged_file_is_read_or_refused(place: int, suffix: str, damage: bytes) -> None:
     array = np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8)
     data = images.encode(from_array(array), suffix)
     place %= len(data)
@@ -165,21 +166,18 @@ def test_a_damaged_file_is_a_picture_or_a_sentence(place: int, suffix: str, dama
 
 
 @pytest.mark.parametrize("layout", [(), (2,), (3,), (4,)], ids=str)
-def test_each_of_65536_values_survives_png(layout: tuple[int, ...]) -> None:
-    """Each is one that 8 bits cannot hold, but for 256 of them."""
+def test_png_keeps_all_65536_values(layout: tuple[int, ...]) -> None:
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     array = np.stack([np.roll(values, 7 * c) for c in range(layout[0])], axis=2) if layout else values
-    picture = images.decode(images.encode(from_array(array), ".png"))
-    assert picture.dtype == np.uint16
-    assert np.array_equal(picture.array(), array)
-    assert len(np.unique(picture.pixels)) == 65536
-    assert np.array_equal(picture.with_pixels(picture.pixels).array(), array), (
-        "as numbers too, not only as they were kept"
-    )
+    image = images.decode(images.encode(from_array(array), ".png"))
+    assert image.dtype == np.uint16
+    assert np.array_equal(image.array(), array)
+    assert len(np.unique(image.pixels)) == 65536
+    assert np.array_equal(image.with_pixels(image.pixels).array(), array), "as float pixels too"
 
 
 @pytest.mark.parametrize(
-    ("picture", "suffix", "way_out"),
+    ("array", "suffix", "message"),
     [
         (np.zeros((20, 20, 4), np.uint8), ".jpg", ".png"),
         (np.zeros((20, 20, 4), np.uint8), ".bmp", ".png"),
@@ -192,14 +190,19 @@ def test_each_of_65536_values_survives_png(layout: tuple[int, ...]) -> None:
         (np.zeros((16, 65_501), np.uint8), ".jpg", ".tif"),
         (np.zeros((16_384, 16), np.uint8), ".webp", ".tif"),
         (np.zeros((16, 1_000_001), np.uint8), ".png", ".tif"),
-        (np.broadcast_to(np.uint8(0), (15_812, 15_812)), ".tif", "250 megapixels"),
         (np.zeros((20, 20), np.uint8), ".xyz", ".png"),
         (np.zeros((20, 20), np.uint8), "", ".png"),
     ],
 )
-def test_a_format_that_cannot_hold_the_picture_is_refused(picture: np.ndarray, suffix: str, way_out: str) -> None:
-    with pytest.raises(DipError, match=way_out):
-        images.check(from_array(picture), suffix)
+def test_format_that_cannot_hold_the_image_is_refused(array: np.ndarray, suffix: str, message: str) -> None:
+    with pytest.raises(DipError, match=message):
+        images.check(from_array(array), suffix)
+
+
+def test_image_beyond_the_size_limit_is_not_written() -> None:
+    pixels = np.broadcast_to(np.float32(0), (1, 15_812, 15_812))
+    with pytest.raises(DipError, match="250 megapixels"):
+        images.check(Image(pixels, np.dtype(np.uint8)), ".tif")
 
 
 def pillow(mode: str, file_format: str, **options: object) -> bytes:
@@ -242,7 +245,7 @@ SEPARATE = {"photometric": "rgb", "planarconfig": "separate"}
         (tiff(GREY, photometric="miniswhite"), 255 - GREY),
         (tiff(PLANES, **SEPARATE), COLOURS),
         (tiff(np.moveaxis(DEEP, -1, 0), **SEPARATE), DEEP),
-        *[(tiff(DEEP, compression=each, predictor=2), DEEP) for each in ("lzw", "zlib", "zstd", "packbits")],
+        *[(tiff(DEEP, compression=name, predictor=2), DEEP) for name in ("lzw", "zlib", "zstd", "packbits")],
         (tiff(COLOURS, compression="lzw", predictor=2, tile=(16, 16)), COLOURS),
         (tiff((DEEP / 65535).astype(np.float32), compression="lzw", predictor=3), (DEEP / 65535).astype(np.float32)),
         (tiff(DEEP[..., 0], photometric="miniswhite"), 65535 - DEEP[..., 0]),
@@ -264,11 +267,56 @@ SEPARATE = {"photometric": "rgb", "planarconfig": "separate"}
          "unspecified alpha", "premultiplied", "deep premultiplied", "big endian", "deep lying",
          "float64", "constant", "bad exif", "gif"],
 )  # fmt: skip
-def test_odd_files_are_read_as_they_look(data: bytes, expected: np.ndarray) -> None:
+def test_unusual_files_are_read(data: bytes, expected: np.ndarray) -> None:
     assert np.array_equal(images.decode(data).array(), expected)
 
 
-def test_a_transparent_colour_of_a_palette_is_transparent() -> None:
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("kind", ["PPM", "TGA", "SGI", "PCX", "JPEG2000"])
+def test_imageio_reads_other_formats_exactly(kind: str, mode: str) -> None:
+    data = pillow(mode, kind)
+    assert np.array_equal(images.decode(data).array(), np.asarray(PIL.Image.fromarray(COLOURS).convert(mode)))
+
+
+def test_imageio_reads_16_bit_grey_float_and_alpha_exactly() -> None:
+    deep = pillow("I;16", "PPM"), pillow("I;16", "JPEG2000")
+    for data in deep:
+        assert np.array_equal(images.decode(data).array(), GREYS)
+    floats = GREYS.astype(np.float32) / 255
+    file = io.BytesIO()
+    PIL.Image.fromarray(floats).save(file, "PPM")
+    assert np.array_equal(images.decode(file.getvalue()).array(), floats)
+    assert np.array_equal(images.decode(pillow("RGBA", "TGA")).alpha, np.full((20, 24), 255))
+
+
+def test_imageio_keeps_profile_exif_and_orientation() -> None:
+    tags = PIL.Image.Exif()
+    tags[0x0112], tags[315] = 6, "an artist"
+    data = pillow("RGB", "AVIF", exif=tags, icc_profile=wide_gamut(), quality=100)
+    image = images.decode(data)
+    assert image.pixels.shape == (3, 24, 20)
+    assert image.profile == wide_gamut()
+    assert image.exif is not None
+    assert b"an artist" in image.exif
+
+
+def test_table_of_formats_is_consistent() -> None:
+    suffixes = [suffix for row in images.formats() for suffix in row.suffixes]
+    assert len(suffixes) == len(set(suffixes))
+    assert all(images.has_image_suffix(Path(f"x{suffix.upper()}")) for suffix in suffixes)
+    grey = from_array(GREY)
+    for row in images.formats():
+        for suffix in row.suffixes if row.write else ():
+            data = images.encode(grey, suffix)
+            assert data.startswith(row.signatures)
+            assert images.decode(data).pixels.shape[1:] == GREY.shape
+    assert images.default_suffix(grey) == ".png"
+    assert {images.default_suffix(from_array(np.zeros(s, t))) for s, t in (((20, 20), "f4"), ((20, 20, 5), "u1"))} == {
+        ".tif"
+    }
+
+
+def test_transparent_palette_colour_becomes_alpha() -> None:
     commonest = int(np.bincount(np.asarray(PIL.Image.fromarray(COLOURS).convert("P")).ravel()).argmax())
     alpha = images.decode(pillow("P", "PNG", transparency=commonest)).alpha
     assert alpha is not None
@@ -276,22 +324,26 @@ def test_a_transparent_colour_of_a_palette_is_transparent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "way_out"),
+    ("data", "message"),
     [
         (pillow("CMYK", "TIFF"), "convert it to RGB"),
         (tiff(GREY.astype(np.int32)), "convert them"),
         (tiff(np.stack([GREY.astype(np.uint16)] * 5), photometric="minisblack"), "5 pages"),
         (pillow("RGB", "TIFF", save_all=True, append_images=[PIL.Image.fromarray(COLOURS)]), "2 pages"),
         *[
-            (pillow("RGB", kind, save_all=True, append_images=[PIL.Image.fromarray(COLOURS[::-1])]), way_out)
-            for kind, way_out in (("GIF", "2 pictures"), ("WEBP", "2 pictures"), ("PNG", "animated"))
+            (pillow("RGB", kind, save_all=True, append_images=[PIL.Image.fromarray(COLOURS[::-1])]), message)
+            for kind, message in (("GIF", "2 frames"), ("WEBP", "2 frames"), ("PNG", "2 frames"), ("AVIF", "2 frames"))
         ],
-        (pillow("CMYK", "JPEG"), "CMYK pictures are not supported: convert it to RGB"),
+        (pillow("CMYK", "JPEG"), "CMYK images are not supported: convert it to RGB"),
         (pillow("LAB", "TIFF"), "convert it to RGB"),
         (pillow("YCbCr", "TIFF"), "convert it to RGB"),
         (tiff(np.stack([DEEP[:16, :16]] * 16), volumetric=True, tile=(16, 16, 16)), "depth of 16"),
-        (pillow("L", "PPM"), "known format"),
-        (pillow("RGB", "JPEG2000"), "known format"),
+        (pillow("CMYK", "JPEG2000"), "CMYK images are"),
+        (b"P6 24\n# deep\n20 65535\n" + DEEP.tobytes(), "more than 8 bits"),
+        (pillow("RGB", "SGI", bpc=2), "more than 8 bits"),
+        *[(imagecodecs.jpeg2k_encode(DEEP, codecformat=name), "more than 8 bits") for name in ("jp2", "j2k")],
+        (imagecodecs.avif_encode(DEEP >> 6, bitspersample=10), "more than 8 bits"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n", "known format"),
     ],
     ids=[
         "cmyk tiff",
@@ -301,20 +353,26 @@ def test_a_transparent_colour_of_a_palette_is_transparent() -> None:
         "gif",
         "webp",
         "apng",
+        "animated avif",
         "cmyk",
         "lab",
         "ycc",
         "volume",
-        "ppm",
-        "jpeg 2000",
+        "cmyk by imageio",
+        "deep ppm",
+        "deep sgi",
+        "deep jp2",
+        "deep j2k",
+        "deep avif",
+        "eps",
     ],
 )
-def test_what_cannot_be_read_without_loss_is_refused(data: bytes, way_out: str) -> None:
-    with pytest.raises(DipError, match=way_out):
+def test_file_that_cannot_be_read_without_loss_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(DipError, match=message):
         images.decode(data)
 
 
-def test_a_page_that_shows_the_same_smaller_is_no_page() -> None:
+def test_reduced_page_is_not_counted() -> None:
     file = io.BytesIO()
     with tifffile.TiffWriter(file) as writer:
         writer.write(DEEP, photometric="rgb")
@@ -322,17 +380,17 @@ def test_a_page_that_shows_the_same_smaller_is_no_page() -> None:
     assert np.array_equal(images.decode(file.getvalue()).array(), DEEP)
 
 
-def test_of_a_phones_two_pictures_the_first_is_the_picture() -> None:
+def test_first_image_of_an_mpo_is_read() -> None:
     data = pillow("RGB", "MPO", save_all=True, append_images=[PIL.Image.fromarray(COLOURS[::-1])])
     assert PIL.Image.open(io.BytesIO(data)).n_frames == 2
-    picture = images.decode(data)
-    assert np.array_equal(picture.array(), as_pillow_reads(data))
-    assert PIL.Image.open(io.BytesIO(images.encode(picture, ".jpg"))).format == "JPEG"
+    image = images.decode(data)
+    assert np.array_equal(image.array(), as_pillow_reads(data))
+    assert PIL.Image.open(io.BytesIO(images.encode(image, ".jpg"))).format == "JPEG"
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_palettes_of_any_size_become_their_colours(mode: str, bits: int) -> None:
+def test_palettes_of_any_size_are_resolved(mode: str, bits: int) -> None:
     palette = PIL.Image.fromarray(COLOURS).quantize(2**bits)
     file = io.BytesIO()
     palette.save(file, "PNG", bits=bits, **({"transparency": bytes([0, 99])} if mode == "RGBA" else {}))
@@ -340,7 +398,7 @@ def test_palettes_of_any_size_become_their_colours(mode: str, bits: int) -> None
     assert np.array_equal(images.decode(file.getvalue()).array(), as_pillow_reads(file.getvalue(), mode))
 
 
-def test_a_file_is_replaced_whole_or_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.png"
     files.write(path, b"old")
 
@@ -351,17 +409,17 @@ def test_a_file_is_replaced_whole_or_stays(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(DipError, match="No space left"):
         files.write(path, b"new")
     assert path.read_bytes() == b"old"
-    assert [each.name for each in tmp_path.iterdir()] == ["x.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 
-def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
+def test_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
     plain, ours = tmp_path / "plain", tmp_path / "ours"
     plain.write_bytes(b"")
     files.write(ours, b"")
     assert stat.S_IMODE(ours.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
 
 
-def test_a_folder_in_the_way_is_a_sentence(tmp_path: Path) -> None:
+def test_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DipError, match="is a folder"):
         images.read(tmp_path)
     (tmp_path / "file").write_text("")

@@ -1,4 +1,4 @@
-"""The published networks written down a second time, as sequences and plain loops: what ours are held against."""
+"""The published networks, written independently as sequences and plain loops, to compare ours with."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def skip_network(
     pointwise: bool = True,
     zero: bool = False,
 ) -> nn.Sequential:
-    """Bilinear upsampling, 3x3 kernels, stride, 1x1 convolutions on the way up, reflection padding, sigmoid."""
+    """Bilinear upsampling, 3x3 kernels, stride, 1x1 convolutions in the decoder, reflection padding, sigmoid."""
     levels = len(channels)
     modes = up or ["bilinear"] * levels
     kernels_down, kernels_up = kernels or ([3] * levels, [3] * levels)
@@ -69,7 +69,7 @@ def skip_network(
 
 
 class UNet(nn.Module):
-    """Two convolutions a level, instance norm on the way down alone, transposed convolutions on the way up."""
+    """Two convolutions a level, instance norm in the encoder only, transposed convolutions in the decoder."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from samples import noisy, scene
 from dipcli.cli.progress.displays import Lines
 from dipcli.fitting import memory
 from dipcli.fitting.solve import PreparedFit
-from dipcli.images.pillow import size
+from dipcli.images.pillow import read_size
 from dipcli.records.job import Job
 from dipcli.runs.batches import throughput as pace
 from dipcli.runs.batches.shared_display import SharedDisplay
@@ -158,12 +158,12 @@ def test_as_many_as_there_is_memory_for(dip: Dip, folder: Path, tmp_path: Path, 
 
 def test_memory_is_shared_out() -> None:
     settings = tasks()["denoise"].settings(max_memory="900M")
-    assert memory.limit(settings) == 900 * 2**20
-    before = memory.SHARING.set(3)
+    assert memory.read_limit(settings) == 900 * 2**20
+    before = memory.FITS_AT_ONCE.set(3)
     try:
-        assert memory.limit(settings) == 300 * 2**20
+        assert memory.read_limit(settings) == 300 * 2**20
     finally:
-        memory.SHARING.reset(before)
+        memory.FITS_AT_ONCE.reset(before)
 
 
 def test_what_is_measured_is_real_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -267,13 +267,13 @@ def test_other_tasks_too(dip: Dip, tmp_path: Path, passes: list[int]) -> None:
 
 def test_sizes_are_known_without_reading_the_picture(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "a.tif", "a.webp", "a.bmp"):
-        assert size(draw(tmp_path / name)) == (24, 20)
+        assert read_size(draw(tmp_path / name)) == (24, 20)
     deep = tmp_path / "deep.tif"
     iio.imwrite(deep, np.zeros((20, 24, 3), np.uint16))
-    assert size(deep) in ((24, 20), None)
+    assert read_size(deep) in ((24, 20), None)
     (tmp_path / "bad.png").write_text("no")
-    assert size(tmp_path / "bad.png") is None
-    assert size(tmp_path / "nowhere.png") is None
+    assert read_size(tmp_path / "bad.png") is None
+    assert read_size(tmp_path / "nowhere.png") is None
 
 
 class Heard(Lines):

@@ -11,11 +11,12 @@ from dipcli.errors import UsageError
 from dipcli.settings import Settings
 from dipcli.settings.options import option_fields
 from dipcli.settings.outputs import Outputs
+from dipcli.stopping import rules
 from dipcli.tasks.registry import DEFAULT_PRESET, Task, tasks
 
 
 @pytest.mark.parametrize("cls", [Settings, Outputs])
-def test_every_field_has_help_and_a_heading(cls: type) -> None:
+def test_every_field_has_help_and_a_group(cls: type) -> None:
     for knob in option_fields(cls):
         assert knob.help.endswith("."), knob.name
         assert knob.option.group
@@ -23,7 +24,7 @@ def test_every_field_has_help_and_a_heading(cls: type) -> None:
 
 
 @pytest.mark.parametrize("task", tasks().values(), ids=lambda task: task.name)
-def test_every_task_has_sound_presets_and_help(task: Task) -> None:
+def test_every_task_has_valid_presets_and_help(task: Task) -> None:
     from dipcli.networks import architecture
 
     assert set(task.presets) == {"fast", "balanced", "best", "paper"}
@@ -33,14 +34,14 @@ def test_every_task_has_sound_presets_and_help(task: Task) -> None:
     assert "dip " + task.name in task.help, "help teaches by example"
 
 
-def test_what_is_given_takes_the_place_of_what_the_preset_sets() -> None:
+def test_given_settings_override_the_preset() -> None:
     task = tasks()["denoise"]
     paper = task.settings("paper", rate=0.5)
     assert asdict(paper) == {**asdict(task.settings("paper")), "rate": 0.5}
     assert task.settings() == task.settings(DEFAULT_PRESET)
 
 
-def test_naming_the_presets_own_input_changes_nothing_and_another_one_brings_its_own_depth() -> None:
+def test_another_input_than_the_preset_s_has_its_own_depth() -> None:
     task = tasks()["denoise"]
     assert task.settings("fast", input="guide") == task.settings("fast")
     assert task.settings("paper", input="noise") == task.settings("paper")
@@ -49,14 +50,14 @@ def test_naming_the_presets_own_input_changes_nothing_and_another_one_brings_its
     assert task.settings("fast", input="fourier", input_depth=12).input_depth == 12
 
 
-def test_a_time_budget_is_filled_whatever_runs_the_preset_asks_for() -> None:
+def test_a_time_budget_overrides_the_preset_s_runs() -> None:
     task = tasks()["denoise"]
     assert (task.settings("best").runs, task.settings("best", runs=2).runs) == (3, 2)
     assert task.settings("best", time="90s").runs is None
     assert task.settings("best", time="90s", runs=2).runs == 2
 
 
-def test_an_unknown_preset_is_answered_with_what_there_is() -> None:
+def test_an_unknown_preset_is_refused_with_the_presets() -> None:
     with pytest.raises(UsageError, match="fast, balanced, best, paper"):
         tasks()["denoise"].settings("quick")
 
@@ -90,9 +91,38 @@ def test_an_unknown_preset_is_answered_with_what_there_is() -> None:
         ({"precision": "fp8"}, "auto, fp32, bf16"),
     ],
 )
-def test_a_value_out_of_range_names_its_option(given: dict[str, Any], option: str) -> None:
+def test_a_setting_out_of_range_is_named(given: dict[str, Any], option: str) -> None:
     with pytest.raises(UsageError, match=option):
         Settings(**given)
+
+
+def test_numbers_equal_their_strings() -> None:
+    assert Settings(sigma=25, time=90.5, tile=256) == Settings(sigma="25", time="90.5", tile="256")
+    assert Settings(max_memory=8e9).memory_limit() == Settings(max_memory=8 * 10**9).memory_limit() == 8 * 10**9
+    assert {field.type for field in option_fields(Settings) if field.name in ("sigma", "tile")} == {str}
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        ({"sigma": -1}, "--sigma"),
+        ({"time": 0}, "--time"),
+        ({"tile": 20}, "--tile"),
+        ({"max_memory": -1}, "--max-memory"),
+        ({"sigma": True}, "--sigma"),
+        ({"time": float("nan")}, "--time"),
+    ],
+)
+def test_an_invalid_number_names_its_option(given: dict[str, Any], option: str) -> None:
+    with pytest.raises(UsageError, match=option):
+        Settings(**given)
+
+
+def test_the_help_of_stop_lists_every_rule() -> None:
+    (text,) = (field.help for field in option_fields(Settings) if field.name == "stop")
+    for name, rule in rules().items():
+        assert name in text
+        assert rule.summary in text
 
 
 @pytest.mark.parametrize(
@@ -106,7 +136,7 @@ def test_a_value_out_of_range_names_its_option(given: dict[str, Any], option: st
         ({"no_run_dir": True, "run_dir": "x"}, "--no-run-dir"),
     ],
 )
-def test_a_record_out_of_range_names_its_option(given: dict[str, Any], option: str) -> None:
+def test_an_output_option_out_of_range_is_named(given: dict[str, Any], option: str) -> None:
     with pytest.raises(UsageError, match=option):
         Outputs(**given)
 

@@ -1,4 +1,4 @@
-"""The rules, fed with made-up steps."""
+"""The stopping rules on simulated steps."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def step(number: int, value: float | torch.Tensor) -> Step:
     return Step(number, torch.zeros(()), image, (image,), 0.01, 0.0)
 
 
-def shown(number: int, *averages: torch.Tensor) -> Step:
+def step_of(number: int, *averages: torch.Tensor) -> Step:
     return Step(number, torch.zeros(()), averages[0], averages, 0.01, 0.0)
 
 
-def judged(rule: stopping.Rule, values: Iterable[Any]) -> list[Verdict]:
+def judge_all(rule: stopping.Rule, values: Iterable[Any]) -> list[Verdict]:
     state, _ = rule.start(PROBLEM)
     verdicts = []
     for number, value in enumerate(values, start=1):
@@ -51,7 +51,7 @@ def kept(verdicts: list[Verdict]) -> int:
 @hypothesis_settings(max_examples=25, deadline=None)
 def test_emv_is_the_exponentially_weighted_variance(alpha: float, seed: int) -> None:
     values = np.random.default_rng(seed).random(20)
-    verdicts = judged(EMV(alpha=alpha, guard=0), values)
+    verdicts = judge_all(EMV(alpha=alpha, guard=0), values)
     for count in range(2, 21):
         weights = np.array([(1 - alpha) ** (count - 1)] + [alpha * (1 - alpha) ** k for k in range(count - 2, -1, -1)])
         mean = weights @ values[:count]
@@ -61,31 +61,31 @@ def test_emv_is_the_exponentially_weighted_variance(alpha: float, seed: int) -> 
         assert value == pytest.approx(variance, rel=1e-4, abs=1e-9)
 
 
-def test_emv_keeps_where_the_pictures_settle_and_stops_when_patience_ends() -> None:
+def test_emv_keeps_the_minimum_and_stops_when_patience_ends() -> None:
     wobble = [(-1) ** n * abs(n - 60) / 60 for n in range(200)]  # calmest at 60
-    verdicts = judged(EMV(patience=40, alpha=0.2, guard=10), wobble)
+    verdicts = judge_all(EMV(patience=40, alpha=0.2, guard=10), wobble)
     assert 60 <= kept(verdicts) <= 75
     assert len(verdicts) == kept(verdicts) + 40
     assert "40 iterations" in verdicts[-1].stop
 
 
-def test_emv_does_not_fall_for_a_calm_beginning() -> None:
+def test_emv_ignores_a_low_variance_within_its_guard() -> None:
     values = [0.0] * 30 + [(-1) ** n * (1 - n / 300) for n in range(200)]
-    assert kept(judged(EMV(patience=50, guard=0), values)) <= 30
-    assert kept(judged(EMV(patience=50, guard=60), values)) > 200
+    assert kept(judge_all(EMV(patience=50, guard=0), values)) <= 30
+    assert kept(judge_all(EMV(patience=50, guard=60), values)) > 200
 
 
-def test_emv_always_has_something_to_keep() -> None:
-    assert all(verdict.keep for verdict in judged(EMV(guard=100), [0.5, 0.6, 0.4]))
+def test_emv_keeps_every_average_within_its_guard() -> None:
+    assert all(verdict.keep for verdict in judge_all(EMV(guard=100), [0.5, 0.6, 0.4]))
 
 
 def test_a_rule_is_fresh_for_each_run() -> None:
     rule = EMV(patience=5, guard=2)
     values = [1, 0, 1, 0.5, 0.6, 0.7, 0, 1, 0, 1, 0, 1]
-    assert judged(rule, values) == judged(rule, values)
+    assert judge_all(rule, values) == judge_all(rule, values)
 
 
-def test_the_state_can_be_wound_back() -> None:
+def test_judging_twice_from_one_state_gives_one_verdict() -> None:
     rule = EMV(guard=0)
     state, _ = rule.start(PROBLEM)
     for number in range(1, 4):
@@ -94,28 +94,28 @@ def test_the_state_can_be_wound_back() -> None:
     assert rule.judge(step(4, 0.9), state)[0] == first
 
 
-def test_none_keeps_the_newest_for_ever() -> None:
-    assert judged(Never(), [0.1] * 50) == [Verdict(keep=True)] * 50
+def test_none_keeps_the_last_average_and_never_stops() -> None:
+    assert judge_all(Never(), [0.1] * 50) == [Verdict(keep=True)] * 50
 
 
-def test_exactly_does_not_heed_the_rule_about_the_end() -> None:
-    verdicts = judged(exactly(EMV(patience=1, guard=0), 30), [0, *[0.5] * 10, *[0, 1] * 20])
+def test_exactly_ignores_the_rule_s_reason_to_stop() -> None:
+    verdicts = judge_all(exactly(EMV(patience=1, guard=0), 30), [0, *[0.5] * 10, *[0, 1] * 20])
     assert len(verdicts) == 30
     assert "30 iterations" in verdicts[-1].stop
     assert kept(verdicts) <= 12
 
 
-def test_at_most_ends_what_would_not_end() -> None:
-    verdicts = judged(at_most(Never(), 7), [0] * 50)
+def test_at_most_limits_the_iterations() -> None:
+    verdicts = judge_all(at_most(Never(), 7), [0] * 50)
     assert len(verdicts) == 7
     assert "--max-iters" in verdicts[-1].stop
-    early = judged(at_most(EMV(patience=2, guard=0), 50), [0, *[0.5] * 3, *[0, 1] * 20])
+    early = judge_all(at_most(EMV(patience=2, guard=0), 50), [0, *[0.5] * 3, *[0, 1] * 20])
     assert "variance" in early[-1].stop
 
 
-def test_unless_ends_when_asked() -> None:
+def test_unless_stops_when_asked() -> None:
     answers = iter([None, None, "enough"])
-    verdicts = judged(unless(Never(), lambda: next(answers)), [0] * 10)
+    verdicts = judge_all(unless(Never(), lambda: next(answers)), [0] * 10)
     assert [verdict.stop for verdict in verdicts] == [None, None, "enough"]
     assert verdicts[-1].keep
 
@@ -158,7 +158,7 @@ def test_a_rule_has_a_name_and_parameters(text: str, rule: stopping.Rule) -> Non
         ("", "auto, emv, holdout, none, sigma, wmv"),
     ],
 )
-def test_an_unknown_rule_or_parameter_is_answered_with_what_there_is(text: str, way_out: str) -> None:
+def test_an_unknown_rule_or_parameter_is_refused_with_a_hint(text: str, way_out: str) -> None:
     with pytest.raises(UsageError, match=way_out):
         stopping.parse_rule(text)
     with pytest.raises(UsageError, match=way_out):
@@ -172,7 +172,7 @@ def noisy_problem(side: int = 40, weight: torch.Tensor | None = None) -> tuple[P
     return Problem(measured=measured, shape=(3, side, side), weight=weight), truth
 
 
-def test_holdout_leaves_its_share_of_the_pixels_out_of_the_loss() -> None:
+def test_holdout_holds_its_fraction_of_the_pixels_out_of_the_loss() -> None:
     problem, _ = noisy_problem()
     state, reduced = HoldOut(fraction=0.1).start(problem)
     out = reduced.weight == 0
@@ -185,14 +185,14 @@ def test_holdout_leaves_its_share_of_the_pixels_out_of_the_loss() -> None:
     assert float(reduced.loss(prediction, reduced.measured, reduced.weight)) == 0
 
 
-def test_holdout_takes_four_percent_but_not_more_than_is_enough() -> None:
+def test_holdout_takes_four_percent_up_to_2600_pixels() -> None:
     for side, expected in ((40, 64), (600, 2600)):
         problem = Problem(measured=torch.rand(1, side, side), shape=(1, side, side))
         state, _ = HoldOut().start(problem)
         assert int(state.weight.sum()) == expected
 
 
-def test_holdout_takes_only_pixels_that_count() -> None:
+def test_holdout_takes_only_pixels_with_weight() -> None:
     weight = torch.zeros(1, 40, 40)
     weight[:, :20] = 1
     problem, _ = noisy_problem(weight=weight)
@@ -202,7 +202,7 @@ def test_holdout_takes_only_pixels_that_count() -> None:
 
 
 def test_holdout_keeps_the_truth_rather_than_the_noise() -> None:
-    """On the way from grey over the truth to the measurement the error at unseen pixels is least at the truth."""
+    """From grey over the truth to the measurement, the error at held-out pixels is least at the truth."""
     problem, truth = noisy_problem()
     to_truth = [truth * t for t in np.linspace(0, 1, 60)]
     state, reduced = (rule := HoldOut(fraction=0.1, patience=30)).start(problem)
@@ -210,7 +210,7 @@ def test_holdout_keeps_the_truth_rather_than_the_noise() -> None:
     guess = torch.where(out, truth + 0.1 * torch.randn(truth.shape, generator=torch.manual_seed(1)), problem.measured)
     to_noise = [truth + (guess - truth) * t for t in np.linspace(0, 1, 60)[1:]]
     for number, image in enumerate(to_truth + to_noise, start=1):
-        verdict, state = rule.judge(shown(number, image), state)
+        verdict, state = rule.judge(step_of(number, image), state)
         if verdict.keep:
             best = number
         if verdict.stop:
@@ -223,36 +223,36 @@ def test_holdout_keeps_the_truth_rather_than_the_noise() -> None:
 def test_holdout_chooses_among_the_averages() -> None:
     problem, truth = noisy_problem()
     state, _ = (rule := HoldOut(fraction=0.1)).start(problem)
-    verdict, state = rule.judge(shown(5, truth + 0.2, truth, truth - 0.1), state)
+    verdict, state = rule.judge(step_of(5, truth + 0.2, truth, truth - 0.1), state)
     assert (verdict.keep, verdict.average_index) == (True, 1)
-    verdict, state = rule.judge(shown(10, truth + 0.2, truth + 0.1, truth - 0.1), state)
+    verdict, state = rule.judge(step_of(10, truth + 0.2, truth + 0.1, truth - 0.1), state)
     assert not verdict.keep
     assert verdict.criterion[1] > state.least
 
 
-def test_holdout_looks_every_fifth_iteration_and_shows_the_last_look_in_between() -> None:
+def test_holdout_checks_every_fifth_iteration_and_repeats_its_criterion_between() -> None:
     problem, truth = noisy_problem()
     state, _ = (rule := HoldOut()).start(problem)
     signals = []
     for number in range(1, 12):
-        verdict, state = rule.judge(shown(number, truth * number / 11), state)
+        verdict, state = rule.judge(step_of(number, truth * number / 11), state)
         signals.append(verdict.criterion and verdict.criterion[1])
     assert signals[:4] == [None] * 4
     assert len(set(signals[4:9])) == 1
     assert signals[9] == signals[10] < signals[8]
 
 
-def test_holdout_ends_when_there_is_nothing_left_to_predict() -> None:
+def test_holdout_stops_when_the_error_is_negligible() -> None:
     problem = Problem(measured=torch.full((3, 8, 8), 0.25), shape=(3, 8, 8))
     state, _ = (rule := HoldOut()).start(problem)
-    verdict, _ = rule.judge(shown(5, problem.measured + 1e-4), state)
+    verdict, _ = rule.judge(step_of(5, problem.measured + 1e-4), state)
     assert verdict.keep
     assert "fraction of a grey level" in verdict.stop
 
 
 @given(st.integers(2, 9), st.floats(0.05, 0.5), st.integers(0, 2**32 - 1))
 @hypothesis_settings(max_examples=25, deadline=None)
-def test_holdout_by_blocks_leaves_whole_squares_out_and_looks_at_their_middles(
+def test_holdout_by_blocks_holds_whole_squares_out_and_checks_their_centres(
     side: int, fraction: float, seed: int
 ) -> None:
     height, width = 5 * side + 1, 6 * side
@@ -267,18 +267,18 @@ def test_holdout_by_blocks_leaves_whole_squares_out_and_looks_at_their_middles(
     assert int(taken.sum()) == max(1, round(fraction * 29))
     assert not out[:, 5 * side :].any()
     assert not taken[0, 0]
-    looked_at = state.weight > 0
-    assert int(looked_at.sum()) == 2 * int(taken.sum()) * (1 if side % 2 else 4)
+    checked = state.weight > 0
+    assert int(checked.sum()) == 2 * int(taken.sum()) * (1 if side % 2 else 4)
     reach = (side - 1) // 2
     near = torch.nn.functional.max_pool2d((~out).float(), 2 * reach + 1, 1, reach) > 0
-    assert not (looked_at & near).any(), "nothing that is fitted lies within reach of what is looked at"
+    assert not (checked & near).any(), "no fitted pixel is within reach of a checked one"
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([10, 20, 40]))
 @hypothesis_settings(max_examples=20, deadline=None)
 def test_wmv_is_the_variance_within_the_window(seed: int, window: int) -> None:
     values = 0.5 + 1e-3 * np.random.default_rng(seed).random((70, 1, 2, 2))
-    verdicts = judged(WMV(window=window, guard=0), torch.from_numpy(values))
+    verdicts = judge_all(WMV(window=window, guard=0), torch.from_numpy(values))
     for number in range(1, 71):
         signal = verdicts[number - 1].criterion
         if number < window or (number - window) % (window // 10):
@@ -289,29 +289,29 @@ def test_wmv_is_the_variance_within_the_window(seed: int, window: int) -> None:
             assert signal[1] == pytest.approx(((last - last.mean(axis=0)) ** 2).mean(), rel=2e-3)
 
 
-def test_wmv_keeps_where_the_pictures_settle_after_its_guard() -> None:
+def test_wmv_keeps_the_minimum_after_its_guard() -> None:
     wobble = [0.0] * 20 + [(-1) ** n * abs(n - 100) / 100 for n in range(20, 300)]
-    verdicts = judged(WMV(window=20, patience=60, guard=60), wobble)
+    verdicts = judge_all(WMV(window=20, patience=60, guard=60), wobble)
     assert 100 <= kept(verdicts) <= 120
     assert 60 <= len(verdicts) - kept(verdicts) <= 64
-    assert kept(judged(WMV(window=20, patience=60, guard=0), wobble)) <= 30, "a calm beginning, with no guard"
+    assert kept(judge_all(WMV(window=20, patience=60, guard=0), wobble)) <= 30, "a calm beginning, with no guard"
 
 
-def test_wmv_remembers_no_more_than_ten_pictures_and_one() -> None:
+def test_wmv_stores_at_most_ten_sums() -> None:
     state, _ = (rule := WMV(window=100)).start(PROBLEM)
     for number in range(1, 301):
         _, state = rule.judge(step(number, number / 300), state)
         assert len(state.sums) <= 10
 
 
-def test_sigma_stops_where_the_difference_is_that_of_the_noise() -> None:
+def test_sigma_stops_where_the_residual_reaches_the_noise_level() -> None:
     problem, truth = noisy_problem()
     level = 255 * float((problem.measured - truth).square().mean().sqrt())
     state, whole = (rule := Sigma(level)).start(problem)
-    assert whole is problem, "nothing is held back"
+    assert whole is problem, "nothing is held out"
     away = [truth + (problem.measured - truth) * t for t in (-0.2, -0.1, -0.01, 0.01, 0.2)]
     for number, image in enumerate(away, start=1):
-        verdict, state = rule.judge(shown(number, image), state)
+        verdict, state = rule.judge(step_of(number, image), state)
         assert verdict.keep
         assert verdict.criterion[1] == pytest.approx(255 * float((image - problem.measured).square().mean().sqrt()))
         if verdict.stop:
@@ -320,36 +320,36 @@ def test_sigma_stops_where_the_difference_is_that_of_the_noise() -> None:
     assert f"{level:.3g} of 255" in verdict.stop
 
 
-def test_sigma_keeps_what_it_kept_when_the_run_goes_on() -> None:
+def test_sigma_keeps_its_average_when_the_run_goes_on() -> None:
     problem, truth = noisy_problem()
     state, _ = (rule := exactly(Sigma(20.0), 9)).start(problem)
     kept = []
     for number in range(1, 10):
         image = truth + (problem.measured - truth) * (number / 10)
-        verdict, state = rule.judge(shown(number, image), state)
+        verdict, state = rule.judge(step_of(number, image), state)
         kept.append(verdict.keep)
     assert kept == [True] * 3 + [False] * 6, "0.7 of the noise, 18 grey levels, is what is left at the third"
     assert verdict.stop
 
 
-def test_sigma_goes_by_the_pixels_that_count() -> None:
+def test_sigma_uses_only_pixels_with_weight() -> None:
     weight = torch.zeros(1, 40, 40)
     weight[:, :20] = 1
     problem, _ = noisy_problem(weight=weight)
     state, _ = (rule := Sigma(20.0)).start(problem)
     spoilt = problem.measured.clone()
     spoilt[:, 20:] = 9
-    assert rule.judge(shown(1, spoilt), state)[0].stop
+    assert rule.judge(step_of(1, spoilt), state)[0].stop
 
 
-def test_sigma_is_told_the_level_or_estimates_it() -> None:
+def test_sigma_uses_the_given_level_or_estimates_it() -> None:
     generator = torch.Generator().manual_seed(0)
     measured = 0.5 + 0.1 * torch.randn(3, 96, 96, generator=generator)
     problem = Problem(measured=measured, shape=(3, 96, 96))
     state, _ = Sigma().start(problem)
     assert state.level == pytest.approx(0.1, rel=0.06)
     assert Settings(stop="sigma", sigma="30").rule().rule == Sigma(30.0)
-    assert Settings(stop="sigma:level=7", sigma="30").rule().rule == Sigma(7.0), "what is nearer holds"
+    assert Settings(stop="sigma:level=7", sigma="30").rule().rule == Sigma(7.0), "the rule's own level wins"
     assert Settings(sigma="30").rule().rule == Auto(30.0)
     for small in (torch.zeros(3, 20, 20), torch.zeros(50), torch.full((3, 96, 96), 0.5)):
         with pytest.raises(UsageError, match="--sigma 25"):
@@ -360,15 +360,15 @@ def smoothed(measured: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.avg_pool2d(measured[None], 3, 1, 1)[0]
 
 
-def test_auto_holds_out_where_pixels_are_independent_and_goes_by_the_level_where_they_are_not() -> None:
+def test_auto_chooses_holdout_for_independent_noise_and_sigma_for_correlated_noise() -> None:
     measured = 0.5 + 0.1 * torch.randn(3, 128, 128, generator=torch.Generator().manual_seed(0))
-    for picture, rule, words in (
+    for image, rule, words in (
         (measured, HoldOut, "independent"),
         (smoothed(measured), Sigma, "share their noise"),
         (torch.zeros(3, 128, 128), HoldOut, "too little"),
         (torch.rand(40), HoldOut, "too little"),
     ):
-        state, _ = Auto().start(Problem(measured=picture, shape=(3, 128, 128)))
+        state, _ = Auto().start(Problem(measured=image, shape=(3, 128, 128)))
         assert isinstance(state[0], rule)
         assert words in state[1]
     state, _ = Auto(patience=70).start(Problem(measured=measured, shape=(3, 128, 128)))
@@ -377,17 +377,17 @@ def test_auto_holds_out_where_pixels_are_independent_and_goes_by_the_level_where
     assert state[0] == Sigma(20.0)
 
 
-def test_auto_judges_no_noise_where_the_measurement_is_not_the_picture() -> None:
+def test_auto_chooses_holdout_if_the_measurement_is_not_the_image() -> None:
     measured = smoothed(0.5 + 0.1 * torch.randn(3, 128, 128, generator=torch.Generator().manual_seed(0)))
     for rest in ({"weight": torch.ones(1, 128, 128)}, {"operator": lambda image: image}):
         state, _ = Auto().start(Problem(measured=measured, shape=(3, 128, 128), **rest))
         assert isinstance(state[0], HoldOut)
 
 
-def test_auto_says_at_the_end_what_it_chose() -> None:
-    verdicts = judged(Auto(), [0.0] * 30)
+def test_the_reason_to_stop_names_the_rule_that_auto_chose() -> None:
+    verdicts = judge_all(Auto(), [0.0] * 30)
     assert "rule holdout" in verdicts[-1].stop
-    assert [each.stop for each in verdicts[:-1]] == [None] * (len(verdicts) - 1)
+    assert [verdict.stop for verdict in verdicts[:-1]] == [None] * (len(verdicts) - 1)
 
 
 def test_a_new_rule_is_one_class() -> None:
@@ -405,10 +405,10 @@ def test_a_new_rule_is_one_class() -> None:
             return Verdict(keep=True, stop="it is time" if step.number >= self.until else None), state
 
     assert Settings(stop="patient:until=5").stop == "patient:until=5"
-    assert len(judged(stopping.parse_rule("patient:until=5"), [0] * 9)) == 5
+    assert len(judge_all(stopping.parse_rule("patient:until=5"), [0] * 9)) == 5
 
 
-def test_a_verdict_says_nothing_by_itself() -> None:
+def test_an_empty_verdict_neither_keeps_nor_stops() -> None:
     assert {field.name: field.default for field in fields(Verdict)} == {
         "keep": False,
         "stop": None,

@@ -1,4 +1,4 @@
-"""The task: a JPEG is fitted by what its file says, everything else by its pixels."""
+"""`dip dejpeg`: a JPEG is fitted by its coefficients, everything else by its pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import TINY, Dip
-from problem.test_jpeg import NATURAL, ODD, jpeg, turned
+from problem.test_jpeg import NATURAL, ODD, jpeg, jpeg_with_orientation
 from samples import scene
 
 from dipcli import images, networks
@@ -25,15 +25,15 @@ from dipcli.tasks.registry import tasks
 DEJPEG = tasks()["dejpeg"]
 
 
-def posed(data: bytes, **own: bool) -> Case:
+def make_case(data: bytes, **own: bool) -> Case:
     case = DEJPEG.pose(images.decode(data), **own)
     assert isinstance(case, Case)
     return case
 
 
 @pytest.mark.parametrize("array", [NATURAL, ODD, ODD[..., 0]], ids=["colour", "odd", "grey"])
-def test_a_jpeg_is_fitted_by_its_own_numbers(array: np.ndarray) -> None:
-    case = posed(jpeg(array))
+def test_a_jpeg_is_fitted_by_its_coefficients(array: np.ndarray) -> None:
+    case = make_case(jpeg(array))
     problem = case.problem
     assert isinstance(problem.operator, Encoder)
     assert problem.operator(torch.rand(problem.shape)).shape == problem.measured.shape
@@ -42,7 +42,7 @@ def test_a_jpeg_is_fitted_by_its_own_numbers(array: np.ndarray) -> None:
 
 
 def test_blind_is_the_published_problem() -> None:
-    case = posed(jpeg(ODD), blind=True)
+    case = make_case(jpeg(ODD), blind=True)
     assert case.problem.operator is identity
     assert np.array_equal(case.problem.measured.numpy(), case.image.pixels)
     assert case.remarks == ()
@@ -51,7 +51,7 @@ def test_blind_is_the_published_problem() -> None:
 def test_the_paper_preset_is_blind_and_the_published_method() -> None:
     paper = DEJPEG.settings("paper")
     assert DEJPEG.presets["paper"]["blind"] is True
-    assert sum(each.numel() for each in networks.build(paper, (3, 64, 64)).network.parameters()) == 572_827
+    assert sum(weights.numel() for weights in networks.build(paper, (3, 64, 64)).network.parameters()) == 572_827
     assert (paper.rate, paper.reg_noise, paper.ema, paper.beta2) == (0.01, 1 / 30, 0.99, 0.999)
     assert (paper.iterations, paper.stop, paper.input_depth, paper.pad) == (2400, "none", 3, "reflection")
 
@@ -61,13 +61,13 @@ def png(array: np.ndarray) -> bytes:
 
 
 def garbled(data: bytes) -> bytes:
-    """With some bytes of the coefficients lost, as decoders mend it without a word."""
+    """Remove some bytes of the coefficients, which decoders repair silently."""
     return data[: len(data) // 2] + data[len(data) // 2 + 40 :]
 
 
-def test_what_is_no_jpeg_is_fitted_by_its_pixels_and_it_is_said() -> None:
-    for picture in (images.decode(png(ODD)), from_array(ODD)):
-        case = DEJPEG.pose(picture)
+def test_other_formats_are_fitted_by_their_pixels_with_a_remark() -> None:
+    for image in (images.decode(png(ODD)), from_array(ODD)):
+        case = DEJPEG.pose(image)
         assert isinstance(case, Case)
         assert case.problem.operator is identity
         assert "--blind" in case.remarks[0]
@@ -75,49 +75,49 @@ def test_what_is_no_jpeg_is_fitted_by_its_pixels_and_it_is_said() -> None:
 
 
 @pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
-def test_the_network_is_shown_the_decoded_picture_but_never_when_that_is_fitted(preset: str) -> None:
-    case = posed(jpeg(ODD))
+def test_the_decoded_image_is_the_input_unless_it_is_fitted(preset: str) -> None:
+    case = make_case(jpeg(ODD))
     assert DEJPEG.settings(preset, case.presets).input == "guide"
     assert case.problem.guide is not None
     assert case.problem.guide.shape == case.problem.shape
-    case = posed(jpeg(ODD), blind=True)
+    case = make_case(jpeg(ODD), blind=True)
     assert DEJPEG.settings(preset, case.presets).input == "noise"
     assert case.problem.guide is None
 
 
-def test_an_rgb_jpeg_is_fitted_by_its_pixels_and_it_is_said() -> None:
-    case = posed(jpeg(ODD, sampling="4:4:4", keep_rgb=True))
+def test_an_rgb_jpeg_is_fitted_by_its_pixels_with_a_remark() -> None:
+    case = make_case(jpeg(ODD, sampling="4:4:4", keep_rgb=True))
     assert case.problem.operator is identity
     assert "is in RGB" in case.remarks[0]
 
 
-def test_a_damaged_jpeg_is_fitted_one_way_or_the_other() -> None:
-    problem = posed(garbled(jpeg(NATURAL, 90))).problem
+def test_a_damaged_jpeg_can_be_fitted() -> None:
+    problem = make_case(garbled(jpeg(NATURAL, 90))).problem
     assert problem.operator(torch.rand(problem.shape)).shape == problem.measured.shape
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
-def test_a_turned_jpeg_is_restored_upright(orientation: int) -> None:
-    case = posed(turned(ODD, orientation))
+def test_a_jpeg_with_orientation_is_restored_upright(orientation: int) -> None:
+    case = make_case(jpeg_with_orientation(ODD, orientation))
     encoder = case.problem.operator
     assert isinstance(encoder, Encoder)
     finished = case.problem.finish(encoder.extend(torch.from_numpy(case.image.pixels)))
     assert np.abs(finished.numpy() - case.image.pixels).mean() < 3 / 255
 
 
-def test_how_much_of_the_restored_picture_agrees_is_told() -> None:
-    case = posed(jpeg(NATURAL))
+def test_the_conclusion_states_the_agreement_with_the_file() -> None:
+    case = make_case(jpeg(NATURAL))
     assert case.conclude is not None
     truth = NATURAL.transpose(2, 0, 1).astype(np.float32) / 255
     assert float(case.conclude(truth).split()[0]) > 99.9
-    told = case.conclude(np.zeros_like(case.image.pixels))
-    assert told.endswith("% of its coefficients agree with the file.")
-    assert float(told.split()[0]) < 99
+    conclusion = case.conclude(np.zeros_like(case.image.pixels))
+    assert conclusion.endswith("% of its coefficients agree with the file.")
+    assert float(conclusion.split()[0]) < 99
 
 
-def test_free_pixels_reach_a_picture_that_agrees() -> None:
-    """With no prior at all: what is left of the loss is the pull, and the middle of every interval is reached."""
-    problem = posed(jpeg(scene(32, 32), sampling="4:4:4")).problem
+def test_free_pixels_reach_an_image_that_agrees_with_the_file() -> None:
+    """Without a prior only the data term is left: every coefficient reaches the middle of its interval."""
+    problem = make_case(jpeg(scene(32, 32), sampling="4:4:4")).problem
     settings = Settings(network="pixels", rate=0.02, reg_noise=0, ema=0, iterations=400, stop="none", precision="fp32")
     fit = engine.fit(problem, networks.build(settings, problem.shape), settings)
     assert isinstance(problem.operator, Encoder)
@@ -126,7 +126,7 @@ def test_free_pixels_reach_a_picture_that_agrees() -> None:
 
 def test_it_runs_from_the_command_line(dip: Dip, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
-    path.write_bytes(turned(ODD, 6))
+    path.write_bytes(jpeg_with_orientation(ODD, 6))
     result = dip("dejpeg", path, "--json", "-q", "--iters", 3, "--network", TINY)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["task"] == "dejpeg"

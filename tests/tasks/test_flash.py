@@ -1,4 +1,4 @@
-"""The flash pair: the guide goes into the network, its light does not come out."""
+"""`dip flash`: the guide is the network's input, its brightness is not in the result."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from skimage import data
 from dipcli.errors import DipError, UsageError
 from dipcli.images.image import from_array
 from dipcli.networks import build
-from dipcli.tasks.flash import flash, shift
+from dipcli.tasks.flash import estimate_shift, flash
 from dipcli.tasks.registry import tasks
 
 
 def pair(height: int = 32, width: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """A dark noisy picture and its bright twin."""
+    """A dark noisy image and a bright one of the same scene."""
     lit = scene(height, width)
     return noisy((lit * 0.3).astype(np.uint8), 8), lit
 
@@ -38,11 +38,11 @@ def test_the_paper_preset_is_the_published_method() -> None:
     dark, lit = pair(64, 64)
     case, settings = tasks()["flash"].case(from_array(dark), "paper", {"guide": lit}, {})
     prior = build(settings, case.problem.shape, case.problem.guide)
-    assert sum(each.numel() for each in prior.network.parameters()) == 2_184_307
+    assert sum(weights.numel() for weights in prior.network.parameters()) == 2_184_307
     assert (settings.rate, settings.iterations, settings.reg_noise, settings.stop) == (0.1, 600, 0, "none")
 
 
-def test_the_result_has_the_light_of_the_dark_picture(tmp_path: Path) -> None:
+def test_the_result_has_the_brightness_of_the_dark_image(tmp_path: Path) -> None:
     dark, lit = pair()
     iio.imwrite(tmp_path / "dark.png", dark)
     iio.imwrite(tmp_path / "lit.png", lit)
@@ -54,12 +54,12 @@ def test_the_result_has_the_light_of_the_dark_picture(tmp_path: Path) -> None:
     assert ((restored - clean) ** 2).mean() < 0.6 * ((dark.astype(float) - clean) ** 2).mean(), "less noise"
 
 
-def test_another_guide_another_result() -> None:
+def test_the_result_depends_on_the_guide() -> None:
     from dipcli import flash as restore
 
     dark, lit = pair()
     options = {"network": TINY, "iterations": 5, "progress": False}
-    first, second = (restore(dark, guide=each, **options).image for each in (lit, 255 - lit))
+    first, second = (restore(dark, guide=guide, **options).image for guide in (lit, 255 - lit))
     assert not np.array_equal(first, second)
 
 
@@ -75,7 +75,7 @@ def test_the_guide_may_be_grey_or_deep() -> None:
         assert build(settings, case.problem.shape, case.problem.guide).code.shape[1] == (guide.shape[2:] or (1,))[0]
 
 
-def test_only_flash_has_a_guide(noisy_png: Path) -> None:
+def test_input_guide_needs_a_guide(noisy_png: Path) -> None:
     from dipcli import denoise
 
     with pytest.raises(UsageError, match="--input guide"):
@@ -83,15 +83,15 @@ def test_only_flash_has_a_guide(noisy_png: Path) -> None:
 
 
 @pytest.mark.parametrize(("down", "right"), [(0, 0), (3, -5), (-8, 2)])
-def test_a_shift_is_found_and_said(down: int, right: int) -> None:
+def test_a_shift_is_estimated_and_reported(down: int, right: int) -> None:
     lit = data.astronaut()[100:260, 100:260]
     dark = noisy((lit**0.8).astype(np.uint8), 5)
     moved = np.roll(lit, (down, right), axis=(0, 1))
-    assert shift(from_array(dark).pixels, from_array(moved).pixels) == pytest.approx((down, right), abs=1)
-    told = " ".join(flash(from_array(dark), moved).remarks)
-    assert ("align" in told) == (down != 0)
+    assert estimate_shift(from_array(dark).pixels, from_array(moved).pixels) == pytest.approx((down, right), abs=1)
+    remarks = " ".join(flash(from_array(dark), moved).remarks)
+    assert ("align" in remarks) == (down != 0)
     if down:
-        assert f"{abs(down)} pixels {'lower' if down > 0 else 'higher'}" in told
+        assert f"{abs(down)} pixels {'lower' if down > 0 else 'higher'}" in remarks
 
 
 def dip() -> Dip:

@@ -1,4 +1,4 @@
-"""Filling: what a mask means, and that known pixels stay."""
+"""`dip inpaint`: the meaning of a mask, and known pixels that stay."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from samples import scene
 from dipcli import images
 from dipcli.cli.app import app
 from dipcli.images.image import from_array
-from dipcli.tasks.inpaint import inpaint, judged
+from dipcli.tasks.inpaint import classify_damage, inpaint
 
 
 def holed(height: int = 32, width: int = 40) -> np.ndarray:
@@ -29,20 +29,20 @@ def holed(height: int = 32, width: int = 40) -> np.ndarray:
 
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
-    picture, mask = tmp_path / "img.png", tmp_path / "mask.png"
-    iio.imwrite(picture, scene(32, 40))
+    image, mask = tmp_path / "img.png", tmp_path / "mask.png"
+    iio.imwrite(image, scene(32, 40))
     iio.imwrite(mask, holed())
-    return picture, mask
+    return image, mask
 
 
-def filled(mask: Any, picture: np.ndarray | None = None, **rest: Any) -> np.ndarray:
+def filled(mask: Any, image: np.ndarray | None = None, **rest: Any) -> np.ndarray:
     """Where the task fills, (H, W)."""
-    case = inpaint(from_array(scene(32, 40) if picture is None else picture), mask, **rest)
+    case = inpaint(from_array(scene(32, 40) if image is None else image), mask, **rest)
     assert np.array_equal(case.problem.weight[0].numpy(), case.known.astype(np.float32))
     return ~case.known
 
 
-def test_white_is_filled_and_inverted_black(pair: tuple[Path, Path]) -> None:
+def test_white_is_filled_and_with_mask_invert_black(pair: tuple[Path, Path]) -> None:
     white = holed() > 0
     assert np.array_equal(filled(str(pair[1])), white)
     assert np.array_equal(filled(holed()), white)
@@ -51,7 +51,7 @@ def test_white_is_filled_and_inverted_black(pair: tuple[Path, Path]) -> None:
     assert np.array_equal(filled(white), white), "yes and no"
 
 
-def test_a_mask_may_be_painted_on_nothing_or_in_colour() -> None:
+def test_a_mask_may_have_transparency_or_colour() -> None:
     painted = np.zeros((32, 40, 4), np.uint8)
     painted[..., :3] = 255
     painted[..., 3] = holed()
@@ -60,31 +60,31 @@ def test_a_mask_may_be_painted_on_nothing_or_in_colour() -> None:
 
 
 def test_alpha_fills_the_transparent_pixels_and_makes_them_opaque() -> None:
-    picture = np.dstack([scene(32, 40), 255 - holed()])
-    picture[0, 0, 3] = 200  # hardly transparent: known, and stays as it is
-    case = inpaint(from_array(picture), "alpha")
+    image = np.dstack([scene(32, 40), 255 - holed()])
+    image[0, 0, 3] = 200  # hardly transparent: known, and stays as it is
+    case = inpaint(from_array(image), "alpha")
     assert np.array_equal(~case.known, holed() > 0)
     assert case.image.alpha is not None
     assert (case.image.alpha[holed() > 0] == 255).all()
     assert case.image.alpha[0, 0] == 200
-    other = inpaint(from_array(picture), holed())
+    other = inpaint(from_array(image), holed())
     assert other.image.alpha is not None
-    assert np.array_equal(other.image.alpha, picture[..., 3]), "with a mask the transparency is carried through"
+    assert np.array_equal(other.image.alpha, image[..., 3]), "with a mask the transparency is carried through"
 
 
-def test_levels_in_between_are_halved_and_said() -> None:
+def test_intermediate_levels_are_thresholded_with_a_remark() -> None:
     mask = holed().astype(np.float32) / 255
     mask[20, :3] = (0.3, 0.5, 0.7)
     case = inpaint(from_array(scene(32, 40)), mask)
     assert list(~case.known[20, :3]) == [False, True, True]
-    assert any("levels in between" in remark for remark in case.remarks)
-    assert not any("levels in between" in remark for remark in inpaint(from_array(scene(32, 40)), holed()).remarks)
+    assert any("intermediate levels" in remark for remark in case.remarks)
+    assert not any("intermediate levels" in remark for remark in inpaint(from_array(scene(32, 40)), holed()).remarks)
 
 
-def test_the_share_is_said_and_much_of_it_warned_of() -> None:
-    assert "filling 6.2 % of the picture" in inpaint(from_array(scene(32, 40)), holed()).remarks
+def test_the_filled_fraction_is_reported_and_a_large_one_gets_a_hint() -> None:
+    assert "filling 6.2 % of the image" in inpaint(from_array(scene(32, 40)), holed()).remarks
     remarks = inpaint(from_array(scene(32, 40)), holed(), mask_invert=True).remarks
-    assert any("which is much" in remark and "--mask-invert" in remark for remark in remarks)
+    assert any("filling 93.8 %" in remark and "--mask-invert" in remark for remark in remarks)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_the_share_is_said_and_much_of_it_warned_of() -> None:
     [
         (np.zeros((32, 40), np.uint8), "nothing.*--mask-invert"),
         (np.full((32, 40), 255, np.uint8), "everything.*--mask-invert"),
-        (np.zeros((40, 32), np.uint8), "32x40, the picture 40x32"),
+        (np.zeros((40, 32), np.uint8), "32x40, the image 40x32"),
         (np.arange(1280).reshape(32, 40) > 5, "all but a few"),
         ((holed() > 0).astype(np.uint8), "0 and 255"),
         ("alpha", "with transparency, this one has none"),
@@ -100,28 +100,28 @@ def test_the_share_is_said_and_much_of_it_warned_of() -> None:
     ],
     ids=["nothing", "everything", "size", "few", "yes as 1", "alpha", "file"],
 )
-def test_a_mask_that_does_not_serve_is_answered(mask: Any, way_out: str) -> None:
+def test_an_unusable_mask_is_refused_with_a_hint(mask: Any, way_out: str) -> None:
     from dipcli.errors import DipError
 
     with pytest.raises(DipError, match=way_out):
         inpaint(from_array(scene(32, 40)), mask)
 
 
-def test_the_kind_of_damage_is_judged_by_its_shape() -> None:
+def test_the_kind_of_damage_is_classified_by_its_shape() -> None:
     generator = np.random.default_rng(0)
-    assert judged(generator.random((64, 64)) < 0.5) == "scattered"
-    assert judged(generator.random((64, 64)) < 0.95) == "scattered"
+    assert classify_damage(generator.random((64, 64)) < 0.5) == "scattered"
+    assert classify_damage(generator.random((64, 64)) < 0.95) == "scattered"
     strokes = np.zeros((64, 64), bool)
     strokes[::16, 4:60] = strokes[1::16, 4:60] = True
-    assert judged(strokes) == "text"
+    assert classify_damage(strokes) == "text"
     hole = np.zeros((64, 64), bool)
     hole[20:44, 20:44] = True
-    assert judged(hole) == "hole"
+    assert classify_damage(hole) == "hole"
     for share in (0.02, 0.1, 0.98):
-        assert judged(generator.random((256, 256)) < share) == "scattered"
+        assert classify_damage(generator.random((256, 256)) < share) == "scattered"
     edge = np.zeros((64, 64), bool)
     edge[:, 50:] = True
-    assert judged(edge) == "hole", "at the border too"
+    assert classify_damage(edge) == "hole", "at the border too"
 
 
 def test_each_kind_has_its_published_settings() -> None:
@@ -178,60 +178,60 @@ def test_known_pixels_come_back_bit_for_bit(array: np.ndarray, tmp_path: Path) -
 
 @given(st.integers(16, 40), st.integers(16, 40), st.integers(0, 2**32 - 1))
 @hypothesis_settings(max_examples=10, deadline=None)
-def test_what_lies_under_the_mask_does_not_matter(height: int, width: int, seed: int) -> None:
+def test_values_under_the_mask_have_no_influence(height: int, width: int, seed: int) -> None:
     from dipcli import inpaint as restore
 
     generator = np.random.default_rng(seed)
-    picture, mask = scene(height, width), generator.random((height, width)) < 0.3
+    image, mask = scene(height, width), generator.random((height, width)) < 0.3
     mask[0, 0], mask[0, 1] = True, False
-    other = np.where(mask[..., None], generator.integers(0, 256, picture.shape), picture).astype(np.uint8)
+    other = np.where(mask[..., None], generator.integers(0, 256, image.shape), image).astype(np.uint8)
     options = {"iterations": 2, "network": TINY, "input_depth": 4, "progress": False}
-    first, second = (restore(each, mask=mask, **options).image for each in (picture, other))
+    first, second = (restore(values, mask=mask, **options).image for values in (image, other))
     assert np.array_equal(first, second)
-    assert np.array_equal(first[~mask], picture[~mask])
+    assert np.array_equal(first[~mask], image[~mask])
 
 
-def test_the_record_tells_of_the_hole_by_itself(pair: tuple[Path, Path]) -> None:
+def test_the_record_has_the_psnr_of_the_hole(pair: tuple[Path, Path]) -> None:
     result = quick(pair[0], "--mask", pair[1], "--reference", pair[0], "--json", "--snapshot-at", "2")
-    told = json.loads(result.stdout)
+    record = json.loads(result.stdout)
     restored = images.read(pair[0].with_name("img.inpainted.png"))[0].pixels
     truth = images.read(pair[0])[0].pixels
     hole = holed() > 0
     error = np.mean((restored[:, hole] - truth[:, hole]) ** 2)
-    assert told["psnr_ref_unknown"] == pytest.approx(-10 * np.log10(error), abs=1e-4)
-    assert told["psnr_ref"] > told["psnr_ref_unknown"]
-    assert told["psnr_noisy"] is None, "known pixels agree to the last bit"
+    assert record["psnr_ref_unknown"] == pytest.approx(-10 * np.log10(error), abs=1e-4)
+    assert record["psnr_ref"] > record["psnr_ref_unknown"]
+    assert record["psnr_noisy"] is None, "known pixels agree bit for bit"
     assert "unknown pixels" in result.stderr
     snapshot = iio.imread(pair[0].with_name("img.inpainted.dip") / "snapshots/000002.png")
     assert np.array_equal(snapshot[~hole], scene(32, 40)[~hole])
 
 
-def test_jpeg_is_warned_of(pair: tuple[Path, Path]) -> None:
+def test_jpeg_output_gets_a_warning(pair: tuple[Path, Path]) -> None:
     result = quick(pair[0], "--mask", pair[1], "-o", pair[0].with_suffix(".jpg"))
     assert "bit for bit" in result.stderr
     assert "bit for bit" not in quick(pair[0], "--mask", pair[1]).stderr
 
 
-def test_without_a_mask_it_is_said(pair: tuple[Path, Path]) -> None:
+def test_a_missing_mask_is_refused(pair: tuple[Path, Path]) -> None:
     result = quick(pair[0])
     assert result.exit_code == 2
     assert "--mask" in result.stderr
 
 
-def test_a_smooth_hole_is_filled_as_its_surroundings_ask() -> None:
-    """A slope is filled nearer to the truth than by the mean of what is known."""
+def test_a_hole_in_a_linear_ramp_is_filled_from_its_surroundings() -> None:
+    """The result is closer to the truth than the mean of the known pixels."""
     from dipcli import inpaint as restore
 
     y, x = np.mgrid[:32, :40]
-    slope = (40 + 3 * x + 2 * y).astype(np.uint8)
+    ramp = (40 + 3 * x + 2 * y).astype(np.uint8)
     hole = holed() > 0
-    broken = np.where(hole, 0, slope).astype(np.uint8)
+    broken = np.where(hole, 0, ramp).astype(np.uint8)
     result = restore(broken, mask=hole, network="skip:channels=16,32:skips=0,4", iterations=200, progress=False)
-    error = np.abs(result.image[hole].astype(float) - slope[hole]).mean()
-    assert error < 0.4 * np.abs(slope[~hole].mean() - slope[hole]).mean()
+    error = np.abs(result.image[hole].astype(float) - ramp[hole]).mean()
+    assert error < 0.4 * np.abs(ramp[~hole].mean() - ramp[hole]).mean()
 
 
-def test_known_values_of_an_array_stay_to_the_last_bit_in_double_precision() -> None:
+def test_known_values_of_a_float64_array_stay_bit_for_bit() -> None:
     from dipcli import inpaint as restore
 
     array = np.random.default_rng(0).random((32, 40, 3))
@@ -244,5 +244,5 @@ def test_the_mask_is_not_overwritten(pair: tuple[Path, Path]) -> None:
     before = pair[1].read_bytes()
     result = quick(pair[0], "--mask", pair[1], "-o", pair[1])
     assert result.exit_code == 2
-    assert "which is read" in result.stderr
+    assert "--overwrite" in result.stderr
     assert pair[1].read_bytes() == before

@@ -23,7 +23,7 @@ TASK = tasks()["superres"]
 KERNELS = ("lanczos3", "lanczos2", "bicubic", "box", "gaussian:1.2")
 
 
-def picture(height: int = 68, width: int = 100, channels: int = 3, dtype: type = np.uint8) -> Image:
+def make_image(height: int = 68, width: int = 100, channels: int = 3, dtype: type = np.uint8) -> Image:
     samples = noisy(scene(height, width, channels), sigma=10)
     if dtype == np.uint16:
         samples = samples.astype(np.uint16) * 257 + np.random.default_rng(0).integers(0, 100, samples.shape, np.uint16)
@@ -34,8 +34,8 @@ def picture(height: int = 68, width: int = 100, channels: int = 3, dtype: type =
 
 @given(st.integers(16, 40), st.integers(16, 40), st.floats(1.5, 8), st.sampled_from(KERNELS), st.sampled_from([1, 3]))
 @settings(max_examples=40, deadline=None)
-def test_the_result_is_as_many_times_larger(height: int, width: int, scale: float, kernel: str, channels: int) -> None:
-    small = picture(height, width, channels)
+def test_the_result_is_larger_by_the_scale(height: int, width: int, scale: float, kernel: str, channels: int) -> None:
+    small = make_image(height, width, channels)
     case = superres(small, scale, kernel)
     problem = case.problem
     assert problem.shape == (channels, round(scale * height), round(scale * width))
@@ -50,10 +50,10 @@ def test_the_result_is_as_many_times_larger(height: int, width: int, scale: floa
 
 @given(st.integers(64, 130), st.integers(64, 130), st.floats(1.5, 4), st.sampled_from(KERNELS), st.sampled_from([1, 3]))
 @settings(max_examples=40, deadline=None)
-def test_a_picture_shrunk_for_a_trial_comes_back_in_its_size(
+def test_simulation_restores_the_original_size(
     height: int, width: int, scale: float, kernel: str, channels: int
 ) -> None:
-    large = picture(height, width, channels)
+    large = make_image(height, width, channels)
     case = superres(large, scale, kernel, simulate=True)
     assert case.problem.shape == large.pixels.shape
     assert case.problem.measured.shape == (channels, round(height / scale), round(width / scale))
@@ -68,10 +68,10 @@ def test_a_picture_shrunk_for_a_trial_comes_back_in_its_size(
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("scale", [2, 2.5, 4])
 @pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (3, np.uint8), (1, np.uint16), (3, np.uint16)])
-def test_the_truth_shrinks_to_what_is_measured(kernel: str, scale: float, channels: int, dtype: type) -> None:
+def test_the_truth_downsamples_to_the_measurement(kernel: str, scale: float, channels: int, dtype: type) -> None:
     """To the last level of the file: nothing but rounding stands between the truth and no loss."""
     # From the middle of the range nothing overshoots black or white, where it would be clipped.
-    large = picture(channels=channels, dtype=dtype)
+    large = make_image(channels=channels, dtype=dtype)
     large = from_array((large.array() * 0.5 + 0.2 * np.iinfo(dtype).max).astype(dtype))
     case = superres(large, scale, kernel, simulate=True)
     assert case.truth is not None
@@ -81,21 +81,21 @@ def test_the_truth_shrinks_to_what_is_measured(kernel: str, scale: float, channe
     assert float(problem.loss(problem.operator(torch.from_numpy(case.truth)), problem.measured, None)) <= level**2 / 4
 
 
-def test_the_small_picture_is_one_that_a_file_can_hold() -> None:
+def test_the_simulated_measurement_is_quantized_as_in_a_file() -> None:
     for dtype in (np.uint8, np.uint16):
-        large = picture(dtype=dtype)
+        large = make_image(dtype=dtype)
         case = superres(large, 4, simulate=True)
         pixels = case.problem.measured.numpy()
         again = from_array(large.with_pixels(pixels).array()).pixels
         assert np.array_equal(again, pixels)
         assert case.damaged is not None
         assert np.array_equal(case.damaged, pixels)
-    exact = superres(picture(dtype=np.float32), 4, simulate=True).problem
+    exact = superres(make_image(dtype=np.float32), 4, simulate=True).problem
     levels = exact.measured * 255
     assert not torch.allclose(levels, levels.round(), atol=1e-2)
 
 
-def test_what_overshoots_is_clipped() -> None:
+def test_overshoot_is_clipped() -> None:
     stripes = np.zeros((64, 64), np.float32)
     stripes[:, 32:] = 1
     problem = superres(from_array(stripes), 2, simulate=True).problem
@@ -105,8 +105,8 @@ def test_what_overshoots_is_clipped() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_baselines_are_those_of_pillow(channels: int) -> None:
-    case = superres(picture(channels=channels), 4, simulate=True)
+def test_the_baselines_equal_pillow_s(channels: int) -> None:
+    case = superres(make_image(channels=channels), 4, simulate=True)
     small = case.problem.measured.numpy()
     for name, way in (("bicubic", PillowImage.Resampling.BICUBIC), ("nearest", PillowImage.Resampling.NEAREST)):
         theirs = [np.asarray(PillowImage.fromarray(plane).resize((100, 68), way)) for plane in small]
@@ -117,59 +117,65 @@ def test_the_baselines_are_those_of_pillow(channels: int) -> None:
     assert psnr(case.baseline_images["bicubic"], case.truth) > psnr(case.baseline_images["nearest"], case.truth)
 
 
-def test_it_says_how_well_the_result_shrinks_back() -> None:
-    for case in (superres(picture(24, 20), 2.5), superres(picture(), 4, simulate=True)):
+def test_the_conclusion_states_the_psnr_to_the_input() -> None:
+    for case in (superres(make_image(24, 20), 2.5), superres(make_image(), 4, simulate=True)):
         shrunk = from_array(np.full((*case.problem.shape[1:], 3), 0.25, np.float32)).pixels
         assert case.conclude is not None
-        wanted = psnr(np.full_like(case.problem.measured.numpy(), 0.25), case.problem.measured.numpy())
-        assert case.conclude(shrunk) == f"it shrinks back to the input with {wanted:.1f} dB"
+        expected = psnr(np.full_like(case.problem.measured.numpy(), 0.25), case.problem.measured.numpy())
+        assert case.conclude(shrunk) == f"downsampled, it matches the input to {expected:.1f} dB"
 
 
-def test_it_says_beforehand_which_size_becomes_which() -> None:
-    assert superres(picture(24, 20), 2.5).remarks == ("20x24 becomes 50x60",)
-    assert superres(picture(68, 100), 4, simulate=True).remarks == ("25x17 becomes 100x68",)
+def test_a_remark_states_the_sizes() -> None:
+    assert superres(make_image(24, 20), 2.5).remarks == ("20x24 becomes 50x60",)
+    assert superres(make_image(68, 100), 4, simulate=True).remarks == ("25x17 becomes 100x68",)
 
 
 @pytest.mark.parametrize("scale", [1.49, 8.01, 0, -4, math.nan, math.inf])
 @pytest.mark.parametrize("simulate", [False, True])
-def test_a_factor_out_of_range_is_said(scale: float, simulate: bool) -> None:
+def test_a_scale_out_of_range_is_refused(scale: float, simulate: bool) -> None:
     with pytest.raises(UsageError, match=r"--scale .* use 1\.5 to 8"):
-        superres(picture(), scale, simulate=simulate)
+        superres(make_image(), scale, simulate=simulate)
 
 
-def test_an_unknown_kernel_is_said() -> None:
+def test_an_unknown_kernel_is_refused() -> None:
     with pytest.raises(UsageError, match="choose from lanczos3"):
-        superres(picture(), kernel="nearest")
+        superres(make_image(), kernel="nearest")
 
 
-def test_too_small_a_picture_for_a_trial_is_said() -> None:
-    superres(picture(64, 64), 4, simulate=True)
+def test_an_image_too_small_for_a_simulation_is_refused() -> None:
+    superres(make_image(64, 64), 4, simulate=True)
     with pytest.raises(DipError, match="would be 25x15, the smallest is 16x16: choose a smaller --scale"):
-        superres(picture(61, 100), 4, simulate=True)
+        superres(make_image(61, 100), 4, simulate=True)
 
 
 def test_the_paper_preset_is_the_published_method() -> None:
-    plan = TASK.settings("paper")
-    prior = build(plan, (3, 64, 64))
-    assert sum(each.numel() for each in prior.network.parameters()) == 2_217_831
+    paper = TASK.settings("paper")
+    prior = build(paper, (3, 64, 64))
+    assert sum(weights.numel() for weights in prior.network.parameters()) == 2_217_831
     assert prior.code.shape == (1, 32, 64, 64)
-    assert (plan.rate, plan.reg_noise, plan.ema, plan.iterations) == (0.01, 0.03, 0.99, 2000)
-    assert (plan.pad, plan.input, plan.stop, plan.beta2, plan.tv) == ("reflection", "noise", "none", 0.999, 0)
+    assert (paper.rate, paper.reg_noise, paper.ema, paper.iterations) == (0.01, 0.03, 0.99, 2000)
+    assert (paper.pad, paper.input, paper.stop, paper.beta2, paper.tv) == (
+        "reflection",
+        "noise",
+        "none",
+        0.999,
+        0,
+    )
 
 
 @pytest.mark.parametrize(("scale", "iterations", "noise"), [(2, 2000, 0.03), (4, 2000, 0.03), (8, 4000, 0.05)])
-def test_the_published_settings_go_by_the_factor(scale: float, iterations: int, noise: float) -> None:
-    small = picture(16, 16)
-    _, plan = TASK.case(small, "paper", {"scale": scale}, {})
-    assert (plan.iterations, plan.reg_noise) == (iterations, noise)
-    _, plan = TASK.case(small, "paper", {"scale": scale}, {"iterations": 7, "reg_noise": 0.1})
-    assert (plan.iterations, plan.reg_noise) == (7, 0.1)
+def test_the_published_settings_depend_on_the_scale(scale: float, iterations: int, noise: float) -> None:
+    small = make_image(16, 16)
+    _, paper = TASK.case(small, "paper", {"scale": scale}, {})
+    assert (paper.iterations, paper.reg_noise) == (iterations, noise)
+    _, paper = TASK.case(small, "paper", {"scale": scale}, {"iterations": 7, "reg_noise": 0.1})
+    assert (paper.iterations, paper.reg_noise) == (7, 0.1)
 
 
 @pytest.mark.parametrize("preset", list(TASK.presets))
-def test_every_preset_runs_for_a_number_of_iterations(preset: str) -> None:
+def test_every_preset_has_a_fixed_number_of_iterations(preset: str) -> None:
     """Each small pixel is a mean of many large ones: there is no noise to stop for, and every pixel is needed."""
     for scale in (2, 8):
-        _, plan = TASK.case(picture(16, 16), preset, {"scale": scale}, {})
-        assert plan.stop == "none"
-        assert plan.iterations
+        _, chosen = TASK.case(make_image(16, 16), preset, {"scale": scale}, {})
+        assert chosen.stop == "none"
+        assert chosen.iterations

@@ -96,8 +96,8 @@ class _Desk:
             _check_version(order["version"])
             _go_to(Path(order["cwd"]))
             torch.set_num_threads(order["threads"])
-            memory.ALLOTTED.set(order["memory"])
-            memory.SHARING.set(order.get("sharing", 1))
+            memory.PROCESS_LIMIT_BYTES.set(order["memory"])
+            memory.FITS_AT_ONCE.set(order.get("sharing", 1))
             job = manifest.from_json(order["job"])
             return ORDERS[order["wanted"]](job, order, notes, self.interrupt) | {"notes": notes.said} | ticket
         except (KeyboardInterrupt, NotStartedError):

@@ -42,7 +42,7 @@ def cores() -> int:
 
 def free() -> int:
     """Bytes that all fits may have together."""
-    return int(memory.SHARE * (memory.free(torch.device("cpu")) or psutil.virtual_memory().available))
+    return int(memory.FREE_MEMORY_FRACTION * (memory.read_free(torch.device("cpu")) or psutil.virtual_memory().available))
 
 
 def divided(most: int) -> list[Way]:

@@ -1,76 +1,66 @@
-"""What a container may have: Linux's control groups, of either version."""
+"""Limits of a container: Linux control groups, version 2."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path("/sys/fs/cgroup")  # where they are mounted
-OWN = Path("/proc/self/cgroup")  # the file that says which are this process's, a line each: number:controllers:path
-UNLIMITED = 2**60  # version 1 says so by a number as large as this
+ROOT = Path("/sys/fs/cgroup")  # where the groups are mounted
+OWN = Path("/proc/self/cgroup")  # names the group of this process, in the line 0::path
 
 
-def limits(root: Path = ROOT, own: Path = OWN) -> tuple[float | None, int | None]:
-    """The processors and the bytes that are allowed; None where no limit is set.
+def read_limits(root: Path = ROOT, own: Path = OWN) -> tuple[float | None, int | None]:
+    """Return the allowed processors and bytes of memory, each None if not limited.
 
     Args:
         root: where the groups are mounted.
-        own: the file that names those of this process.
+        own: the file that names the group of this process.
     """
-    cpus, sizes = [], []
-    for folder in _folders(root, own):
-        quota = describe_limits(folder / "cpu.max") or describe_limits(folder / "cpu.cfs_quota_us") + describe_limits(
-            folder / "cpu.cfs_period_us"
-        )
-        if len(quota) == 2 and quota[0].isdecimal() and float(quota[1]):  # noqa: PLR2004 - of how much, how often
-            cpus.append(float(quota[0]) / float(quota[1]))
-        if (size := _memory(folder)) is not None:
+    processors, sizes = [], []
+    for folder in _find_groups(root, own):
+        quota, period, *_ = *read_words(folder / "cpu.max"), "", ""
+        if quota.isdecimal() and period.isdecimal() and int(period):
+            processors.append(int(quota) / int(period))
+        if (size := _read_limit(folder)) is not None:
             sizes.append(size)
-    return min(cpus, default=None), min(sizes, default=None)
+    return min(processors, default=None), min(sizes, default=None)
 
 
-def left(root: Path = ROOT, own: Path = OWN) -> list[int]:
-    """Bytes left below each limit; what is only kept of files as long as nobody wants the room is left too.
+def read_free_memory(root: Path = ROOT, own: Path = OWN) -> list[int]:
+    """Return the bytes left below each memory limit; inactive file cache counts as free.
 
     Args:
         root: where the groups are mounted.
-        own: the file that names those of this process.
+        own: the file that names the group of this process.
     """
-    rooms = []
-    for folder in _folders(root, own):
-        most = _memory(folder)
-        used = describe_limits(folder / "memory.current") or describe_limits(folder / "memory.usage_in_bytes")
-        if most is None or not used:
+    free = []
+    for folder in _find_groups(root, own):
+        limit, used = _read_limit(folder), read_words(folder / "memory.current")
+        if limit is None or not used:
             continue
-        told = describe_limits(folder / "memory.stat")
-        spare = dict(zip(told[::2], told[1::2], strict=False))
-        rooms.append(most - int(used[0]) + int(spare.get("total_inactive_file", spare.get("inactive_file", 0))))
-    return rooms
+        words = read_words(folder / "memory.stat")
+        statistics = dict(zip(words[::2], words[1::2], strict=False))
+        free.append(limit - int(used[0]) + int(statistics.get("inactive_file", 0)))
+    return free
 
 
-def describe_limits(path: Path) -> list[str]:
-    """What stands in a file; nothing where there is none."""
+def read_words(path: Path) -> list[str]:
+    """Return the words in a file; none if it cannot be read."""
     try:
         return path.read_text(errors="replace").split()
     except OSError:
         return []
 
 
-def _memory(folder: Path) -> int | None:
-    """The bytes that a group may have; None where it sets no limit."""
-    size = describe_limits(folder / "memory.max") or describe_limits(folder / "memory.limit_in_bytes")
-    return int(size[0]) if size and size[0].isdecimal() and int(size[0]) < UNLIMITED else None
+def _read_limit(folder: Path) -> int | None:
+    """Return the memory limit of a group in bytes; None if it sets none."""
+    size = read_words(folder / "memory.max")
+    return int(size[0]) if size and size[0].isdecimal() else None
 
 
-def _folders(root: Path, own: Path) -> Iterator[Path]:
-    """Those of this process's groups and of the groups above them, as far as they can be seen."""
-    try:
-        lines = own.read_text(errors="replace").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, kinds, path = (*line.split(":", 2), "", "")[:3]
-        tops = [root / "unified", root] if not kinds else [root / kind for kind in kinds.split(",")]
-        for top in tops:
-            folder = top / path.lstrip("/")
-            yield from (each for each in (folder, *folder.parents) if each.is_relative_to(top))
+def _find_groups(root: Path, own: Path) -> Iterator[Path]:
+    """Yield the folder of this process's group and of its parents."""
+    for word in read_words(own):
+        if word.startswith("0::"):
+            folder = root / word.removeprefix("0::").lstrip("/")
+            yield from (group for group in (folder, *folder.parents) if group.is_relative_to(root))

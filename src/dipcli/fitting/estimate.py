@@ -1,4 +1,4 @@
-"""What a fit will take, estimated before it, and whether it is to be of the whole picture or of tiles."""
+"""The estimate of memory and time before a fit, and whether the image is fitted whole or in tiles."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dipcli import networks
-from dipcli import text as specs
 from dipcli.errors import DipError, UsageError
-from dipcli.fitting import memory
-from dipcli.fitting import tiling as tiles
-from dipcli.fitting.memory import Cost
+from dipcli.fitting import memory, tiling
+from dipcli.fitting.cost import Cost
 from dipcli.problem import Problem
 from dipcli.settings import Settings
 from dipcli.stopping.step import Place
+from dipcli.text import format_duration
 
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class ResourceEstimate:
-    """What a fit will take, as it was estimated before it.
+    """The estimated memory and time of a fit.
 
     Attributes:
-        whole: bytes, were the picture fitted whole.
-        most: bytes that it may take; None for no end.
-        memory: bytes, as it will be fitted.
-        pace: seconds an iteration takes, in tiles one of each; None where it was not measured.
-        places: of the tiles; none where the picture is fitted whole.
+        whole: peak bytes if the whole image is fitted at once.
+        limit: bytes that the fit may use; None if not limited.
+        memory: peak bytes of the fit as planned.
+        seconds_per_iteration: seconds of an iteration, in tiles of one iteration of each; None if not measured.
+        places: the positions of the tiles; empty if the whole image is fitted.
     """
 
     whole: int
@@ -38,91 +37,96 @@ class ResourceEstimate:
     places: tuple[Place, ...] = ()
 
     def describe(self, iterations: int, budget: float | None = None) -> str:
-        """The same in words, for so many iterations, within so many seconds."""
+        """Describe the estimate for a number of iterations and a time budget in seconds."""
         words = f"about {self.memory / GIB:.1f} GiB"
         if self.seconds_per_iteration is not None:
             seconds = min(self.seconds_per_iteration * iterations, budget or math.inf)
-            words += f" and {specs.format_duration(seconds)} on this machine"
+            words += f" and {format_duration(seconds)} on this machine"
         if not self.places:
             return words
-        rows, columns, *_ = self.places[0]
-        words += f"; fitted in {len(self.places)} tiles of {columns.stop - columns.start}x{rows.stop - rows.start}"
+        height, width = tiling.measure_size(self.places[0])
+        words += f"; fitted in {len(self.places)} tiles of {width}x{height}"
         return f"{words} to stay below {self.limit / GIB:.1f} GiB" if self.limit and self.whole > self.limit else words
 
 
 def estimate_resources(
-    problem: Problem, settings: Settings, cost: Cost, beside: int, places: tuple[Place, ...] | None = None
+    problem: Problem, settings: Settings, cost: Cost, other_bytes: int, places: tuple[Place, ...] | None = None
 ) -> ResourceEstimate:
-    """What it will take, whole or in the given tiles, or as is best.
+    """Estimate memory and time, and choose between the whole image and tiles.
+
+    Args:
+        problem: the whole measurement.
+        settings: of the fit, with device and precision resolved.
+        cost: of fits with these settings.
+        other_bytes: bytes of the images in memory at the same time.
+        places: the positions of the tiles, empty for the whole image; None to choose.
 
     Raises:
-        DipError: when there is no way that fits.
+        DipError: if the fit needs more memory than it may use, whole and in tiles.
     """
     channels, height, width = problem.shape
-    values, most = channels * height * width, memory.limit(settings)
-    whole = cost.total((height, width), values, beside)
+    values, limit = channels * height * width, memory.read_limit(settings)
+    whole = cost.total_memory((height, width), values, other_bytes)
     if places is None:
-        places = _places(problem, settings, cost, beside, whole)
+        places = _choose_tiles(problem, settings, cost, other_bytes, whole, limit)
     if not places:
-        return ResourceEstimate(whole, most, whole, cost.seconds(height, width))
-    rows, columns, *_ = places[0]
-    tile = rows.stop - rows.start, columns.stop - columns.start
-    pace = cost.seconds(*tile)
-    told = None if pace is None else pace * sum(tiles.has_unknown(problem.window(*each[:2])) for each in places)
-    return ResourceEstimate(whole, most, cost.total(tile, values, beside, tiled=True), told, places)
-
-
-def _places(problem: Problem, settings: Settings, cost: Cost, beside: int, whole: int) -> tuple[Place, ...]:
-    """None for the whole, where that fits and nothing else is wanted, else of the tiles.
-
-    Raises:
-        DipError: when there is no way that fits.
-    """
-    channels, *_ = shape = problem.shape
-    size = shape[1], shape[2]
-    most, wanted = memory.limit(settings), settings.tile_side()
-    fits = settings.tile == "none" or most is None or whole <= most
-    if fits and (wanted is None or wanted >= max(size)):
-        return ()
-    if not problem.tileable and fits:
-        raise UsageError("--tile is of no use here: such a measurement cannot be cut into tiles. Leave it out.")
-    if not problem.tileable:
-        raise DipError(
-            f"{_lacking(whole, most)}, and such a measurement cannot be cut into tiles: "
-            "try --preset fast, more --max-memory, or --tile none to fit it all the same."
-        )
-
-    def suits(height: int, width: int) -> bool:
-        small = wanted is None or max(height, width) <= wanted
-        values = channels * size[0] * size[1]
-        return small and (most is None or cost.total((height, width), values, beside, tiled=True) <= most)
-
-    places = _laid(problem, size, settings, suits)
-    if not places:
-        refused = "even the smallest tiles take too much" if wanted is None else f"tiles of {wanted} will not do"
-        raise DipError(
-            f"{_lacking(whole, most)}, and {refused}: "
-            "try --preset fast, a narrower --network, more --max-memory, or another --tile."
-        )
-    tiles.check(problem, places)
-    return tuple(places)
-
-
-def _lacking(whole: int, most: int | None) -> str:
-    """How it stands with memory, to begin a sentence."""
-    there = "no limit is known" if most is None else f"{most / GIB:.1f} GiB may be used (--max-memory)"
-    return f"The whole picture takes about {whole / GIB:.1f} GiB, {there}"
+        return ResourceEstimate(whole, limit, whole, cost.seconds(height, width))
+    tile_size = tiling.measure_size(places[0])
+    seconds = cost.seconds(*tile_size)
+    if seconds is not None:
+        seconds *= sum(tiling.has_unknown(problem.window(place.rows, place.columns)) for place in places)
+    tile_memory = cost.total_memory(tile_size, values, other_bytes, tiled=True)
+    return ResourceEstimate(whole, limit, tile_memory, seconds, places)
 
 
 def halve_tiles(size: tuple[int, int], problem: Problem, settings: Settings) -> list[Place]:
-    """Tiles of at most half the pixels."""
-    most = size[0] * size[1] / 2
-    return _laid(problem, size, settings, lambda high, wide: high * wide <= most)
+    """Lay out tiles of at most half the pixels of (H, W)."""
+    max_pixels = size[0] * size[1] / 2
+    return _lay_out(problem, size, settings, lambda height, width: height * width <= max_pixels)
 
 
-def _laid(
-    problem: Problem, size: tuple[int, int], settings: Settings, suits: Callable[[int, int], bool]
+def _choose_tiles(
+    problem: Problem, settings: Settings, cost: Cost, other_bytes: int, whole: int, limit: int | None
+) -> tuple[Place, ...]:
+    """Return the positions of the tiles; none if the whole image fits and no smaller --tile is set.
+
+    Raises:
+        DipError: if the fit needs more memory than it may use, whole and in tiles.
+    """
+    channels, height, width = problem.shape
+    max_side = settings.tile_side()
+    fits = settings.tile == "none" or limit is None or whole <= limit
+    if fits and (max_side is None or max_side >= max(height, width)):
+        return ()
+    if not problem.tileable and fits:
+        raise UsageError("--tile cannot be used here: this measurement cannot be cut into tiles. Omit the option.")
+    available = "no limit is known" if limit is None else f"{limit / GIB:.1f} GiB may be used (--max-memory)"
+    lacking = f"The whole image takes about {whole / GIB:.1f} GiB, {available}"
+    if not problem.tileable:
+        raise DipError(
+            f"{lacking}, and this measurement cannot be cut into tiles: "
+            "try --preset fast, more --max-memory, or --tile none to fit it nevertheless."
+        )
+
+    def is_small_enough(tile_height: int, tile_width: int) -> bool:
+        if max_side is not None and max(tile_height, tile_width) > max_side:
+            return False
+        values = channels * height * width
+        return limit is None or cost.total_memory((tile_height, tile_width), values, other_bytes, tiled=True) <= limit
+
+    places = _lay_out(problem, (height, width), settings, is_small_enough)
+    if not places:
+        refused = "even the smallest tiles take too much" if max_side is None else f"tiles of {max_side} do not fit"
+        raise DipError(
+            f"{lacking}, and {refused}: try --preset fast, a narrower --network, more --max-memory, or another --tile."
+        )
+    tiling.check_known_pixels(problem, places)
+    return tuple(places)
+
+
+def _lay_out(
+    problem: Problem, size: tuple[int, int], settings: Settings, is_small_enough: Callable[[int, int], bool]
 ) -> list[Place]:
-    """Tiles as the network likes them, and so that all that was measured is seen by one, well within it."""
+    """Lay out tiles with sides that suit the network, and with enough overlap for the reach of the operator."""
     stride = networks.architecture(settings.network).stride
-    return tiles.layout(size, stride, suits, max(tiles.MIN_OVERLAP, 2 * problem.reach))
+    return tiling.layout(size, stride, is_small_enough, max(tiling.MIN_OVERLAP, 2 * problem.reach))

@@ -1,35 +1,87 @@
-"""One look at a network: its picture, the loss of that, and the slopes of the loss."""
+"""One evaluation of the objective: output of the network, loss, gradient."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-# From a network, its precision, z and a function from the picture to its loss to that loss; its slopes are left with
-# the weights, and with z where that is fitted too.
+from dipcli.fitting.input_noise import make_noisy_input
+from dipcli.fitting.warmup import Window
+from dipcli.problem import Problem
+from dipcli.problem.losses import total_variation
+from dipcli.settings import Settings
+
+# (network, precision, z, function from x to its loss) -> loss. The gradient of the loss is left in `grad` of the
+# weights, and of z if z is optimised too.
 Evaluate: TypeAlias = Callable[[nn.Module, str, Tensor, Callable[[Tensor], Tensor]], Tensor]
 
 
 def render(network: nn.Module, precision: str, z: Tensor) -> Tensor:
-    """f(z), shape (1, C, H, W).
+    """Compute x = f(z), shape (1, C, H, W).
 
-    In bf16 the weights, their gradients and the optimiser stay in fp32; the network computes with rounded
-    copies of them, so that nothing inside it is cast back and forth as it is under autocast.
+    In bf16 the weights, their gradients and the optimiser stay in fp32. The network computes with rounded copies of the
+    weights, so that nothing inside it is cast back and forth, as it would be under autocast.
     """
-    picture: Tensor
+    image: Tensor
     if precision != "bf16":
-        picture = network(z)
-        return picture
+        image = network(z)
+        return image
     weights = {name: value.bfloat16() for name, value in network.named_parameters()}
-    picture = functional_call(network, weights, z.bfloat16())
-    return picture.float()
+    image = functional_call(network, weights, z.bfloat16())
+    return image.float()
 
 
-def evaluate_alone(network: nn.Module, precision: str, z: Tensor, judge: Callable[[Tensor], Tensor]) -> Tensor:
-    """The loss of the network's picture, and its slopes: the network is computed for this fit and no other."""
-    loss = judge(render(network, precision, z)[0])
+def evaluate_alone(network: nn.Module, precision: str, z: Tensor, compute_loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """Compute the loss of the network's output and its gradient, in a pass for this fit alone."""
+    loss = compute_loss(render(network, precision, z)[0])
     loss.backward()  # type: ignore[no-untyped-call]
     return loss
+
+
+class Objective:
+    """E( A( f_theta(z) ), y ) + tv TV(x) and its gradient, with new noise on z at each evaluation.
+
+    Args:
+        network: f_theta.
+        code: z, shape (1, D, H', W').
+        variables: the tensors to optimise.
+        settings: `reg_noise`, `input`, `seed`, `precision` and `tv` are used.
+        evaluate: computes the loss and its gradient.
+        draws: how often noise was added to z before.
+
+    Attributes:
+        image: x of the last evaluation, shape (C, H, W), detached.
+        draws: how often noise has been added to z.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        code: Tensor,
+        variables: list[Tensor],
+        settings: Settings,
+        evaluate: Evaluate,
+        draws: int,
+    ) -> None:
+        self.network, self.variables, self.settings, self.evaluate = network, variables, settings, evaluate
+        self.make_input = make_noisy_input(code, settings, draws)
+        self.draws = draws
+        self.image = torch.empty(0)
+
+    def __call__(self, window: Window) -> Tensor:
+        """Return the loss on a window of the image, or on the whole, and leave its gradient in the variables."""
+        z = self.make_input(window)
+        self.draws += 1
+        for variable in self.variables:
+            variable.grad = None
+        return self.evaluate(self.network, self.settings.precision, z, partial(self._compute_loss, window.problem))
+
+    def _compute_loss(self, problem: Problem, x: Tensor) -> Tensor:
+        self.image = x.detach().clone()  # with free pixels x is the variable itself, which the step is about to change
+        loss = problem.loss(problem.operator(x), problem.measured, problem.weight)
+        return loss + self.settings.tv * total_variation(x) if self.settings.tv else loss

@@ -1,11 +1,12 @@
-"""Several fits at once, each a loop of its own, whose networks are computed in one pass.
+"""Several fits in lockstep, each in a loop of its own, with one pass through the networks for all of them.
 
-A network for a small picture is hundreds of small steps: what starts each of them, on a CPU or a GPU, takes longer than
-the step. Several networks of one shape take hardly more when they are computed as one (`dipcli.networks.grouped`).
+A network for a small image consists of hundreds of short operations. On a CPU and on a GPU launching one takes longer
+than computing it. Several networks of one shape take little longer when they are computed as one
+(`dipcli.networks.grouped`).
 
-Each fit runs in a greenlet, a function that can pause in the middle: where it wants its network computed it pauses
-until all the others want theirs. So a fit knows nothing of the others. It has its own rule, its own kept picture, its
-own collapses and its own files, whoever writes them; where it ends the others go on, and another can take its place.
+Each fit runs in a greenlet, a function that can pause in the middle: where it needs its network computed, it pauses
+until all others have reached the same point. So a fit does not know of the others. It has its own rule, averages,
+rollbacks and files. When one ends, the others continue, and another can start in its place.
 """
 
 from __future__ import annotations
@@ -13,224 +14,206 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor, nn
 
-from dipcli.fitting import device as machine
+from dipcli.fitting import memory
 from dipcli.fitting.evaluate import evaluate_alone, render
 from dipcli.networks.grouped import can_group, group_networks
 
 T = TypeVar("T")
-# What gives the next thing to do, if there is one now; it is told whether nothing else is at work, so that it may wait.
+# Returns the next function to run, or None if there is none now. Its argument: whether nothing else is running, so that
+# it may wait.
 Feed: TypeAlias = Callable[[bool], Callable[[], T] | None]
 
-
-def evaluate_jointly(network: nn.Module, precision: str, z: Tensor, judge: Callable[[Tensor], Tensor]) -> Tensor:
-    """The loss of the network's picture, and its slopes, computed together with those of the other fits in `run`."""
-    others = getcurrent().parent
-    assert others is not None  # noqa: S101 - what `run` runs has one
-    picture = others.switch(_Wish(network, precision, z))
-    if picture is None:
-        return evaluate_alone(network, precision, z, judge)
-    loss = judge(picture)
-    loss.backward()  # type: ignore[no-untyped-call]
-    slope = others.switch(picture.grad)
-    if slope is not None:
-        z.backward(slope)  # type: ignore[no-untyped-call]
-    return loss
+ALONE: Final = object()  # the answer to a fit whose network is not computed with others: it does that itself
 
 
-def run(feed: Feed[T], most: int) -> Iterator[T]:
-    """Do several things at once, in one thread: they take turns wherever one of them calls `descend`.
-
-    Args:
-        feed: gives what is to be done, functions without arguments.
-        most: that are at work at a time.
-
-    Yields:
-        What they return, as soon as they do. What one of them raises ends all.
-    """
-    fits: list[_Fit[T]] = []
-    passes = _Passes(most)
-    try:
-        while True:
-            while len(fits) < most and (work := feed(not fits)) is not None:
-                fits.append(_Fit(work))
-                fits[-1].go_on()
-                yield from _ended(fits)
-            if not fits:
-                return
-            passes.next(fits)
-            yield from _ended(fits)
-    finally:
-        for each in fits:
-            each.drop()
-
-
-class _Wish(NamedTuple):
-    """A network to be computed: what `descend` is given."""
+class Request(NamedTuple):
+    """A network that a fit needs computed."""
 
     network: nn.Module
     precision: str
     z: Tensor
 
 
+def evaluate_jointly(network: nn.Module, precision: str, z: Tensor, compute_loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """Compute the loss of the network's output and its gradient, in one pass with the other fits in `run`."""
+    scheduler = getcurrent().parent
+    assert scheduler is not None  # noqa: S101 - `run` is the parent of each fit
+    image = scheduler.switch(Request(network, precision, z))
+    if image is ALONE:
+        return evaluate_alone(network, precision, z, compute_loss)
+    loss = compute_loss(image)
+    loss.backward()  # type: ignore[no-untyped-call]
+    z_gradient = scheduler.switch(image.grad)
+    if z_gradient is ALONE:
+        render(network, precision, z)[0].backward(image.grad)  # type: ignore[no-untyped-call]
+    elif z_gradient is not None:
+        z.backward(z_gradient)  # type: ignore[no-untyped-call]
+    return loss
+
+
+def run(feed: Feed[T], most: int) -> Iterator[T]:
+    """Run several functions in one thread; they take turns at each call of `evaluate_jointly`.
+
+    Args:
+        feed: returns the functions, which take no arguments.
+        most: functions at a time.
+
+    Yields:
+        The result of each function when it ends. An exception in one of them ends all.
+    """
+    fits: list[_Fit[T]] = []
+    passes = _Passes(most)
+    try:
+        while True:
+            while len(fits) < most and (function := feed(not fits)) is not None:
+                fits.append(_Fit(function))
+                fits[-1].resume()
+                yield from _remove_ended(fits)
+            if not fits:
+                return
+            passes.run_next(fits)
+            yield from _remove_ended(fits)
+    finally:
+        for fit in fits:
+            fit.cancel()
+
+
 class _Fit(Generic[T]):
-    """Something under way.
+    """A running function.
 
     Attributes:
-        said: what it said when it paused, or returned.
+        message: its request or gradient when it paused, or its result.
     """
 
-    def __init__(self, work: Callable[[], T]) -> None:
-        self.paused = greenlet(work)
-        self.paused.gr_context = copy_context()
-        self.said: Any = None
+    def __init__(self, function: Callable[[], T]) -> None:
+        self.greenlet = greenlet(function)
+        self.greenlet.gr_context = copy_context()
+        self.message: Any = None
 
-    def go_on(self, *answer: Any) -> None:
-        """Let it go on until it pauses again, or is over."""
-        self.said = self.paused.switch(*answer)
+    def resume(self, *answer: Any) -> None:
+        """Run it until it pauses or ends."""
+        self.message = self.greenlet.switch(*answer)
 
-    def fail(self, error: Exception) -> None:
-        """Raise this where it paused, and let it go on from there."""
-        self.said = self.paused.throw(error)
-
-    def drop(self) -> None:
-        """End it where it is; it tidies up."""
-        if not self.paused.dead:
-            self.paused.throw(GreenletExit)
+    def cancel(self) -> None:
+        """End it where it is, with its cleanup."""
+        if not self.greenlet.dead:
+            self.greenlet.throw(GreenletExit)
 
 
-def _ended(fits: list[_Fit[T]]) -> Iterator[T]:
-    """The results of those that are over, which are taken out of the list."""
-    for each in [each for each in fits if each.paused.dead]:
-        fits.remove(each)
-        yield each.said
+def _remove_ended(fits: list[_Fit[T]]) -> Iterator[T]:
+    """Take the functions that have ended out of the list, and yield their results."""
+    for fit in [fit for fit in fits if fit.greenlet.dead]:
+        fits.remove(fit)
+        yield fit.message
 
 
-class _Joint:
-    """Networks of one shape whose weights lie one behind the other in memory, and the one network that has them all."""
+class JointNetworks:
+    """Networks of one shape, and one network that computes them all: their weights are views of its weights."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         self.networks = networks
         self.whole = group_networks(networks)
-        self.weights = [*zip(self.whole.parameters(), *(each.parameters() for each in networks), strict=True)]
-        for weight, *own in self.weights:
-            for each, part in zip(own, weight.detach().chunk(len(own)), strict=True):
-                each.data = part
+        parameters = (network.parameters() for network in networks)
+        self.weights = [*zip(self.whole.parameters(), *parameters, strict=True)]
+        for weight, *parts in self.weights:
+            for part, view in zip(parts, weight.detach().chunk(len(parts)), strict=True):
+                part.data = view
 
-    def forward(self, wishes: Sequence[_Wish]) -> tuple[Tensor, Tensor]:
-        """The pictures one behind the other, shape (1, C, H, W), and all z, likewise."""
-        codes = torch.cat([each.z.detach() for each in wishes], dim=1).requires_grad_(wishes[0].z.requires_grad)
-        return render(self.whole, wishes[0].precision, codes), codes
+    def forward(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
+        """Return the images and all z, each concatenated along the channels, shape (1, n C, H, W)."""
+        first = requests[0]
+        codes = torch.cat([request.z.detach() for request in requests], dim=1).requires_grad_(first.z.requires_grad)
+        return render(self.whole, first.precision, codes), codes
 
-    def backward(self, pictures: Tensor, codes: Tensor, slopes: Sequence[Tensor]) -> list[Tensor | None]:
-        """From the slopes in the pictures, each (C, H, W), to those in each network's weights, and in each z."""
+    def backward(self, images: Tensor, codes: Tensor, gradients: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """Set the gradients of each network's weights, from those of the images, (C, H, W) each.
+
+        Returns:
+            The gradient of each z; None if z is not optimised.
+        """
         for weight, *_ in self.weights:
             weight.grad = None
-        pictures.backward(torch.cat(list(slopes))[None])  # type: ignore[no-untyped-call]
-        for weight, *own in self.weights:
+        images.backward(torch.cat(list(gradients))[None])  # type: ignore[no-untyped-call]
+        for weight, *parts in self.weights:
             if weight.grad is not None:
-                for each, part in zip(own, weight.grad.chunk(len(own)), strict=True):
-                    each.grad = part
-        return [None] * len(slopes) if codes.grad is None else [*codes.grad.chunk(len(slopes), dim=1)]
+                for part, gradient in zip(parts, weight.grad.chunk(len(parts)), strict=True):
+                    part.grad = gradient
+        return [None] * len(gradients) if codes.grad is None else codes.grad.chunk(len(gradients), dim=1)
 
 
 class _Passes:
-    """Computes what fits wish for.
+    """Computes the networks of the fits, as many in a pass as memory allows.
 
     Args:
-        most: networks in a pass; fewer after memory ran out.
+        most: networks in a pass; halved each time memory runs out.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.joints: list[_Joint] = []
-        self.shapes: WeakKeyDictionary[nn.Module, object] = WeakKeyDictionary()
+        self.joints: list[JointNetworks] = []
+        self.structures: WeakKeyDictionary[nn.Module, object] = WeakKeyDictionary()
 
-    def next(self, fits: Iterable[_Fit[Any]]) -> None:
-        """Compute each fit's network once, those of one shape together, and let all go on until they wish again."""
-        alike: dict[object, list[_Fit[Any]]] = {}
-        for each in fits:
-            alike.setdefault(self._kind(each.said), []).append(each)
-        before, self.joints = self.joints, []
-        for group in alike.values():
-            left = group
-            while left:
-                now = left[: self.most]
-                if len(now) == 1:
-                    now[0].go_on(None)
-                elif not self._advanced(now, before):
-                    self._give_way(len(now), now[0].said.z.device)
+    def run_next(self, fits: Iterable[_Fit[Any]]) -> None:
+        """Compute each fit's network once, those of one shape together, and let the fits run to their next request."""
+        groups: dict[object, list[_Fit[Any]]] = {}
+        for fit in fits:
+            groups.setdefault(self._find_group(fit.message), []).append(fit)
+        previous, self.joints = self.joints, []
+        for waiting in groups.values():
+            while waiting:
+                together = waiting[: self.most]
+                if len(together) == 1:
+                    together[0].resume(ALONE)
+                elif not self._run_pass(together, previous):
                     continue
-                left = left[len(now) :]
+                del waiting[: len(together)]
 
-    def _kind(self, wish: _Wish) -> object:
-        """What is the same of wishes that can be computed together."""
-        z, network = wish.z, wish.network
-        if network not in self.shapes:
-            self.shapes[network] = repr(network) if can_group(network) else id(network)
-        return self.shapes[network], wish.precision, z.shape, z.dtype, z.device, z.requires_grad
+    def _find_group(self, request: Request) -> object:
+        """Return a key that is equal for requests that can be computed together."""
+        z, network = request.z, request.network
+        if network not in self.structures:
+            self.structures[network] = repr(network) if can_group(network) else id(network)
+        return self.structures[network], request.precision, z.shape, z.dtype, z.device, z.requires_grad
 
-    def _advanced(self, fits: Sequence[_Fit[Any]], before: Iterable[_Joint]) -> bool:
-        """One pass for all of these; False, with nothing changed, where memory ran out."""
-        wishes: list[_Wish] = [each.said for each in fits]
-        device = wishes[0].z.device
-        networks = [each.network for each in wishes]
-        joint = next((each for each in before if each.networks == networks), None) or _Joint(networks)
-        computed = _unless_full(partial(joint.forward, wishes))
-        if computed is None:
+    def _run_pass(self, fits: Sequence[_Fit[Any]], previous: Iterable[JointNetworks]) -> bool:
+        """Run one pass for these fits; return False, with nothing changed, if memory ran out before the losses."""
+        requests: list[Request] = [fit.message for fit in fits]
+        networks = [request.network for request in requests]
+        joint = next((joint for joint in previous if joint.networks == networks), None) or JointNetworks(networks)
+        output = self._unless_out_of_memory(partial(joint.forward, requests), requests)
+        if output is None:
             return False
-        self.joints.append(joint)
-        pictures, codes = computed
-        apart = pictures.detach()[0].contiguous().chunk(len(fits))
-        for each, picture in zip(fits, apart, strict=True):
-            each.go_on(picture.requires_grad_())
-        # One may have ended in the middle, or have begun anew: then it wishes for another network already.
-        slopes = [
-            each.said if isinstance(each.said, Tensor) else torch.zeros_like(picture)
-            for each, picture in zip(fits, apart, strict=True)
+        images = output[0].detach()[0].contiguous().chunk(len(fits))
+        for fit, image in zip(fits, images, strict=True):
+            fit.resume(image.requires_grad_())
+        # A fit that failed at its loss has ended, or has started again and requests another network already.
+        gradients = [
+            fit.message if isinstance(fit.message, Tensor) else torch.zeros_like(image)
+            for fit, image in zip(fits, images, strict=True)
         ]
-        of_codes = _unless_full(partial(joint.backward, pictures, codes, slopes))
-        del pictures, codes, computed
-        count = len(fits)
-        while of_codes is None and count > 1:
-            self._give_way(count, device)
-            count = self.most
-            of_codes = _unless_full(partial(self._piecemeal, wishes, slopes))
-        for number, each in enumerate(fits):
-            if not isinstance(each.said, Tensor):
-                continue
-            if of_codes is None:
-                each.fail(torch.OutOfMemoryError("out of memory"))
-            else:
-                each.go_on(of_codes[number])
+        self.joints.append(joint)
+        z_gradients = self._unless_out_of_memory(partial(joint.backward, *output, gradients), requests)
+        del output
+        for number, fit in enumerate(fits):
+            if isinstance(fit.message, Tensor):
+                fit.resume(ALONE if z_gradients is None else z_gradients[number])
         return True
 
-    def _give_way(self, count: int, device: torch.device) -> None:
-        """Memory ran out in a pass of so many: from now on half as many."""
-        self.joints, self.most = [], max(1, count // 2)
-        machine.release_memory(device)
-
-    def _piecemeal(self, wishes: Sequence[_Wish], slopes: Sequence[Tensor]) -> list[Tensor | None]:
-        """There and back again, so many at a time as there is memory for now."""
-        of_codes: list[Tensor | None] = []
-        for begin in range(0, len(wishes), self.most):
-            part = slice(begin, begin + self.most)
-            joint = _Joint([each.network for each in wishes[part]])
-            of_codes += joint.backward(*joint.forward(wishes[part]), slopes[part])
-        return of_codes
-
-
-def _unless_full(compute: Callable[[], T]) -> T | None:
-    """What it computes; None where memory ran out."""
-    try:
-        return compute()
-    except (MemoryError, RuntimeError) as error:
-        if not machine.is_out_of_memory(error):
-            raise
-    return None
+    def _unless_out_of_memory(self, compute: Callable[[], T], requests: Sequence[Request]) -> T | None:
+        """Return the result; None if memory ran out: then further passes have half as many networks."""
+        try:
+            return compute()
+        except (MemoryError, RuntimeError) as error:
+            if not memory.is_out_of_memory(error):
+                raise
+        # Not in the handler: there the error still keeps the tensors alive.
+        self.joints, self.most = [], max(1, len(requests) // 2)
+        memory.release(requests[0].z.device)
+        return None

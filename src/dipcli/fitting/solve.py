@@ -1,4 +1,4 @@
-"""Laying out a fit: device, precision, prior, whole or in tiles."""
+"""Preparing a fit (device, precision, prior, whole or in tiles) and running it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 
 from dipcli import networks
 from dipcli.errors import OutOfMemoryError
-from dipcli.fitting import device as machine
-from dipcli.fitting import memory
-from dipcli.fitting import tiling as tiles
+from dipcli.fitting import memory, tiling
 from dipcli.fitting.control import NO_CONTROL, Control, Deadline, Observer
+from dipcli.fitting.cost import measure_cost
+from dipcli.fitting.device import choose_device, choose_precision
 from dipcli.fitting.estimate import ResourceEstimate, estimate_resources, halve_tiles
+from dipcli.fitting.memory import translate_memory_errors
 from dipcli.fitting.restarts import fit_runs, fresh_prior
 from dipcli.fitting.results import Runs
 from dipcli.fitting.started_rule import StartedRule, start_rule
@@ -26,25 +27,22 @@ from dipcli.settings import Settings
 from dipcli.stopping import Rule
 from dipcli.stopping.step import Place
 
-TRIAL_ITERATIONS = 3  # iterations that tell the pace
-LARGE_IMAGE_PIXELS = 2**20  # pixels from which on a fit is slow enough to be told what it will take
-TRIAL_WINDOW, SMALL_TRIAL_WINDOW = (
-    512,
-    128,
-)  # side of the window that this is measured on, and of that of smaller pictures
+LARGE_IMAGE_PIXELS = 2**20  # from here on a fit takes so long that its time is measured before
+TRIAL_ITERATIONS = 3  # to measure the time
+TRIAL_WINDOW, SMALL_TRIAL_WINDOW = 512, 128  # side of the window on which a large and a small image are measured
 
 
 @dataclass(frozen=True)
 class PreparedFit:
-    """Everything laid out for a fit: what can be found wrong with problem and settings has been found.
+    """A fit that is ready to run: problem and settings have been checked.
 
     Attributes:
-        problem: on the device; on the CPU where it is fitted in tiles, each of which goes there by itself.
-        prior: on the device, as it was made. Tiles have their own: there it is that of a small window.
-        settings: as they will be used: device and precision resolved.
-        estimate: what it will take.
-        started: the stopping rule, started on the whole image; in tiles, resolved for the whole image and started on
-            the first tile, as a check: each tile starts its own.
+        problem: on the device; on the CPU if fitted in tiles, each of which is moved by itself.
+        prior: untrained, on the device; if fitted in tiles, that of a small window, since each tile has its own.
+        settings: with device and precision resolved.
+        estimate: of memory and time, with the positions of the tiles.
+        started: the stopping rule, started on the whole image; if fitted in tiles, resolved for the whole image and
+            started on the first tile, as a check: each tile starts its own.
     """
 
     problem: Problem
@@ -55,8 +53,9 @@ class PreparedFit:
 
     @property
     def first_problem(self) -> Problem:
-        """What is fitted first: the whole, or the first tile."""
-        return next((self.problem.window(each.rows, each.columns) for each in self.estimate.places), self.problem)
+        """The problem that is fitted first: the whole or the first tile."""
+        windows = (self.problem.window(place.rows, place.columns) for place in self.estimate.places)
+        return next(windows, self.problem)
 
 
 def prepare(
@@ -64,41 +63,42 @@ def prepare(
     settings: Settings,
     *,
     stop: Rule | None = None,
-    beside: int = 0,
-    watched: int = 0,
+    other_bytes: int = 0,
+    observer_images: int = 0,
     places: tuple[Place, ...] | None = None,
 ) -> PreparedFit:
-    """Choose device and precision, and whether the picture is fitted whole or in tiles; make a fresh prior.
+    """Choose device, precision, and the whole image or tiles; start the rule and make the prior.
 
     Args:
-        problem: the measurement and how it came about.
+        problem: the measurement y, the operator A and the data term E.
         settings: how to fit.
-        stop: the rule; the one that the settings name when left out. What it holds out is not in the network's input.
-        beside: bytes of the pictures that are in memory meanwhile, the measured one among them.
-        watched: pictures, as large as what is fitted, that the observers will keep.
-        places: of the tiles with which an earlier part of the run was begun, none for the whole; None to choose.
+        stop: the stopping rule; by default that of the settings. Held-out pixels are not in the network's input.
+        other_bytes: bytes of the images in memory at the same time, the measured one among them.
+        observer_images: images of the fitted size that the observers will keep.
+        places: the positions of the tiles of an earlier part of the run, empty for the whole; None to choose.
 
     Raises:
-        DipError: when the device is not there, there is not enough memory, or the settings do not go together.
+        DipError: if the device is missing, memory does not suffice, or the settings do not go together.
     """
     settings = resolve_settings(settings)
     device = torch.device(settings.device)
-    machine.forget_peak_memory(device)
-    machine.keep_memory(device)
-    with use_threads(settings.threads), machine.translate_memory_errors(problem.shape):
+    memory.reset_peak(device)
+    memory.keep_freed(device)
+    with use_threads(settings.threads), translate_memory_errors(problem.shape):
         large = problem.shape[1] * problem.shape[2] >= LARGE_IMAGE_PIXELS
         side = TRIAL_WINDOW if large else SMALL_TRIAL_WINDOW
-        cost, prior = memory.measure(problem, settings, side=side, trials=TRIAL_ITERATIONS if large else 0)
-        outlook = estimate_resources(problem, settings, replace(cost, watched=watched), beside, places)
+        cost, prior = measure_cost(problem, settings, side=side, trials=TRIAL_ITERATIONS if large else 0)
+        cost = replace(cost, observer_images=observer_images)
+        estimate = estimate_resources(problem, settings, cost, other_bytes, places)
         rule = stop or settings.rule()
-        if outlook.places:
-            first = outlook.places[0]
+        if estimate.places:
+            first = estimate.places[0]
             started = start_rule(rule.resolve(problem), problem.window(first.rows, first.columns))
         else:
             problem = problem.to(device)
             started = start_rule(rule, problem)
             prior = fresh_prior(started.problem, settings).to(device)
-        return PreparedFit(problem, prior, settings, outlook, started)
+        return PreparedFit(problem, prior, settings, estimate, started)
 
 
 def solve(
@@ -128,8 +128,8 @@ def solve(
         deadline=control.deadline or Deadline(settings.time_budget()),
         observers=(*control.observers, *observers),
     )
-    smaller: tiles.TileLayout | None = partial(halve_tiles, problem=problem, settings=settings)
-    with use_threads(settings.threads), machine.translate_memory_errors(problem.shape):
+    smaller: tiling.TileLayout | None = partial(halve_tiles, problem=problem, settings=settings)
+    with use_threads(settings.threads), translate_memory_errors(problem.shape):
         if not places:
             try:
                 return fit_runs(problem, prepared.prior, settings, stop=stop or prepared.started, control=control)
@@ -137,33 +137,33 @@ def solve(
                 places = tuple(halve_tiles(problem.shape[1:], problem, settings)) if problem.tileable else ()
                 if settings.tile == "none" or len(places) < 2:  # noqa: PLR2004 - as large as the whole
                     raise
-            machine.release_memory(torch.device(settings.device))
+            memory.release(torch.device(settings.device))
             smaller = None
-            control.notify(f"memory ran out: going on in {len(places)} tiles")
+            control.notify(f"memory ran out: continuing in {len(places)} tiles")
         problem = problem.to(torch.device("cpu"))
         rule = (stop or prepared.started.rule).resolve(problem)
         return fit_tiles(problem, places, settings, rule, smaller=smaller, control=control)
 
 
 def resolve_settings(settings: Settings) -> Settings:
-    """With the device and the precision that auto comes to.
+    """Return the settings with `auto` for device and precision resolved.
 
     Raises:
-        DipError: when the device is not there.
+        DipError: if the device is missing.
     """
-    device = machine.choose(settings.device)
+    device = choose_device(settings.device)
     precision = settings.precision
     if precision == "auto":
-        free = networks.architecture(settings.network).free
-        precision = "fp32" if free else machine.precision(device)
+        free_pixels = networks.architecture(settings.network).free
+        precision = "fp32" if free_pixels else choose_precision(device)[0]
     return replace(settings, device=str(device), precision=precision)
 
 
 @contextmanager
-def use_threads(wanted: int | None) -> Iterator[None]:
-    """So many CPU threads inside, as many as before afterwards."""
+def use_threads(count: int | None) -> Iterator[None]:
+    """Use this many CPU threads inside the context; None leaves their number as it is."""
     before = torch.get_num_threads()
-    torch.set_num_threads(wanted or before)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:

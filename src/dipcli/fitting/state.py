@@ -74,14 +74,14 @@ class GuardState:
         trusted: the snapshot that a collapse rolls back to.
         newest: the latest snapshot; trusted once the next check passes.
         recent_losses: the losses at the last checks.
-        tries: rollbacks since the last check that passed.
+        rollbacks: how many since the last check that passed.
         events: one sentence for each rollback.
     """
 
     trusted: Snapshot
     newest: Snapshot
     recent_losses: tuple[float, ...]
-    tries: int
+    rollbacks: int
     events: tuple[str, ...]
 
 

@@ -1,4 +1,4 @@
-"""A large picture in tiles: each is a fit of its own, with its own network and its own end."""
+"""Fitting a large image in tiles, each with its own network and its own end."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from dipcli.errors import OutOfMemoryError
-from dipcli.fitting import device as machine
+from dipcli.fitting import memory
 from dipcli.fitting.control import NO_CONTROL, Control, Deadline, Observer
+from dipcli.fitting.memory import translate_memory_errors
 from dipcli.fitting.restarts import fit_runs, fresh_prior
 from dipcli.fitting.results import Fit, Runs
 from dipcli.fitting.started_rule import start_rule
@@ -19,8 +19,8 @@ from dipcli.fitting.state import FittedTile, RunsState, TilesState
 from dipcli.fitting.tiling import TileLayout, blend, halve_place, has_unknown
 from dipcli.problem import Problem
 from dipcli.settings import Settings
-from dipcli.stopping import Rule, Verdict
-from dipcli.stopping.step import Place, Step, Tile
+from dipcli.stopping import Rule
+from dipcli.stopping.step import Place, Tile
 
 
 def fit_tiles(
@@ -50,97 +50,92 @@ def fit_tiles(
         DipError: if a fit ends in numbers that are not finite.
     """
     deadline = control.deadline or Deadline(settings.time_budget())
-    begun = control.resume_from if isinstance(control.resume_from, TilesState) else None
-    done = list(begun.done) if begun else []
-    waiting = list(begun.waiting if begun else places)
-    current = begun.current if begun else None
+    resumed = control.resume_from if isinstance(control.resume_from, TilesState) else None
+    done = list(resumed.done) if resumed else []
+    waiting = list(resumed.waiting if resumed else places)
+    current = resumed.current if resumed else None
 
     def checkpoint(take: Callable[[], RunsState], last: bool) -> None:
         control.checkpoint(lambda: TilesState(tuple(done), tuple(waiting), take()), last)
 
     while waiting:
-        place, count = waiting[0], len(done) + len(waiting)
+        place, tile_number = waiting[0], (len(done) + 1, len(done) + len(waiting))
         left = deadline.left()
         share = Deadline(None if left is None else left / len(waiting))
-        own_control = replace(control, deadline=share, checkpoint=checkpoint, resume_from=current)
+        tile_control = replace(control, deadline=share, checkpoint=checkpoint, resume_from=current)
         first = not any(tile.runs for tile in done)
         try:
-            with machine.translate_memory_errors(problem.shape):
-                patch = _patch(problem, place, (len(done) + 1, count), settings, rule, own_control, first=first)
+            with translate_memory_errors(problem.shape):
+                tile = _fit_tile(problem, place, tile_number, settings, rule, tile_control, first=first)
         except OutOfMemoryError:
             if smaller is None:
                 raise
-            patch = None
+            tile = None
         current = None
-        if patch is None and smaller is not None:
-            # Outside of the handler, where the error would still hold what was in memory.
+        if tile is None and smaller is not None:
+            # Not in the handler: there the error still keeps the tensors alive.
             waiting = [part for large in waiting for part in halve_place(large, smaller)]
             smaller = None
-            machine.release_memory(torch.device(settings.device))
-            control.notify(f"memory ran out: going on in {len(waiting)} smaller tiles")
-        elif patch is not None:
-            done.append(patch)
+            memory.release(torch.device(settings.device))
+            control.notify(f"memory ran out: continuing in {len(waiting)} smaller tiles")
+        elif tile is not None:
+            done.append(tile)
             waiting.pop(0)
-    return _together(problem, done, control.interrupted())
+    return _blend_tiles(problem, done, control.interrupted())
 
 
-def _patch(
+def _fit_tile(
     problem: Problem,
     place: Place,
-    which: tuple[int, int],
+    tile_number: tuple[int, int],
     settings: Settings,
     rule: Rule,
     control: Control,
     *,
     first: bool,
 ) -> FittedTile:
-    """Fit one tile if it has unknown pixels. After an interrupt only the first one is fitted."""
+    """Fit one tile, of the given number and count, if it has unknown pixels.
+
+    After an interrupt only the first tile is fitted.
+    """
     part = problem.window(place.rows, place.columns)
     if not has_unknown(part):
         return FittedTile(place, part.finish(torch.zeros(part.shape)))
     if not first and (reason := control.interrupted()):
-        return FittedTile(place, _shown(part), reason=reason)
+        measured = functional.interpolate(part.measured[None], part.shape[1:], mode="bilinear")[0]
+        return FittedTile(place, measured, reason=reason)
     part = part.to(torch.device(settings.device))
-    tile = Tile(*which, place, part)
-    own_control = replace(control, observers=tuple(_told(observer, tile) for observer in control.observers))
+    tile = Tile(*tile_number, place, part)
+    observers = tuple(_add_tile(observer, tile) for observer in control.observers)
     started = start_rule(rule, part)
     prior = fresh_prior(started.problem, settings).to(part.measured.device)
-    runs = fit_runs(part, prior, settings, stop=started, control=own_control)
-    done = [replace(run, tile=tile.number, fit=_laid_by(run.fit)) for run in runs.runs]
-    agreeing = [run.fit.average for run in done if not run.outlier]
-    image = agreeing[0] if len(agreeing) == 1 else torch.stack(agreeing).mean(dim=0)
-    return FittedTile(place, image, tuple(done), runs.reason, runs.seconds)
+    result = fit_runs(part, prior, settings, stop=started, control=replace(control, observers=observers))
+    runs = tuple(replace(run, tile=tile.number, fit=_move_to_cpu(run.fit)) for run in result.runs)
+    averages = [run.fit.average for run in runs if not run.outlier]
+    image = averages[0] if len(averages) == 1 else torch.stack(averages).mean(dim=0)
+    return FittedTile(place, image, runs, result.reason, result.seconds)
 
 
-def _laid_by(result: Fit) -> Fit:
-    """The same on the CPU, with one picture: what is finished in the end is the whole."""
+def _move_to_cpu(result: Fit) -> Fit:
+    """Return the result with its average on the CPU, and not finished: only the blended image is."""
     average = result.average.cpu()
     return replace(result, image=average, average=average)
 
 
-def _told(observe: Observer, tile: Tile) -> Observer:
-    """The observer, told which tile it is."""
-
-    def watch(step: Step, verdict: Verdict) -> None:
-        observe(replace(step, tile=tile), verdict)
-
-    return watch
+def _add_tile(observer: Observer, tile: Tile) -> Observer:
+    """Return an observer whose steps name the tile."""
+    return lambda step, verdict: observer(replace(step, tile=tile), verdict)
 
 
-def _shown(part: Problem) -> Tensor:
-    """What there is to see of a tile without a fit: the measurement, as large as the picture is to be."""
-    return functional.interpolate(part.measured[None], part.shape[1:], mode="bilinear")[0]
-
-
-def _together(problem: Problem, patches: list[FittedTile], asked: str | None) -> Runs:
-    """The result of all tiles."""
-    runs = tuple(run for patch in patches for run in patch.runs)
-    fitted = [patch for patch in patches if patch.runs]
-    told = [asked or fitted[0].reason, f"{len(patches)} tiles"]
-    if len(fitted) < len(patches):
-        told[1] += f", {len(fitted)} of them fitted"
-    if any(patch.reason == asked for patch in patches if not patch.runs):
-        told.append("those that were not reached show the input")
-    image = blend(problem.shape, ((patch.place, patch.image) for patch in patches))
-    seconds = sum(patch.seconds for patch in patches)
-    return Runs(problem.finish(image), runs, "; ".join(told), seconds, tuple(patch.place for patch in patches))
+def _blend_tiles(problem: Problem, tiles: list[FittedTile], interrupted: str | None) -> Runs:
+    """Return the result of all tiles."""
+    runs = tuple(run for tile in tiles for run in tile.runs)
+    fitted = [tile for tile in tiles if tile.runs]
+    reasons = [interrupted or fitted[0].reason, f"{len(tiles)} tiles"]
+    if len(fitted) < len(tiles):
+        reasons[1] += f", {len(fitted)} of them fitted"
+    if any(tile.reason == interrupted for tile in tiles if not tile.runs):
+        reasons.append("the tiles that were not reached show the input")
+    image = blend(problem.shape, ((tile.place, tile.image) for tile in tiles))
+    seconds = sum(tile.seconds for tile in tiles)
+    return Runs(problem.finish(image), runs, "; ".join(reasons), seconds, tuple(tile.place for tile in tiles))

@@ -1,7 +1,7 @@
-"""Before the first iteration: steps on small windows of the picture.
+"""Warm-up: steps on small windows of the image before the first iteration.
 
-What a network learns first, that the picture looks like what the network is shown, it can learn anywhere in it. A step
-on a window takes as little time as the window is small, and the noise to be learned is another in each.
+The network first learns that the image looks like its input, and it can learn that anywhere in the image. A step on a
+window is faster by the ratio of the pixels, and the noise differs from window to window.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import Tensor
 from dipcli.problem import Problem, identity
 from dipcli.settings import Settings
 
-MIN_WINDOWS = 2  # windows side by side, from which on a picture is large
+MIN_WINDOWS_PER_SIDE = 2  # a smaller image is not warmed up on windows
 
 
 class Window(NamedTuple):
-    """A window of a picture.
+    """A window of the image.
 
     Attributes:
-        problem: as if there were no more of the picture.
-        rows: of z that show the window.
-        columns: of z that do.
+        problem: the problem of the window alone.
+        rows: the rows of z that show the window.
+        columns: the columns of z that show it.
     """
 
     problem: Problem
@@ -35,46 +35,46 @@ class Window(NamedTuple):
 
 
 def warm_up(
-    evaluate: Callable[[Window], Tensor],
+    objective: Callable[[Window], Tensor],
     optimizer: Any,
     problem: Problem,
     code: Tensor,
     window: int | None,
     settings: Settings,
 ) -> None:
-    """Take `settings.warmup` steps, each on a window at a random place.
+    """Take `settings.warmup` steps, each on a window at a random position.
 
-    None are taken where a window is not a measurement of its own (the operator is more than the identity), where the
-    picture is hardly larger, or for L-BFGS.
+    No steps are taken if the operator is not the identity (a window of the measurement does not stand alone), if the
+    image is less than two windows high or wide, or with L-BFGS.
 
     Args:
-        evaluate: computes the loss of a window, and its slopes.
-        optimizer: takes the steps; not the one of the fit, which would be misled by what this one has seen.
-        problem: the measurement of the whole picture.
-        code: z, in the middle of which the picture lies.
-        window: side of the smallest part of z that the network makes something of; None when it wants all of it.
+        objective: computes the loss on a window and its gradient.
+        optimizer: takes the steps. It is not that of the fit, whose averages of the gradient must start fresh.
+        problem: the measurement of the whole image.
+        code: z; the image lies in its middle.
+        window: side of the smallest part of z that the network can process; None if it needs all of z.
         settings: `warmup`, `optimizer` and `seed` are used.
     """
     if window is not None and will_run(problem, window, settings):
-        for part in _parts(problem, code, window, settings):
-            optimizer.step(partial(evaluate, part))
+        for part in _draw_windows(problem, code, window, settings):
+            optimizer.step(partial(objective, part))
 
 
 def will_run(problem: Problem, window: int | None, settings: Settings) -> bool:
-    """Whether there are any steps to take, with what `warm_up` is given."""
+    """Return whether `warm_up` takes any steps with these arguments."""
     if window is None or problem.operator is not identity or settings.optimizer != "adam":
         return False
-    return settings.warmup > 0 and min(problem.shape[1:]) >= MIN_WINDOWS * window
+    return settings.warmup > 0 and min(problem.shape[1:]) >= MIN_WINDOWS_PER_SIDE * window
 
 
-def _parts(problem: Problem, code: Tensor, window: int, settings: Settings) -> Iterator[Window]:
-    """Windows, but those in which nothing counts."""
-    picture, sides = problem.shape[1:], code.shape[2:]
+def _draw_windows(problem: Problem, code: Tensor, window: int, settings: Settings) -> Iterator[Window]:
+    """Yield windows at random positions, except those in which all weights are 0."""
+    image_size, code_size = problem.shape[1:], code.shape[2:]
     generator = torch.Generator().manual_seed(settings.seed)
     weight = None if problem.weight is None else problem.weight.expand_as(problem.measured)
     for _ in range(settings.warmup):
-        begins = [int(torch.randint(side - window + 1, (), generator=generator)) for side in picture]
-        rows, columns = (slice(begin, begin + window) for begin in begins)
+        starts = [int(torch.randint(side - window + 1, (), generator=generator)) for side in image_size]
+        rows, columns = (slice(start, start + window) for start in starts)
         inside = (..., rows, columns)
         if weight is not None and not weight[inside].any():
             continue
@@ -86,7 +86,7 @@ def _parts(problem: Problem, code: Tensor, window: int, settings: Settings) -> I
                 weight=None if weight is None else weight[inside],
             ),
             *(
-                slice(begin + (whole - side) // 2, begin + (whole - side) // 2 + window)
-                for begin, whole, side in zip(begins, sides, picture, strict=True)
+                slice(start + (whole - side) // 2, start + (whole - side) // 2 + window)
+                for start, whole, side in zip(starts, code_size, image_size, strict=True)
             ),
         )

@@ -15,13 +15,14 @@ from dipcli.images.raster import Raster, check_size
 # Samples of more than 8 bits that Pillow, beneath imageio, cuts to 8 without a warning: colours in PPM, JPEG 2000 (file
 # and bare code stream) and AVIF, and everything in SGI.
 CUT_BY_PILLOW = re.compile(
-    rb"P[36](?:\s|#[^\n]*\n)+\d+\s+\d+\s+(?!(?:\d\d?|1\d\d|2[0-4]\d|25[0-5])\s)\d"
+    rb"P[36](?:(?:\s|#[^\n]*\n)+\d+){2}(?:\s|#[^\n]*\n)+(?!(?:\d\d?|1\d\d|2[0-4]\d|25[0-5])\s)\d"
     rb"|.{0,99}ihdr.{8}\0[\x03\x04][\x08-\x25]"
     rb"|\xff\x4f\xff\x51.{36}\0[\x03\x04][\x08-\x25]"
     rb"|.{0,999}pixi\0{4}[\x03\x04][\x09-\x20]"
     rb"|\x01\xda.\x02",
     re.DOTALL,
 )
+UNKNOWN = "This is not an image of a known format: check the file."
 MODES = {*pillow.MODES, "I", "I;16", "I;16B", "F", None}  # of Pillow; None: read by another plugin
 
 
@@ -34,11 +35,13 @@ def read(data: bytes) -> Raster:
     """
     if CUT_BY_PILLOW.match(data):
         raise DipError("Samples of more than 8 bits are not supported in this format: convert it to a PNG of 16 bits.")
+    if data.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6")):  # EPS is a program, which Pillow would run with Ghostscript
+        raise DipError(UNKNOWN)
     with pillow.limit_size():
         try:
             file = iio.imopen(data, "r")
         except OSError as error:
-            raise DipError("This is not an image of a known format: check the file.") from error
+            raise DipError(UNKNOWN) from error
         with file:
             properties = file.properties(index=...)  # type: ignore[arg-type]
             frames, height, width, *channels = (*properties.shape, 1, 1)

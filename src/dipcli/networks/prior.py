@@ -1,4 +1,4 @@
-"""The prior: a network that has seen nothing, and its fixed input."""
+"""The prior: an untrained network and its fixed input."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Prior:
-    """f and z: a network that has seen nothing, and its fixed input.
+    """f and z: an untrained network and its fixed input.
 
     Attributes:
-        network: maps z, shape (1, D, H', W'), to a picture, shape (1, C, H, W).
-        code: z. The convolutional networks want H' and W' padded; they crop what they return.
-        window: side of the smallest part of z that the network makes something of, a picture of that size; None when
-            it wants all of it.
+        network: maps z, shape (1, D, H', W'), to an image, shape (1, C, H, W).
+        code: z. Networks that halve the image need H' and W' padded to a multiple; they crop their output.
+        window: side of the smallest part of z, in pixels, that the network can turn into an image of that size; None
+            when it needs all of z.
     """
 
     network: nn.Module
@@ -24,5 +24,5 @@ class Prior:
     window: int | None = None
 
     def to(self, device: torch.device) -> Prior:
-        """The same prior on another device. The network is moved, not copied."""
+        """Return the prior on another device. The network is moved, not copied."""
         return replace(self, network=self.network.to(device), code=self.code.to(device))

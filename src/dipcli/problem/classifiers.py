@@ -135,19 +135,17 @@ def load_weights(network: nn.Module, path: Path, unused: Collection[str] = ()) -
     Raises:
         DipError: when the file cannot be read or does not fit.
     """
-    advice = "save the network's state_dict() with torch.save."
+    hint = "save the network's state_dict() with torch.save."
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise DipError(f"Cannot read --weights {path} ({describe_error(error)}): check the name.") from error
     except Exception as error:  # a damaged file can fail in any way
-        raise DipError(
-            f"--weights {path} is damaged, or holds more than tensors, which was not run: {advice}"
-        ) from error
+        raise DipError(f"--weights {path} is damaged, or holds more than tensors, which was not run: {hint}") from error
     if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
         weights = weights["state_dict"]
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
-        raise DipError(f"--weights {path} is not a state dict: {advice}")
+        raise DipError(f"--weights {path} is not a state dict: {hint}")
     prefix = "module." if all(name.startswith("module.") for name in weights) else ""
     weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     try:

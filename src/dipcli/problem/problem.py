@@ -98,9 +98,8 @@ class Problem:
             rows: rows of the image, with start and stop.
             columns: its columns, likewise.
         """
-        operator: Any = self.operator
-        finish: Any = self.finish
-        guide: Any = self.guide
+        parts: Any = self  # the optional methods `window` are not in the types
+        operator, finish, guide = parts.operator, parts.finish, parts.guide
         measured_rows, measured_columns = rows, columns
         if operator is not identity:
             operator, measured_rows, measured_columns = operator.window(rows, columns)
@@ -133,6 +132,5 @@ class Problem:
         Tensors, and operator, guide and finish if they have a method `to`, are moved by it. As PyTorch does, a module
         is moved in place, not copied.
         """
-        names = ("measured", "operator", "weight", "guide", "finish")
-        parts = {name: getattr(self, name) for name in names}
+        parts = {name: getattr(self, name) for name in ("measured", "operator", "weight", "guide", "finish")}
         return replace(self, **{name: part.to(device) for name, part in parts.items() if hasattr(part, "to")})

@@ -107,7 +107,7 @@ class Comparison:
 
     def _memory_left(self) -> int | None:
         """Bytes that a method may take beside the images in memory."""
-        return None if self.limit is None else self.limit - memory.BASE - self.case.bytes_in_memory
+        return None if self.limit is None else self.limit - memory.BASE_BYTES - self.case.bytes_in_memory
 
 
 def _interrupt() -> NoReturn:

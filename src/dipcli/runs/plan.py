@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dipcli import images
 from dipcli.errors import DipError, UsageError
-from dipcli.fitting import device as machine
+from dipcli.fitting import memory
 from dipcli.fitting.control import Deadline
 from dipcli.fitting.solve import PreparedFit, prepare
 from dipcli.fitting.state import RunsState, TilesState
@@ -117,8 +117,8 @@ def make_plan(job: Job, image: Image, resume: InterruptedRun | bool) -> Plan:
         case.problem,
         settings,
         stop=stop,
-        beside=case.bytes_in_memory,
-        watched=Uncertainty.images_held if job.outputs.uncertainty else 0,
+        other_bytes=case.bytes_in_memory,
+        observer_images=Uncertainty.images_held if job.outputs.uncertainty else 0,
         places=before.places if before else None,
     )
     rule = stop.describe(prepared.problem)
@@ -153,7 +153,7 @@ def suffix_of(output: Path) -> str:
 
 def _pose(job: Job, image: Image, preset: str) -> tuple[Case, Settings]:
     """What the task makes of the image with a preset."""
-    with machine.translate_memory_errors(image.pixels.shape):
+    with memory.translate_memory_errors(image.pixels.shape):
         return job.task.case(image, preset, job.arguments, job.given)
 
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 import dipcli
 from dipcli import images
 from dipcli.errors import DipError
-from dipcli.fitting import device as machine
 from dipcli.fitting import memory
+from dipcli.fitting.device import read_name
 from dipcli.fitting.results import Runs
 from dipcli.images import from_array
 from dipcli.problem.noise import FULL_SCALE
@@ -126,8 +126,8 @@ class Results:
         if not plan.job.outputs.compare:
             return record, None
         self.display.note(f"{plan.job.source}: image written; running the classical methods")
-        machine.release_memory(torch.device("cpu"))
-        limit = memory.limit(replace(plan.settings, device="cpu"))
+        memory.release(torch.device("cpu"))
+        limit = memory.read_limit(replace(plan.settings, device="cpu"))
         comparison = Comparison(plan.case, plan.truth, suffix_of(plan.output), plan.folder, limit)
         baselines, verdict, ended_by = comparison.run(record, signals)
         return self.write_record(updated(record, comparison=baselines, compared=verdict)), ended_by
@@ -172,10 +172,10 @@ def make_record(plan: Plan, data: bytes, result: Runs, found: Mapping[str, Any],
         parameters=sum(parameter.numel() for parameter in prepared.prior.network.parameters()),
         input_depth=prepared.prior.code.shape[1],
         seed=settings.seed,
-        device=machine.name(device),
+        device=read_name(device),
         precision=settings.precision,
         threads=settings.threads or torch.get_num_threads(),
-        batch_size=memory.SHARING.get(),
+        batch_size=memory.FITS_AT_ONCE.get(),
         iterations=sum(run.fit.steps for run in result.runs),
         kept=first.kept,
         decay=first.decay,
@@ -212,7 +212,7 @@ def make_record(plan: Plan, data: bytes, result: Runs, found: Mapping[str, Any],
             seconds_per_iteration=prepared.estimate.seconds_per_iteration,
         ),
         seconds=round(result.seconds, 3),
-        peak_memory_bytes=machine.peak_memory(device),
+        peak_memory_bytes=memory.read_peak(device),
         **found,
     )
 

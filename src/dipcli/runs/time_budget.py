@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 
 from dipcli.errors import DipError
-from dipcli.fitting import device as machine
 from dipcli.fitting import memory
 from dipcli.fitting.control import Deadline
+from dipcli.fitting.cost import measure_cost
 from dipcli.fitting.estimate import estimate_resources
 from dipcli.fitting.solve import LARGE_IMAGE_PIXELS, TRIAL_ITERATIONS, TRIAL_WINDOW, resolve_settings, use_threads
 from dipcli.settings import Settings
@@ -54,7 +54,7 @@ def _seconds_per_iteration(case: Case, settings: Settings) -> float:
     problem, settings = case.problem, resolve_settings(settings)
     size = problem.shape[1:]
     side = TRIAL_WINDOW if size[0] * size[1] >= LARGE_IMAGE_PIXELS else max(size)
-    machine.keep_memory(torch.device(settings.device))
-    with use_threads(settings.threads), machine.translate_memory_errors(problem.shape):
-        cost, _ = memory.measure(problem, settings, side=side, trials=TRIAL_ITERATIONS)
+    memory.keep_freed(torch.device(settings.device))
+    with use_threads(settings.threads), memory.translate_memory_errors(problem.shape):
+        cost, _ = measure_cost(problem, settings, side=side, trials=TRIAL_ITERATIONS)
         return estimate_resources(problem, settings, cost, case.bytes_in_memory).seconds_per_iteration or 0.0

@@ -3,7 +3,7 @@
 A rule is a frozen dataclass with two methods. `start(problem)` returns a fresh state and the problem to fit; a rule
 that holds pixels out returns a problem in which they have no weight. `judge(step, state)` returns the verdict on one
 iteration and the next state. The state belongs to the run, so that it can be saved and rolled back with the weights.
-No rule sees the reference image.
+No rule sees the clean image.
 
 Every subclass of `Rule` with a class attribute `name` can be chosen by it: `--stop name:key=value`.
 """
@@ -45,7 +45,8 @@ def rules() -> dict[str, type[Rule]]:
     """Return every rule that has a name: those in this package, and those imported from elsewhere."""
     for module in iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
-    return {rule.name: rule for rule in sorted(_subclasses(Rule), key=lambda rule: rule.name) if rule.name}
+    found = {rule.name: rule for rule in _subclasses(Rule) if rule.name}  # type: ignore[type-abstract]
+    return dict(sorted(found.items()))
 
 
 def parse_rule(specification: str) -> Rule:
@@ -54,7 +55,7 @@ def parse_rule(specification: str) -> Rule:
     Raises:
         UsageError: if there is no such rule, or it does not take a parameter.
     """
-    return text.parse(specification, list(rules().values()), "stopping rule")  # type: ignore[type-abstract]
+    return text.parse(specification, list(rules().values()), "stopping rule")
 
 
 def describe_rules() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dipcli.problem import Problem
@@ -92,7 +92,7 @@ def check_state(state: Any) -> None:
         parts = [*state.keys(), *state.values()]
     elif kind in (list, tuple):
         parts = list(state)
-    elif is_dataclass(state) and kind.__dataclass_params__.frozen:
+    elif getattr(getattr(state, "__dataclass_params__", None), "frozen", False) and not isinstance(state, type):
         parts = [getattr(state, field.name) for field in fields(state)]
     else:
         raise TypeError(

@@ -1,1 +1,1 @@
-"""CPU kernels that replace PyTorch's own where they are faster; each module says when it applies."""
+"""CPU kernels that replace PyTorch's where they are faster. Each module says when its kernel applies."""

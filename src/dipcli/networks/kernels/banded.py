@@ -1,7 +1,9 @@
-"""What upsampling by two and the shifts of a convolution do along one axis, as banded matrices.
+"""Upsampling by two and the shifts of a convolution along one axis, as banded matrices.
 
-`spread` is the closed form; `down` and `across` cut it into what is quickly multiplied, along the rows and the columns
-of a picture, where the channels come last in memory.
+They apply where `upsampled.convolve` does: on the CPU, to channels-last tensors of sufficient size.
+
+`build_matrices` is the closed form. `split_rows` and `split_columns` cut it into dense parts that are fast to multiply
+along the rows and the columns of a channels-last image.
 """
 
 from __future__ import annotations
@@ -13,16 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-ROWS, COLUMNS = 16, 32  # of the enlarged picture that are computed at a time: the fastest of 8 to 64
+ROWS, COLUMNS = 16, 32  # of the enlarged image, computed at a time: the fastest of 8 to 64
 
 
 class Band(NamedTuple):
     """Some rows of a banded matrix.
 
     Attributes:
-        rows: which.
-        columns: those in which they are not zero.
-        matrix: the rows there. A column stands for one pixel, or for a pixel and a tap.
+        rows: the rows.
+        columns: the columns in which they are not zero.
+        matrix: the rows in these columns. A column stands for a pixel, or for a pixel and a tap.
     """
 
     rows: slice
@@ -31,13 +33,13 @@ class Band(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """A banded matrix in which one block comes again and again, each time so many columns further to the right.
+    """A banded matrix that repeats one block, each time shifted by the same number of columns.
 
     Attributes:
-        step: how many columns.
-        before: those that the first block reaches to the left of the matrix.
+        step: the shift, in columns.
+        before: columns that the first block extends to the left of the matrix.
         matrix: the block.
-        ends: the rows of the matrix at its two ends that are others.
+        ends: the rows at both ends of the matrix that differ.
     """
 
     step: int
@@ -47,115 +49,123 @@ class Blocks(NamedTuple):
 
     @property
     def after(self) -> int:
-        """Columns that the last block reaches to the right of the matrix."""
+        """Columns that the last block extends to the right of the matrix."""
         return max(0, self.matrix.shape[1] - self.before - self.step)
 
 
 @lru_cache(maxsize=64)
-def spread(length: int, mode: str, pad: str, taps: int) -> Tensor:
-    """S_t U along one axis, for each tap t: shape (taps, 2 length, length)."""
+def build_matrices(length: int, mode: str, pad: str, taps: int) -> Tensor:
+    """Return S_t U along one axis, for every tap t: shape (taps, 2 length, length)."""
     large = functional.interpolate(
         torch.eye(length)[None], scale_factor=2, mode="linear" if mode == "bilinear" else "nearest"
     )
-    around = (taps // 2, taps // 2)
-    padded = functional.pad(large, around, mode="reflect" if pad == "reflection" and taps > 1 else "constant")
+    border = (taps // 2, taps // 2)
+    padded = functional.pad(large, border, mode="reflect" if pad == "reflection" and taps > 1 else "constant")
     return padded[0].unfold(1, 2 * length, 1).permute(1, 2, 0)
 
 
 @lru_cache(maxsize=256)
-def down(length: int, mode: str, pad: str, taps: int, way: str, dtype: torch.dtype) -> tuple[Band, ...]:
-    """`spread` along the rows, some at a time, for the way forward or back (transposed): the taps come first."""
-    matrix = spread(length, mode, pad, taps)
-    matrix = matrix if way == "forward" else matrix.transpose(1, 2)
-    step = ROWS if way == "forward" else ROWS // 2
+def split_rows(length: int, mode: str, pad: str, taps: int, direction: str, dtype: torch.dtype) -> tuple[Band, ...]:
+    """Return the matrices along the rows, some rows at a time, with the taps before the pixels.
+
+    The direction is forward, or backward for the transposed matrices.
+    """
+    matrix = build_matrices(length, mode, pad, taps)
+    matrix = matrix if direction == "forward" else matrix.transpose(1, 2)
+    step = ROWS if direction == "forward" else ROWS // 2
     bands = []
-    for begin in range(0, matrix.shape[1], step):
-        rows = matrix[:, begin : begin + step]
-        columns = _touched(rows.flatten(0, 1))
+    for start in range(0, matrix.shape[1], step):
+        rows = matrix[:, start : start + step]
+        columns = _find_nonzero_columns(rows.flatten(0, 1))
         part = rows[:, :, columns]
-        flat = part.transpose(0, 1).flatten(1) if way == "forward" else part.flatten(0, 1)
-        bands.append(Band(slice(begin, begin + rows.shape[1]), columns, flat.contiguous().to(dtype)))
+        flat = part.transpose(0, 1).flatten(1) if direction == "forward" else part.flatten(0, 1)
+        bands.append(Band(slice(start, start + rows.shape[1]), columns, flat.contiguous().to(dtype)))
     return tuple(bands)
 
 
 @lru_cache(maxsize=256)
-def across(length: int, mode: str, pad: str, taps: int, way: str, dtype: torch.dtype) -> Blocks:
-    """`spread` along the columns, for the way forward or back (transposed): the pixels come first."""
-    high, wide = (COLUMNS, COLUMNS // 2 * taps) if way == "forward" else (COLUMNS // 2 * taps, COLUMNS)
+def split_columns(length: int, mode: str, pad: str, taps: int, direction: str, dtype: torch.dtype) -> Blocks:
+    """Return the matrices along the columns as blocks, with the pixels before the taps.
 
-    def whole(length: int) -> Tensor:
-        matrix = spread(length, mode, pad, taps)
-        return matrix.permute(1, 2, 0).flatten(1) if way == "forward" else matrix.permute(2, 0, 1).flatten(0, 1)
+    The direction is forward, or backward for the transposed matrices.
+    """
+    block_rows, step = (COLUMNS, COLUMNS // 2 * taps) if direction == "forward" else (COLUMNS // 2 * taps, COLUMNS)
 
-    # Far from both ends, in the middle of three.
-    middle = whole(3 * COLUMNS // 2)[high : 2 * high]
-    near = _touched(middle)
-    block, before = middle[:, near], wide - near.start
-    true = whole(length)
-    count = -(-len(true) // high)
-    repeated = torch.zeros(count * high, before + count * wide + block.shape[1])
-    for each in range(count):
-        repeated[each * high : (each + 1) * high, each * wide : each * wide + block.shape[1]] += block
-    repeated[: len(true), before : before + true.shape[1]] -= true
-    others = repeated[: len(true)].any(1).nonzero().flatten()
+    def flatten_matrices(length: int) -> Tensor:
+        matrix = build_matrices(length, mode, pad, taps)
+        return matrix.permute(1, 2, 0).flatten(1) if direction == "forward" else matrix.permute(2, 0, 1).flatten(0, 1)
+
+    # Far from both ends: the central one of three.
+    central_rows = flatten_matrices(3 * COLUMNS // 2)[block_rows : 2 * block_rows]
+    nonzero = _find_nonzero_columns(central_rows)
+    block, before = central_rows[:, nonzero], step - nonzero.start
+    matrix = flatten_matrices(length)
+    count = -(-len(matrix) // block_rows)
+    # The sum of the shifted blocks minus the matrix is zero except in the rows at the ends.
+    difference = torch.zeros(count * block_rows, before + count * step + block.shape[1])
+    for number in range(count):
+        rows, columns = number * block_rows, number * step
+        difference[rows : rows + block_rows, columns : columns + block.shape[1]] += block
+    difference[: len(matrix), before : before + matrix.shape[1]] -= matrix
+    different = difference[: len(matrix)].any(1).nonzero().flatten()
     ends = []
-    for some in (others[others < len(true) // 2], others[others >= len(true) // 2]):
-        if len(some):
-            rows = slice(int(some.min()), int(some.max()) + 1)
-            columns = _touched(true[rows])
-            ends.append(Band(rows, columns, true[rows, columns].to(dtype)))
-    return Blocks(wide, before, block.to(dtype), tuple(ends))
+    for end in (different[different < len(matrix) // 2], different[different >= len(matrix) // 2]):
+        if len(end):
+            end_rows = slice(int(end.min()), int(end.max()) + 1)
+            end_columns = _find_nonzero_columns(matrix[end_rows])
+            ends.append(Band(end_rows, end_columns, matrix[end_rows, end_columns].to(dtype)))
+    return Blocks(step, before, block.to(dtype), tuple(ends))
 
 
-def _touched(rows: Tensor) -> slice:
-    """From the first to the last column that is not zero."""
+def _find_nonzero_columns(rows: Tensor) -> slice:
+    """Return the columns from the first to the last that is not zero."""
     columns = rows.abs().sum(0).nonzero()
     return slice(int(columns.min()), int(columns.max()) + 1)
 
 
 class Lines(NamedTuple):
-    """Lines that are to be multiplied, one behind the other in memory.
+    """Lines to be multiplied, contiguous in memory.
 
     Attributes:
-        everything: with room before the first and after the last, which the blocks reach into.
+        padded: the lines with a margin before the first and after the last, into which the blocks extend.
         inside: the lines, shape (lines, length, C).
     """
 
-    everything: Tensor
+    padded: Tensor
     inside: Tensor
 
 
-def room(like: Tensor, count: int, length: int, blocks: Blocks) -> Lines:
-    """Room for so many lines of this length, to be filled and multiplied by these blocks.
+def allocate_lines(like: Tensor, count: int, length: int, blocks: Blocks) -> Lines:
+    """Allocate lines that can be filled and then multiplied by these blocks.
 
     Args:
-        like: any tensor of shape (..., C) in their precision.
-        count: lines.
-        length: of each.
-        blocks: what they will be multiplied by.
+        like: any tensor of shape (..., C) in the precision of the lines.
+        count: number of lines.
+        length: of a line.
+        blocks: the matrix that they will be multiplied by.
     """
     channels, end = like.shape[-1], blocks.before + count * length
-    everything = like.new_empty(end + blocks.after, channels)
-    everything[: blocks.before].zero_()
-    everything[end:].zero_()
-    return Lines(everything, everything[blocks.before : end].view(count, length, channels))
+    padded = like.new_empty(end + blocks.after, channels)
+    padded[: blocks.before].zero_()
+    padded[end:].zero_()
+    return Lines(padded, padded[blocks.before : end].view(count, length, channels))
 
 
 def multiply(blocks: Blocks, lines: Lines, out: Tensor) -> None:
-    """The product of a banded matrix and each of the lines.
+    """Multiply every line by a banded matrix.
 
-    All lines are taken at once: what a block finds beyond the end of a line, at the beginning of the next, does not
-    count, for there the ends take its place.
+    All lines are multiplied at once. Where a block extends beyond the end of a line into the next, the result is
+    overwritten by that of the matrix's ends.
 
     Args:
         blocks: the matrix.
-        lines: what `room` gave, filled; their length a multiple of the blocks' step.
+        lines: from `allocate_lines`, filled; their length is a multiple of the blocks' step.
         out: shape (lines, length', C), contiguous.
     """
     count, length, channels = lines.inside.shape
-    high, wide = blocks.matrix.shape
-    many = count * length // blocks.step
-    windows = lines.everything.as_strided((many, wide, channels), (blocks.step * channels, channels, 1))
-    torch.bmm(blocks.matrix.expand(many, -1, -1), windows, out=out.view(many, high, channels))
+    block_rows, block_columns = blocks.matrix.shape
+    repeats = count * length // blocks.step
+    windows = lines.padded.as_strided((repeats, block_columns, channels), (blocks.step * channels, channels, 1))
+    torch.bmm(blocks.matrix.expand(repeats, -1, -1), windows, out=out.view(repeats, block_rows, channels))
     for rows, columns, matrix in blocks.ends:
         out[:, rows] = torch.bmm(matrix.expand(count, -1, -1), lines.inside[:, columns])

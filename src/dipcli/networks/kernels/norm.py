@@ -1,7 +1,10 @@
-"""Batch norm for few channels; batch norm and LeakyReLU as one step that keeps one tensor instead of two.
+"""Batch norm for few channels; batch norm and LeakyReLU in one step that keeps one tensor instead of two.
 
-The second after Rota Bulo, Porzi, Kontschieder, "In-Place Activated BatchNorm for Memory-Optimized Training of DNNs",
-CVPR 2018: the output takes the input's place, and the way back begins by undoing the activation.
+`batch_norm` applies on the CPU to channels-last tensors of at least 2^16 values whose number of channels is not a
+multiple of 16; `batch_norm_leaky_relu`, to channels-last tensors of at least 2^24 values; else plain PyTorch is used.
+
+The second follows Rota Bulo, Porzi, Kontschieder, "In-Place Activated BatchNorm for Memory-Optimized Training of DNNs",
+CVPR 2018: the output overwrites the input, and the backward pass starts by inverting the activation.
 """
 
 from __future__ import annotations
@@ -15,100 +18,101 @@ from torch.nn import functional
 
 from dipcli.networks.kernels import upsampled
 
-EVEN = 16  # channels of which PyTorch's norm likes to have a multiple: of others it is three times as slow,
-SMALL = 2**16  # which is noticed from so many numbers on
-LARGE = 2**24  # numbers in a tensor whose memory is worth it: the way back takes longer than that of the two layers
-BLOCK = 2**19  # numbers that are worked on at a time, so that what lies between stays in the processor's cache
-# A norm whose factor is much smaller than its constant cannot be undone in few digits: it keeps its input as well.
-UNDOABLE = 0.1
+FAST_CHANNELS = 16  # PyTorch's norm is three times as slow for channels that are not a multiple of this,
+MIN_VALUES = 2**16  # which is noticeable from tensors of this size on
+MIN_VALUES_IN_PLACE = 2**24  # from this size on the memory is worth a backward pass slower than that of two layers
+BLOCK_VALUES = 2**19  # values processed at a time, so that intermediate results stay in the processor's cache
+# A norm whose factor is much smaller than its constant cannot be inverted in low precision: it keeps its input as well.
+MIN_INVERTIBLE_RATIO = 0.1
 
 
-class _NormAct(torch.autograd.Function):
-    """y = leaky(weight n + bias), n = (x - m) / sqrt(v + eps), in the place of x."""
+class _NormLeakyReLU(torch.autograd.Function):
+    """y = leaky(weight n + bias), n = (x - m) / sqrt(v + eps), written over x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, negative_slope: float) -> Tensor:
         mean, scale = torch.empty_like(weight), torch.empty_like(weight)
         torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps, out=(x, mean, scale))
-        functional.leaky_relu_(x, slope)
+        functional.leaky_relu_(x, negative_slope)
         ctx.mark_dirty(x)
         ctx.save_for_backward(x, weight, bias, scale)
-        ctx.slope = slope
+        ctx.negative_slope = negative_slope
         return x
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         y, weight, bias, scale = ctx.saved_tensors
-        rows = BLOCK // len(weight) or 1
-        blocks = list(zip(*(torch.split(_pixels(each), rows) for each in (slopes, y)), strict=True))
-        of_weight, of_bias = torch.zeros_like(weight), torch.zeros_like(weight)
-        for slope, result in blocks:
-            # The way back through a norm with the mean `bias` and the deviation `weight`, the sums alone.
-            before, normed = _before(slope, result, ctx.slope), functional.leaky_relu(result, 1 / ctx.slope)
-            _, some, more = torch.ops.aten.native_batch_norm_backward(
-                before, normed, weight, None, None, bias, 1 / weight, True, 0.0, [False, True, True]
+        rows = BLOCK_VALUES // len(weight) or 1
+        blocks = list(zip(*(torch.split(_to_rows(tensor), rows) for tensor in (grad_y, y)), strict=True))
+        grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(weight)
+        for grad_block, y_block in blocks:
+            # The sums alone of the backward pass of a norm with mean `bias` and deviation `weight`.
+            grad_normed = _differentiate_leaky_relu(grad_block, y_block, ctx.negative_slope)
+            normed = functional.leaky_relu(y_block, 1 / ctx.negative_slope)
+            _, block_grad_weight, block_grad_bias = torch.ops.aten.native_batch_norm_backward(
+                grad_normed, normed, weight, None, None, bias, 1 / weight, True, 0.0, [False, True, True]
             )
-            of_weight += some
-            of_bias += more
+            grad_weight += block_grad_weight
+            grad_bias += block_grad_bias
         count = y.numel() // len(weight)
-        factor, drift = weight * scale, -scale * of_weight / count
-        constant = -factor * of_bias / count - drift * bias
-        factor, drift, constant = (each.to(y.dtype) for each in (factor, drift, constant))
-        of_x = torch.empty_like(y)
-        for part, (slope, result) in zip(torch.split(_pixels(of_x), rows), blocks, strict=True):
-            torch.addcmul(constant, functional.leaky_relu(result, 1 / ctx.slope), drift, out=part)
-            part.addcmul_(_before(slope, result, ctx.slope), factor)
-        return of_x, of_weight, of_bias, None, None
+        factor, drift = weight * scale, -scale * grad_weight / count
+        constant = -factor * grad_bias / count - drift * bias
+        factor, drift, constant = (tensor.to(y.dtype) for tensor in (factor, drift, constant))
+        grad_x = torch.empty_like(y)
+        for out, (grad_block, y_block) in zip(torch.split(_to_rows(grad_x), rows), blocks, strict=True):
+            torch.addcmul(constant, functional.leaky_relu(y_block, 1 / ctx.negative_slope), drift, out=out)
+            out.addcmul_(_differentiate_leaky_relu(grad_block, y_block, ctx.negative_slope), factor)
+        return grad_x, grad_weight, grad_bias, None, None
 
 
-def _before(slope: Tensor, result: Tensor, leak: float) -> Tensor:
-    """The slope before the activation."""
-    before: Tensor = torch.ops.aten.leaky_relu_backward(slope, result, leak, True)
-    return before
+def _differentiate_leaky_relu(grad_y: Tensor, y: Tensor, negative_slope: float) -> Tensor:
+    """Return the gradient with respect to the input of LeakyReLU, from its output."""
+    grad_x: Tensor = torch.ops.aten.leaky_relu_backward(grad_y, y, negative_slope, True)
+    return grad_x
 
 
-def _pixels(x: Tensor) -> Tensor:
-    """The pixels as the rows of a matrix."""
+def _to_rows(x: Tensor) -> Tensor:
+    """Return the pixels as the rows of a matrix."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Batch norm by the picture in hand.
+def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Apply batch norm with the statistics of the current image.
 
     Args:
         x: shape (1, C, H, W).
         weight: factors of the norm, shape (C,).
         bias: its constants, shape (C,).
-        eps: what is added to the variance.
+        eps: added to the variance.
 
     Returns:
         Shape (1, C, H, W).
     """
-    odd = x.shape[1] % EVEN and x.numel() >= SMALL and x.device.type == "cpu"
-    if not odd or not x.is_contiguous(memory_format=torch.channels_last):
+    slow = x.shape[1] % FAST_CHANNELS and x.numel() >= MIN_VALUES and x.device.type == "cpu"
+    if not slow or not x.is_contiguous(memory_format=torch.channels_last):
         return functional.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
-    return upsampled.norm(x, weight, bias, eps, "nearest")  # each pixel repeated, which leaves mean and variance alone
+    return upsampled.batch_norm(x, weight, bias, eps, "nearest")  # repeated pixels have the same mean and variance
 
 
-def norm_act(x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
-    """Batch norm by the picture in hand, then LeakyReLU, written over x.
+def batch_norm_leaky_relu(x: Tensor, weight: Tensor, bias: Tensor, eps: float, negative_slope: float) -> Tensor:
+    """Apply batch norm with the statistics of the current image, then LeakyReLU; the result overwrites x.
 
     Args:
-        x: shape (1, C, H, W), channels last in memory; not to be used again.
+        x: shape (1, C, H, W), channels last in memory; invalid afterwards.
         weight: factors of the norm, shape (C,).
         bias: its constants, shape (C,).
-        eps: what is added to the variance.
-        slope: of the activation below zero.
+        eps: added to the variance.
+        negative_slope: factor of the activation below zero.
 
     Returns:
         Shape (1, C, H, W).
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     y: Tensor
-    last = x.is_contiguous(memory_format=torch.channels_last)
-    if last and x.numel() >= LARGE and (weight.abs() > UNDOABLE * bias.abs() + eps).all():
-        y = _NormAct.apply(x, weight.to(wide), bias.to(wide), eps, slope)  # type: ignore[no-untyped-call]
+    large = x.is_contiguous(memory_format=torch.channels_last) and x.numel() >= MIN_VALUES_IN_PLACE
+    if large and (weight.abs() > MIN_INVERTIBLE_RATIO * bias.abs() + eps).all():
+        y = _NormLeakyReLU.apply(x, weight.to(wide), bias.to(wide), eps, negative_slope)  # type: ignore[no-untyped-call]
     else:
-        y = functional.leaky_relu_(norm(x, weight, bias, eps), slope)
+        y = functional.leaky_relu_(batch_norm(x, weight, bias, eps), negative_slope)
     return y

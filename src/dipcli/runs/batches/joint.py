@@ -96,13 +96,13 @@ class _Work:
             self.turns.coming = min(together - self.turns.at_work - 1, len(waiting))
             return partial(self._restored, number)
 
-        sharing = memory.SHARING.set(together)
+        sharing = memory.FITS_AT_ONCE.set(together)
         try:
             # Each fit sets the number of threads, and puts it back: all to the same.
             with use_threads(self.batch.entries[0].job.given.get("threads") or torch.get_num_threads()):
                 yield from lockstep.run(feed, together)
         finally:
-            memory.SHARING.reset(sharing)
+            memory.FITS_AT_ONCE.reset(sharing)
             self.left += waiting
 
     def _restored(self, number: int) -> Outcome:

@@ -84,7 +84,7 @@ def measure_throughput(
     # The first iteration of each is slower than the others, and so are those after the first that ended.
     counted = times[together : len(times) - together + 1]
     pace = (len(counted) - 1) / (counted[-1] - counted[0]) if len(counted) > 1 else 0.0
-    return Throughput(pace, bench.estimate.whole, memory.limit(bench.settings))
+    return Throughput(pace, bench.estimate.whole, memory.read_limit(bench.settings))
 
 
 def prepare_job(job: Job) -> PreparedFit:
@@ -96,7 +96,7 @@ def prepare_job(job: Job) -> PreparedFit:
     picture, _ = images.read(job.source)
     given = {name: value for name, value in job.given.items() if name != "time"} | {"warmup": 0, "runs": 1}
     case, settings = job.task.case(picture, job.preset or DEFAULT_PRESET, job.arguments, given)
-    return prepare(case.problem, settings, stop=stopping.Never(), beside=case.bytes_in_memory)
+    return prepare(case.problem, settings, stop=stopping.Never(), other_bytes=case.bytes_in_memory)
 
 
 def batch_size(
@@ -121,7 +121,7 @@ def batch_size(
     try:
         bench = prepare_job(job)
         if wanted:
-            limit = memory.limit(bench.settings)
+            limit = memory.read_limit(bench.settings)
             fitting = most if limit is None else max(1, min(most, limit // bench.estimate.whole))
             if fitting < most:
                 say(f"{job.source}: there is memory for {fitting} of this size together.")
@@ -151,4 +151,4 @@ def _fastest(tried: Callable[[int], Throughput], job: Job, most: int, say: Calla
 
 def usual(job: Job) -> bool:
     """Whether to find that out unasked: on a GPU. On a CPU the bits would depend on the other pictures."""
-    return machine.choose(job.given.get("device", "auto")).type == "cuda"
+    return machine.choose_device(job.given.get("device", "auto")).type == "cuda"
