@@ -15,7 +15,7 @@ from dipcli.report import page
 from dipcli.report.embedding import EmbeddedImage, embed_image
 from dipcli.report.run_folder import is_run_folder
 from dipcli.report.text import format_title, make_url
-from dipcli.text import format_clock, escape_controls
+from dipcli.text import escape_controls, format_clock
 
 INDEX = "index.html"
 THUMBNAIL_SIDE = 192  # pixels
@@ -88,6 +88,7 @@ def make(folder: Path, failed: Sequence[tuple[str, str]] = (), path: Path | None
     html = page.render_template(
         "index.html",
         "index.js",
+        task="dip",
         title=escape_controls(folder.resolve().name or str(folder)),
         rows=rows,
         summary=f"{finished} finished" + (f", {len(rows) - finished} not finished" if finished < len(rows) else ""),

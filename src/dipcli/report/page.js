@@ -94,13 +94,13 @@
     // Zoom: the canvas grows and the stage scrolls; its centre stays.
     function zoom(to) {
       const dots = window.devicePixelRatio || 1;
-      const x = (stage.scrollLeft + stage.clientWidth / 2) / canvas.clientWidth;
-      const y = (stage.scrollTop + stage.clientHeight / 2) / canvas.clientHeight;
+      const x = (stage.scrollLeft + stage.clientWidth / 2 - canvas.offsetLeft) / canvas.clientWidth;
+      const y = (stage.scrollTop + stage.clientHeight / 2 - canvas.offsetTop) / canvas.clientHeight;
       scale = Math.min(Math.max(MAX_SCALE, 4 * fit), Math.max(fit, to));
       canvas.style.width = `${width * scale}px`;
       canvas.style.height = `${height * scale}px`;
-      stage.scrollTo(x * canvas.clientWidth - stage.clientWidth / 2, y * canvas.clientHeight - stage.clientHeight / 2);
       viewer.classList.toggle("zoomed", scale > fit);
+      stage.scrollTo(x * canvas.clientWidth - stage.clientWidth / 2, y * canvas.clientHeight - stage.clientHeight / 2);
       canvas.classList.toggle("pixels", scale * dots >= 1.5);
       output.textContent = `${Math.round(100 * scale * dots)} %`;
       draw();
@@ -109,7 +109,7 @@
       const dots = window.devicePixelRatio || 1, room = Math.max(240, Math.min(0.78 * window.innerHeight, 900));
       const fitted = scale <= fit;
       fit = Math.min(section.clientWidth / width, room / height);
-      if (fit * dots > 1) fit = Math.floor(fit * dots) / dots; // all pixels get the same width
+      if (fit * dots > (dots < 1.5 ? 1 : 3)) fit = Math.floor(fit * dots) / dots; // all pixels get the same width
       stage.style.height = `${Math.max(240, Math.ceil(height * fit))}px`;
       zoom(fitted ? fit : scale);
     }

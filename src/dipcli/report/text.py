@@ -16,7 +16,7 @@ from dipcli.records.run_record import Measures
 from dipcli.report.run_folder import RunFolder
 from dipcli.settings import Settings
 from dipcli.settings.options import option_fields
-from dipcli.text import format_clock, escape_controls
+from dipcli.text import escape_controls, format_clock
 
 MEASURE_LABELS = {"psnr": "PSNR", "psnr_y": "PSNR, luma", "psnr_unknown": "PSNR, unknown pixels", "ssim": "SSIM"}
 
@@ -107,11 +107,12 @@ def list_fits(run: RunFolder) -> Table | None:
     columns = ("Tile", "Run", "Seed", "Iterations", "Kept", "Time", "")
     rows = [
         (
-            str(fit.tile or ""), str(fit.run), str(fit.seed), str(fit.iterations), str(fit.kept), format_clock(fit.seconds),
+            *map(str, (fit.tile or "", fit.run, fit.seed, fit.iterations, fit.kept)),
+            format_clock(fit.seconds),
             ("outlier, left out; " if fit.outlier else "") + fit.reason,
         )
         for fit in record.runs
-    ]  # fmt: skip
+    ]
     if record.tiles:
         return Table("Tiles", columns, tuple(rows))
     return Table("Runs", columns[1:], tuple(row[1:] for row in rows))
