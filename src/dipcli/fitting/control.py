@@ -27,11 +27,13 @@ class Deadline:
     Args:
         seconds: the budget, counted from now; None for no limit.
         spent: seconds of it that an earlier part of the run used.
+        clock: returns the time in seconds.
     """
 
-    def __init__(self, seconds: float | None, spent: float = 0.0) -> None:
+    def __init__(self, seconds: float | None, spent: float = 0.0, *, clock: Callable[[], float] = perf_counter) -> None:
+        self.clock = clock
         self.last: float | None = None
-        self.end = None if seconds is None else perf_counter() + seconds - spent
+        self.end = None if seconds is None else clock() + seconds - spent
 
     def begin(self) -> None:
         """Start a run: the duration of its iterations is not known yet."""
@@ -42,17 +44,17 @@ class Deadline:
 
         The next iteration is expected to take as long as the last one. The first of a run is slower and is not used.
         """
-        now = perf_counter()
+        now = self.clock()
         duration, self.last = now - self.last if self.last is not None else 0.0, now
         return TIME_UP if self.end is not None and now + duration > self.end else None
 
     def left(self) -> float | None:
         """Return the seconds left, at least 0; None for no limit."""
-        return None if self.end is None else max(0.0, self.end - perf_counter())
+        return None if self.end is None else max(0.0, self.end - self.clock())
 
     def has_room(self, seconds: float) -> bool:
         """Return whether a limit is set and this many seconds are left."""
-        return self.end is not None and perf_counter() + seconds <= self.end
+        return self.end is not None and self.clock() + seconds <= self.end
 
 
 def no_checkpoint(_take: Callable[[], Any], _last: bool) -> None:

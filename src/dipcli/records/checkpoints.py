@@ -11,7 +11,8 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol, runtime_checkable
+from types import UnionType
+from typing import Any, ClassVar, Protocol, Union, get_args, get_origin, get_type_hints, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -49,6 +50,10 @@ STATES = (
     BestAverage, Checkpoint, Fit, FitState, FittedTile, GuardState, Place, ProblemPlaceholder, Run, RunsState, Snapshot,
     TilesState, slice,
 )  # fmt: skip
+
+
+# What annotations may name that is imported for type checkers only.
+NAMES = {cls.__name__: cls for cls in STATES} | {"Tensor": Tensor, "Problem": ProblemPlaceholder}
 
 
 @runtime_checkable
@@ -167,6 +172,10 @@ def load(path: Path) -> SavedRun:
     progress, seen = content.get("progress"), content.get("seen")
     if not isinstance(progress, RunsState | TilesState | None) or not isinstance(seen, list):
         raise DipError(f"{path} holds no progress: start the run again.")
+    try:
+        _check_types(progress)
+    except (TypeError, AttributeError) as error:
+        raise DipError(f"{path} is damaged ({error}): start the run again.") from error
     return SavedRun(content.get("header"), progress, seen)
 
 
@@ -193,6 +202,41 @@ def to_device(value: Any, device: torch.device, fresh: Any = None) -> Any:
 def fingerprints(paths: Iterable[Path]) -> dict[str, str]:
     """Return the SHA-256 of each file, by its full path."""
     return {str(path.resolve()): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def _check_types(value: Any) -> None:
+    """Check the fields of nested dataclasses and named tuples against their annotations.
+
+    Raises:
+        TypeError, AttributeError: if one has another type or is missing: a file may hold anything.
+    """
+    if isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_types(item)
+    if isinstance(value, type) or not (is_dataclass(value) or hasattr(value, "_fields")):
+        return
+    for name, hint in get_type_hints(type(value), localns=NAMES).items():
+        field = getattr(value, name)
+        if not _has_type(field, hint):
+            raise TypeError(f"{type(value).__name__}.{name} is a {type(field).__name__}")
+        _check_types(field)
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    """Whether a value, and what it contains, is of an annotated type."""
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind in (UnionType, Union):
+        return any(_has_type(value, option) for option in inner)
+    if hint is Any or kind is ClassVar or (kind is float and isinstance(value, int)):
+        return True
+    if not isinstance(value, kind):
+        return False
+    if kind is tuple and inner:
+        hints = inner[:1] * len(value) if Ellipsis in inner else inner
+        return len(hints) == len(value) and all(map(_has_type, value, hints))
+    if kind is dict and inner:
+        return all(_has_type(key, inner[0]) and _has_type(item, inner[1]) for key, item in value.items())
+    return kind is not list or not inner or all(_has_type(item, inner[0]) for item in value)
 
 
 def _rule_states() -> Iterator[type[Any]]:

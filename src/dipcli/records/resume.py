@@ -99,11 +99,10 @@ class InterruptedRun:
             if isinstance(saved, TilesState):
                 place = saved.waiting[0]
                 started = start_rule(started.rule, prepared.problem.window(place.rows, place.columns).to(device))
-            progress = checkpoints.to_device(saved, device, started.state)
+            _check_rule_state(saved, started.state)
+            progress: RunsState | TilesState = checkpoints.to_device(saved, device, started.state)
         except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, StopIteration) as error:
             raise DipError(f"The checkpoint is not one of dip {self.job.task.name}: start the run again.") from error
-        if not isinstance(progress, RunsState | TilesState):
-            raise DipError("The checkpoint holds no progress: start the run again.")
         return progress
 
     def seen(self, prepared: PreparedFit) -> list[Any]:
@@ -180,6 +179,14 @@ def find_matching_run(job: Job, output: Path, folder: Path) -> InterruptedRun | 
     except DipError:
         return None
     return before
+
+
+def _check_rule_state(saved: RunsState | TilesState, fresh: Any) -> None:
+    """Raise a TypeError unless the saved state of the rule is of the class of a fresh one."""
+    guard = (saved.current.current if isinstance(saved, TilesState) else saved.current).guard
+    for snapshot in (guard.trusted, guard.newest):
+        if type(snapshot.reached.state) is not type(fresh):
+            raise TypeError(snapshot.reached.state)
 
 
 def _essence(header: RunHeader) -> RunHeader:

@@ -1,18 +1,21 @@
-"""Adam, held against PyTorch's own."""
+"""Adam beside PyTorch's own, and the optimiser of each iteration."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from dipcli.fitting.adam import Adam
+from dipcli.fitting.optimizers import ADAM_ITERATIONS_BEFORE_LBFGS, Adam, make_optimizers
+from dipcli.settings import Settings
 
 
-def fitted(make: object, *, steps: int = 30) -> list[torch.Tensor]:
-    """Three tensors of different layouts, of which one has no slope."""
+def optimize(make: Callable[[list[torch.Tensor]], Any], *, steps: int = 30) -> list[torch.Tensor]:
+    """Three tensors in different layouts, one of them without a gradient, after some steps."""
     generator = torch.Generator().manual_seed(0)
     variables = [torch.randn(shape, generator=generator) for shape in ((3, 4, 5, 5), (7,), (2, 2))]
     variables[0] = variables[0].to(memory_format=torch.channels_last)
@@ -29,17 +32,28 @@ def fitted(make: object, *, steps: int = 30) -> list[torch.Tensor]:
 
     losses = [optimizer.step(closure) for _ in range(steps)]
     assert losses[-1] < losses[0]
-    return [each.detach() for each in variables]
+    return [variable.detach() for variable in variables]
 
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("beta2", [0.99, 0.999])
-def test_it_computes_what_pytorchs_own_does_bit_for_bit(fused: bool, beta2: float) -> None:
-    ours = fitted(lambda variables: Adam(variables, lr=0.02, betas=(0.9, beta2), fused=fused))
-    theirs = fitted(lambda variables: torch.optim.Adam(variables, lr=0.02, betas=(0.9, beta2), fused=fused))
+def test_adam_is_pytorchs_adam_bit_for_bit(fused: bool, beta2: float) -> None:
+    ours = optimize(lambda variables: Adam(variables, lr=0.02, betas=(0.9, beta2), fused=fused))
+    theirs = optimize(lambda variables: torch.optim.Adam(variables, lr=0.02, betas=(0.9, beta2), fused=fused))
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
+def test_lbfgs_starts_with_adam() -> None:
+    variables = [torch.zeros(3, requires_grad=True)]
+    optimizer_at = make_optimizers(variables, Settings(optimizer="lbfgs"))
+    last = ADAM_ITERATIONS_BEFORE_LBFGS
+    assert isinstance(optimizer_at(1), Adam)
+    assert optimizer_at(last) is optimizer_at(1)
+    assert isinstance(optimizer_at(last + 1), torch.optim.LBFGS)
+    assert optimizer_at(last + 2) is optimizer_at(last + 1)
+
+
+@pytest.mark.slow
 def test_a_fit_does_not_import_pytorchs_compiler() -> None:
     code = """if True:
         import sys, torch
