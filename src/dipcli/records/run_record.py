@@ -225,7 +225,9 @@ class RunRecord(
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain values; infinite figures are None."""
-        plain: dict[str, Any] = json.loads(msgspec.json.encode(self, enc_hook=str))
+        # Not msgspec's own JSON: it refuses paths that are not UTF-8.
+        text = json.dumps(msgspec.to_builtins(self, enc_hook=str))
+        plain: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
         return {name: value for name, value in plain.items() if value or name not in ABSENT_IF_EMPTY}
 
     @classmethod
