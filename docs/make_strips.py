@@ -141,7 +141,7 @@ def main() -> None:
         path = options.out / f"strip_{name}.jpg"
         Image.fromarray(side_by_side(strip.before, after, last)).save(path, quality=STRIP_QUALITY, optimize=True)
         psnrs = [f"{psnr(strip.clean, image):.2f}" for image in (strip.before, after)]
-        baselines = ", ".join(f"{name} {figures['psnr']:.2f}" for name, figures in (record["baselines"] or {}).items())
+        baselines = ", ".join(f"{name} {figures['psnr']:.2f}" for name, figures in record.get("baselines", {}).items())
         print(
             f"| `dip {' '.join([*strip.command, *dip_options])}` | {psnrs[0]} | {psnrs[1]} | {baselines} "
             f"| {record['kept']} of {record['iterations']} | {record['seconds']:.0f} |",

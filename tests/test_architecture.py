@@ -44,12 +44,7 @@ def test_a_package_has_at_most_16_modules(package: Path) -> None:
     assert len(list(package.glob("*.py"))) <= 16
 
 
-REPORT_NEEDS_TORCH = pytest.mark.xfail(reason="report.run_folder imports records.resume, which imports torch")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=REPORT_NEEDS_TORCH if name == "report" else ()) for name in WITHOUT_TORCH]
-)
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
 def test_a_light_package_does_not_import_torch(name: str) -> None:
     paths = [path for pattern in WITHOUT_TORCH[name] for path in sorted(SOURCE.glob(pattern))]
     assert paths
