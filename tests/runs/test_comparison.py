@@ -23,6 +23,7 @@ from dipcli import images
 from dipcli.images.image import from_array
 from dipcli.problem import metrics
 from dipcli.records import ranking
+from dipcli.records.run_record import BaselineRecord, RunRecord
 from dipcli.runs.comparison import Comparison
 from dipcli.tasks.baselines import denoising
 from dipcli.tasks.baselines import inpainting as filling
@@ -117,7 +118,7 @@ def test_with_a_reference_each_is_measured_as_the_result_is(dip: Dip, noisy_png:
     assert best in account["compared"]
     assert f"{noisy_png}: {account['compared']}" in result.stderr
     assert account["psnr_ref"] < max(each["psnr_ref"] for each in account["comparison"]), "after three iterations"
-    assert f"On this picture {best} is " in account["compared"]
+    assert f"On this image {best} is " in account["compared"]
 
 
 def test_what_a_lossy_output_costs_is_charged_to_all(dip: Dip, tmp_path: Path, clean_png: Path) -> None:
@@ -144,7 +145,7 @@ def test_the_result_and_the_rivals_know_nothing_of_each_other_nor_of_the_truth(
     for name in NAMES["denoise"]:
         pictures = [(tmp_path / which / f"out.dip/compare/{name}.png").read_bytes() for which in ("both", "blind")]
         assert pictures[0] == pictures[1]
-    assert "only a --reference can tell" in told(tmp_path / "blind/out.dip")["compared"]
+    assert "--reference" in told(tmp_path / "blind/out.dip")["compared"]
 
 
 def test_without_a_place_for_pictures_there_is_the_table_alone(dip: Dip, noisy_png: Path) -> None:
@@ -188,7 +189,7 @@ def test_what_no_run_has_made_is_not_replaced(dip: Dip, noisy_png: Path) -> None
     theirs.write_bytes(b"somebody's")
     result = dip.quick("denoise", noisy_png, "--compare")
     assert result.exit_code == 2
-    assert "tv.png is there already, not from a run" in result.stderr
+    assert "tv.png exists and is not from a run" in result.stderr
     assert theirs.read_bytes() == b"somebody's"
 
 
@@ -214,10 +215,13 @@ def silly(restore: Callable[[Budget], np.ndarray], case: Case, name: str = "sill
     return replace(case, baselines=lambda: [Baseline(name, "nlmeans", restore), *others])
 
 
-def hold(case: Case, folder: Path | None = None, **how: Any) -> tuple[dict[str, Any], signal.Signals | None]:
-    return Comparison(case, None, ".png", folder, how.get("most")).run(
-        {"seconds": 5.0, "input": "x.png"}, how.get("signals", ())
-    )
+def compare(
+    case: Case, folder: Path | None = None, *, limit: int | None = None, signals: tuple[signal.Signals, ...] = ()
+) -> tuple[list[str], str, signal.Signals | None]:
+    """The methods with a result, the sentence, and the signal that ended the comparison."""
+    run = RunRecord(input="x.png", output="y.png", task="denoise", seconds=5.0)
+    results, sentence, ended_by = Comparison(case, None, ".png", folder, limit).run(run, signals)
+    return [result.name for result in results], sentence, ended_by
 
 
 @pytest.fixture
@@ -229,18 +233,18 @@ def test_a_rival_that_fails_costs_nothing(case: Case, tmp_path: Path) -> None:
     def failing(_: Budget) -> np.ndarray:
         raise ValueError("it has a headache.\nand more")
 
-    account, ended_by = hold(silly(failing, case), tmp_path)
+    names, sentence, ended_by = compare(silly(failing, case), tmp_path)
     assert ended_by is None
-    assert [each["name"] for each in account["comparison"]] == ["total variation", "wavelet shrinkage"]
-    assert account["compared"].endswith("Silly is left out: it failed (it has a headache).")
+    assert names == ["total variation", "wavelet shrinkage"]
+    assert sentence.endswith("Silly was skipped: it failed (it has a headache).")
 
 
 def test_a_picture_that_cannot_be_written_costs_nothing(case: Case, tmp_path: Path) -> None:
     (tmp_path / "compare").write_bytes(b"a file in the way")
-    account, _ = hold(case, tmp_path)
-    assert account["comparison"] == []
-    assert "No classical method has an answer" in account["compared"]
-    assert account["compared"].count("Cannot make the folder") == 3
+    names, sentence, _ = compare(case, tmp_path)
+    assert names == []
+    assert "No classical method" in sentence
+    assert sentence.count("the folder") == 3
 
 
 def test_who_takes_too_much_is_left_out_with_the_reason(case: Case) -> None:
@@ -248,11 +252,11 @@ def test_who_takes_too_much_is_left_out_with_the_reason(case: Case) -> None:
         allowance.expect(seconds=3600)
         raise AssertionError("it was to stop here")
 
-    account, _ = hold(silly(greedy, case, "greed"))
-    assert "Greed is left out: it would take about 60 min, the limit is 60 s." in account["compared"]
-    account, _ = hold(case, most=1)
-    assert "Total variation is left out: it would take about 0.0 GiB" in account["compared"]
-    assert "(--max-memory)" in account["compared"]
+    _, sentence, _ = compare(silly(greedy, case, "greed"))
+    assert "Greed was skipped: it would take about 60 min, the limit is 60 s." in sentence
+    _, sentence, _ = compare(case, limit=1)
+    assert "Total variation was skipped: it would take about 0.0 GiB" in sentence
+    assert "(--max-memory)" in sentence
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -271,7 +275,7 @@ def test_the_first_ctrl_c_ends_the_comparison_and_costs_nothing_else(
     assert account["finished"]
     assert [each["name"] for each in account["comparison"]] == ["non-local means"]
     for name in ("Total variation", "Wavelet shrinkage"):
-        assert f"{name} is left out: the comparison was interrupted by {number.name}." in account["compared"]
+        assert f"{name} was skipped: the comparison was interrupted by {number.name}." in account["compared"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -280,17 +284,17 @@ def test_who_interrupts_while_the_rivals_are_loaded_is_heard(case: Case) -> None
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("it was to stop here")
 
-    account, ended_by = hold(replace(case, baselines=loading), signals=(signal.SIGINT,))
+    names, sentence, ended_by = compare(replace(case, baselines=loading), signals=(signal.SIGINT,))
     assert ended_by is signal.SIGINT
-    assert account["comparison"] == []
-    assert "The rest is left out: the comparison was interrupted by SIGINT." in account["compared"]
+    assert names == []
+    assert "The rest was skipped: the comparison was interrupted by SIGINT." in sentence
 
 
 def test_what_is_neither_noisy_nor_large_enough_is_no_trouble(dip: Dip, tmp_path: Path) -> None:
     iio.imwrite(tmp_path / "flat.png", np.full((16, 16), 7, np.uint8))
     result = dip.quick("denoise", tmp_path / "flat.png", "--compare")
     assert result.exit_code == 0, result.output
-    assert "there is no noise to be seen" in result.stderr
+    assert "no measurable noise" in result.stderr
     iio.imwrite(tmp_path / "small.png", noisy(scene(16, 16)))
     result = dip.quick("denoise", tmp_path / "small.png", "--compare")
     assert len(told(tmp_path / "small.denoised.dip")["comparison"]) == 3, result.output
@@ -406,89 +410,63 @@ def test_a_hole_that_would_take_too_much_is_not_begun() -> None:
 # What is said.
 
 
-def run(psnr: float | None = None, seconds: float = 80.0, **more: Any) -> dict[str, Any]:
-    return {"input": "x.png", "seconds": seconds, "psnr_ref": psnr, "ssim_ref": 0.9, **more}
+def run(psnr: float | None = None, seconds: float = 80.0, **more: Any) -> RunRecord:
+    fields = {"input": "x.png", "output": "y.png", "task": "denoise", "psnr_ref": psnr, "ssim_ref": 0.9}
+    return RunRecord(seconds=seconds, **fields, **more)
 
 
-def answer(name: str, psnr: float | None, seconds: float = 0.2) -> dict[str, Any]:
-    return {"name": name, "seconds": seconds, "file": f"compare/{name}.png", "psnr_ref": psnr, "ssim_ref": 0.8}
+def result(name: str, psnr: float | None, seconds: float = 0.2) -> BaselineRecord:
+    return BaselineRecord(name=name, seconds=seconds, file=f"compare/{name}.png", psnr_ref=psnr, ssim_ref=0.8)
 
 
-NLM, TV = answer("non-local means", 29.0), answer("total variation", 28.0, 1.5)
+NLM, TV = result("non-local means", 29.0), result("total variation", 28.0, 1.5)
 CASES = [
     (
         run(29.5),
         [TV, NLM],
-        (
-            "On this picture the result is 0.50 dB better than non-local means, the best of 2 classical methods, which "
-            "is 400 times faster."
-        ),
+        ("the result is 0.50 dB better than non-local means", "the best of 2 classical methods", "400 times faster"),
     ),
-    (
-        run(29.5),
-        [NLM],
-        "On this picture the result is 0.50 dB better than non-local means, which is 400 times faster.",
-    ),
-    (
-        run(28.3),
-        [NLM, TV],
-        "On this picture non-local means is 0.70 dB better and is 400 times faster: it is the better choice here.",
-    ),
-    (
-        run(28.96),
-        [NLM, TV],
-        "On this picture non-local means comes to the same, within 0.05 dB, and is 400 times faster.",
-    ),
-    (
-        run(29.04),
-        [NLM, TV],
-        "On this picture non-local means comes to the same, within 0.05 dB, and is 400 times faster.",
-    ),
-    (
-        run(28.0, seconds=0.1),
-        [NLM],
-        "On this picture non-local means is 1.00 dB better and takes 2.0 times as long.",
-    ),
-    (
-        run(30.0, seconds=0.2),
-        [NLM],
-        "On this picture the result is 1.00 dB better than non-local means, which takes about as long.",
-    ),
-    (run(None), [NLM], "On this picture the result is without any error."),
-    (run(None), [answer("a", None)], "On this picture a comes to the same, within 0.05 dB, and is 400 times faster."),
-    (
-        run(30.0),
-        [answer("a", None)],
-        "On this picture a is without any error and is 400 times faster: it is the better choice here.",
-    ),
+    (run(29.5), [NLM], ("the result is 0.50 dB better than non-local means, which is 400 times faster",)),
+    (run(28.3), [NLM, TV], ("non-local means is 0.70 dB better and is 400 times faster: use it",)),
+    (run(28.96), [NLM, TV], ("non-local means is as good, within 0.05 dB, and is 400 times faster",)),
+    (run(29.04), [NLM, TV], ("non-local means is as good, within 0.05 dB, and is 400 times faster",)),
+    (run(28.0, seconds=0.1), [NLM], ("non-local means is 1.00 dB better and takes 2.0 times as long",)),
+    (run(30.0, seconds=0.2), [NLM], ("the result is 1.00 dB better than non-local means", "takes about as long")),
+    (run(None), [NLM], ("the result is free of error",)),
+    (run(None), [result("a", None)], ("a is as good, within 0.05 dB, and is 400 times faster",)),
+    (run(30.0), [result("a", None)], ("a is free of error and is 400 times faster: use it",)),
 ]
 
 
-@pytest.mark.parametrize(("account", "answers", "sentence"), CASES)
-def test_the_verdict_is_honest_both_ways(account: dict[str, Any], answers: list[dict[str, Any]], sentence: str) -> None:
-    assert ranking.verdict(account, answers, {}) == sentence
+@pytest.mark.parametrize(("record", "results", "parts"), CASES)
+def test_the_comparison_is_honest_both_ways(
+    record: RunRecord, results: list[BaselineRecord], parts: tuple[str, ...]
+) -> None:
+    sentence = ranking.compare_with_baselines(record, results, {})
+    assert all(part in sentence for part in parts), sentence
 
 
 @given(st.floats(5, 60), st.lists(st.floats(5, 60), min_size=1, max_size=4), st.floats(0, 1e5), st.floats(0, 1e3))
-def test_the_verdict_never_flatters(ours: float, theirs: list[float], fit: float, rival: float) -> None:
-    answers = [answer(f"rival {number}", psnr, rival) for number, psnr in enumerate(theirs)]
-    sentence = ranking.verdict(run(ours, fit), answers, {})
+def test_the_comparison_never_flatters(ours: float, theirs: list[float], fit: float, baseline: float) -> None:
+    results = [result(f"method {number}", psnr, baseline) for number, psnr in enumerate(theirs)]
+    sentence = ranking.compare_with_baselines(run(ours, fit), results, {})
     best = max(theirs)
-    assert f"rival {theirs.index(best)}" in sentence
-    assert ("the result is" in sentence) == (ours - best > ranking.TIE)
-    assert ("comes to the same" in sentence) == (abs(ours - best) <= ranking.TIE)
-    assert ("times faster" in sentence) == (max(fit, 1e-3) / max(rival, 1e-3) >= ranking.ALIKE)
-    if abs(ours - best) > ranking.TIE:
+    assert f"method {theirs.index(best)}" in sentence
+    assert ("the result is" in sentence) == (ours - best > ranking.TIE_DB)
+    assert ("is as good" in sentence) == (abs(ours - best) <= ranking.TIE_DB)
+    ratio = max(fit, 1e-3) / max(baseline, 1e-3)
+    assert ("times faster" in sentence) == (ratio >= ranking.SIMILAR_TIME_RATIO)
+    if abs(ours - best) > ranking.TIE_DB:
         assert f"{abs(ours - best):.2f} dB" in sentence
     assert math.isfinite(fit)
 
 
 def test_the_table_is_aligned() -> None:
-    account = run(29.5, comparison=[NLM, TV], compared="So.")
-    assert ranking.table(account) == [
+    record = run(29.5, comparison=(NLM, TV), compared="So.")
+    assert ranking.format_table(record) == [
         "  restored          29.50 dB  SSIM 0.900     80 s",
         "  non-local means   29.00 dB  SSIM 0.800   0.20 s  compare/non-local means.png",
         "  total variation   28.00 dB  SSIM 0.800   1.50 s  compare/total variation.png",
         "x.png: So.",
     ]
-    assert ranking.table(run(29.5)) == []
+    assert ranking.format_table(run(29.5)) == []

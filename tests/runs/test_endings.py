@@ -19,8 +19,8 @@ from samples import noisy, scene
 import dipcli
 from dipcli import stopping
 from dipcli.errors import DipError
-from dipcli.fitting.engine import Fit
-from dipcli.fitting.restarts import Deadline, Run, Runs
+from dipcli.fitting.control import Deadline
+from dipcli.fitting.results import Fit, Run, Runs
 from dipcli.images.image import from_array
 from dipcli.problem import Problem, metrics
 from dipcli.runs import time_budget
@@ -221,7 +221,7 @@ def test_from_python_too(noisy_png: Path) -> None:
         (("--sigma", "300"), "--sigma"),
         (("--loss", "l3"), "--loss"),
         (("--stop", "sigma"), "--sigma 25"),
-        (("--uncertainty", "doubt.jpg"), ".png nor .tif"),
+        (("--uncertainty", "doubt.jpg"), ".png or .tif"),
         (("--uncertainty", "."), "--uncertainty"),
         (("--uncertainty", "nowhere/doubt.png"), "folder"),
     ],
@@ -376,8 +376,8 @@ def test_the_absolute_error_is_the_one_for_impulse_noise() -> None:
     [
         (np.zeros((96, 96, 3), np.uint8), "of one colour"),
         (np.full((96, 96, 3), 200, np.uint8), "of one colour"),
-        (scene(96, 96), "hardly any noise"),
-        (iio.imread(CAT)[80:176, 80:176], "can only lose"),
+        (scene(96, 96), "nearly noise-free"),
+        (iio.imread(CAT)[80:176, 80:176], "the noise is faint"),
     ],
     ids=["black", "constant", "noise-free", "photograph"],
 )

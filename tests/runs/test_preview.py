@@ -15,7 +15,7 @@ from samples import noisy, scene
 
 from dipcli import files, images
 from dipcli.errors import DipError
-from dipcli.fitting.tiled import FittedTile, TilesState
+from dipcli.fitting.state import FittedTile, TilesState
 from dipcli.fitting.tiling import layout
 from dipcli.images.image import from_array
 from dipcli.problem import Problem

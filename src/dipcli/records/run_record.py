@@ -118,7 +118,7 @@ class MeasuredResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
 
-class BaselineRecord(MeasuredResult, frozen=True, kw_only=True, omit_defaults=True):
+class BaselineRecord(MeasuredResult, frozen=True, kw_only=True, omit_defaults=False):
     """The result of a classical method (`--compare`).
 
     Attributes:

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import fields
 from functools import reduce
 from operator import or_
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dipcli.errors import UsageError
 
+T = TypeVar("T")
 TYPE_NAMES = {int: "whole number", float: "finite number", bool: "yes or no"}
 
 
@@ -72,6 +73,18 @@ def option_fields(cls: type[Any]) -> list[OptionField]:
         for field in fields(cls)
         for kind, option in [get_args(hints[field.name])]
     ]
+
+
+def parse_option(flag: str, value: object, parse: Callable[[str], T], examples: str) -> T:
+    """Return the value of an option, by a function that raises ValueError if it is invalid.
+
+    Raises:
+        UsageError: if it is invalid; the message names the option and the examples.
+    """
+    try:
+        return parse(str(value))
+    except ValueError:
+        raise UsageError(f"{flag} {value} is invalid: use {examples}.") from None
 
 
 def check_fields(values: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from dipcli import text
 from dipcli.errors import UsageError
-from dipcli.settings.options import OptionInfo, check_fields
+from dipcli.settings.options import OptionInfo, check_fields, parse_option
 
 DEFAULT_CHECKPOINT_INTERVAL = "60s"  # writing one takes a fraction of a second
 WRITTEN = "What is written"
@@ -69,15 +69,9 @@ class Outputs:
             raise UsageError("--no-run-dir cannot be combined with checkpoints: drop one of them.")
 
     def checkpoint_interval(self) -> float:
-        """Return `--checkpoint-every` in seconds.
-
-        Raises:
-            UsageError: if it is not a time.
-        """
-        try:
-            return text.parse_seconds(self.checkpoint_every or DEFAULT_CHECKPOINT_INTERVAL)
-        except ValueError:
-            raise UsageError(f"--checkpoint-every {self.checkpoint_every!r} is invalid: use 30s, 5m or 1h.") from None
+        """Return `--checkpoint-every` in seconds."""
+        interval = self.checkpoint_every or DEFAULT_CHECKPOINT_INTERVAL
+        return parse_option("--checkpoint-every", interval, text.parse_seconds, "30s, 5m or 1h")
 
     def snapshot_iterations(self) -> frozenset[int]:
         """Return the iterations of `--snapshot-at`."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from dipcli import stopping, text
 from dipcli.errors import UsageError
 from dipcli.problem.noise import FULL_SCALE
-from dipcli.settings.options import OptionInfo, check_fields
+from dipcli.settings.options import OptionInfo, check_fields, parse_option
 
 Precision = Literal["auto", "fp32", "bf16"]
 MAX_SEED = 2**63 - 1
@@ -149,59 +148,22 @@ class Settings:
             raise UsageError(f"--seed {self.seed} is too large for {self.runs} runs: use a smaller one.")
 
     def noise_level(self) -> float | None:
-        """Return `--sigma` on the scale of 0 to 255; None for auto.
-
-        Raises:
-            UsageError: if it is neither auto nor a number above 0.
-        """
-        if self.sigma == "auto":
-            return None
-        try:
-            level = float(self.sigma)
-        except ValueError:
-            level = math.nan
-        if not 0 < level <= FULL_SCALE:
-            raise UsageError(f"--sigma {self.sigma} is invalid: use auto or a number above 0, up to {FULL_SCALE}.")
-        return level
+        """Return `--sigma` on the scale of 0 to 255; None for auto."""
+        examples = f"auto or a number above 0, up to {FULL_SCALE}"
+        return None if self.sigma == "auto" else parse_option("--sigma", self.sigma, _noise_level, examples)
 
     def time_budget(self) -> float | None:
-        """Return `--time` in seconds.
-
-        Raises:
-            UsageError: if it is not a time.
-        """
-        if self.time is None:
-            return None
-        try:
-            return text.parse_seconds(str(self.time))
-        except ValueError:
-            raise UsageError(f"--time {self.time!r} is invalid: use 90s, 15m or 1h30m.") from None
+        """Return `--time` in seconds."""
+        return None if self.time is None else parse_option("--time", self.time, text.parse_seconds, "90s, 15m or 1h30m")
 
     def tile_side(self) -> int | None:
-        """Return the side of the tiles in pixels; None for auto and none.
-
-        Raises:
-            UsageError: if it is neither of these nor an allowed side.
-        """
-        if self.tile in ("auto", "none"):
-            return None
-        side = str(self.tile)
-        if not side.isdecimal() or int(side) < MIN_TILE_SIDE:
-            raise UsageError(f"--tile {self.tile} is invalid: use auto, none or {MIN_TILE_SIDE} pixels and more.")
-        return int(side)
+        """Return the side of the tiles in pixels; None for auto and none."""
+        examples = f"auto, none or {MIN_TILE_SIDE} pixels and more"
+        return None if self.tile in ("auto", "none") else parse_option("--tile", self.tile, _tile_side, examples)
 
     def memory_limit(self) -> int | None:
-        """Return `--max-memory` in bytes.
-
-        Raises:
-            UsageError: if it is not an amount of memory.
-        """
-        if self.max_memory is None:
-            return None
-        try:
-            return text.parse_bytes(str(self.max_memory))
-        except ValueError:
-            raise UsageError(f"--max-memory {self.max_memory!r} is invalid: use 8G or 800M.") from None
+        """Return `--max-memory` in bytes."""
+        return None if self.max_memory is None else parse_option("--max-memory", self.max_memory, text.parse_bytes, "8G or 800M")
 
     def rule(self, rule: stopping.Rule | None = None) -> stopping.Rule:
         """Return the stopping rule, limited to `iterations`, or to at most `max_iterations`.
@@ -220,3 +182,15 @@ class Settings:
     def decays(self) -> tuple[float, ...]:
         """EMA decays of the running averages; the first average is logged."""
         return DECAYS if self.ema is None else (self.ema,)
+
+
+def _noise_level(number: str) -> float:
+    if not 0 < (level := float(number)) <= FULL_SCALE:
+        raise ValueError(number)
+    return level
+
+
+def _tile_side(number: str) -> int:
+    if (side := int(number)) < MIN_TILE_SIDE:
+        raise ValueError(number)
+    return side
