@@ -26,17 +26,12 @@ class Row:
     """One run in the table.
 
     Attributes:
-        name: of the input.
-        state: finished, or why not.
         is_finished: whether the result is there.
-        task: with its preset.
         thumbnail: the result; None if it cannot be shown.
         page: URL of the run's page; empty if there is none.
         image: URL of the result; empty if there is none.
         image_path: relative path of the result.
-        iterations: of all fits; like the other numbers, None if unknown.
-        seconds: time in the fits.
-        psnr_noisy: PSNR to the input in dB.
+        psnr_noisy: PSNR to the input in dB; like the other numbers, None if unknown.
         psnr_ref: PSNR to the reference in dB.
     """
 

@@ -63,15 +63,10 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Request:
-    """What a run was asked to do, as its record or its checkpoint has it.
+    """What a run was asked to do, from its record or its checkpoint; empty if neither can be read.
 
     Attributes:
-        task: its name; empty if unknown.
-        preset: its name.
-        input: path of the damaged image; `-` for standard input.
-        argv: the command line.
-        arguments: of the task itself.
-        settings: all settings; of a run without a record, those that were given.
+        settings: all of them; of a run without a record only those that were given.
         files: what the run read and wrote, by role.
     """
 
