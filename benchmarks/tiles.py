@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from speed import synthetic_image
 
-from dipcli.fitting.memory import read_peak
+from dipcli.fitting.machine.memory import read_peak
 from dipcli.fitting.solve import PreparedFit, prepare, solve
 from dipcli.images.image import from_array
 from dipcli.problem.metrics import psnr

@@ -27,8 +27,8 @@ from dipcli.cli.doctor import text as sheet
 from dipcli.cli.doctor import torch_builds as wheels
 from dipcli.cli.doctor.advice import Finding, advise
 from dipcli.cli.doctor.facts import Card, Device, Facts, Home, Memory, Nvidia, Package, Processor, Room, Torch, Trial
-from dipcli.fitting import cgroups as groups
-from dipcli.fitting import device as machine
+from dipcli.fitting.machine import cgroups as groups
+from dipcli.fitting.machine import device as machine
 
 GIBI = 2**30
 PIP = "/v/bin/python -m pip"
@@ -424,11 +424,11 @@ def test_limits_of_control_groups(
     tmp_path: Path, named: str, files: dict[str, str], expected: tuple[float | None, int | None]
 ) -> None:
     root = put(tmp_path, {"groups": named, **{f"root/{name}": text for name, text in files.items()}})
-    assert groups.limits(root / "root", root / "groups") == expected
+    assert groups.read_limits(root / "root", root / "groups") == expected
 
 
 def test_limits_where_there_are_no_groups(tmp_path: Path) -> None:
-    assert groups.limits(tmp_path / "no", tmp_path / "none") == (None, None)
+    assert groups.read_limits(tmp_path / "no", tmp_path / "none") == (None, None)
 
 
 @given(st.integers(1, 64), st.integers(1, 128), st.none() | st.floats(0.1, 200))
@@ -562,8 +562,8 @@ def test_rooms_that_are_and_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_cpu_computes_in_both_precisions_and_repeats_itself() -> None:
     found = trials.tried("cpu")
-    assert (found.precision, found.reason) == machine.choice(torch.device("cpu"))
-    assert found.precision == machine.precision(torch.device("cpu"))
+    assert (found.precision, found.reason) == machine.choose_precision(torch.device("cpu"))
+    assert found.precision == machine.choose_precision(torch.device("cpu"))[0]
     fp32, bf16 = found.trials
     assert (fp32.precision, fp32.error, fp32.trouble) == ("fp32", 0, None)
     assert 0 < bf16.error < advice.ASTRAY["bf16"], "another arithmetic, the same computation"

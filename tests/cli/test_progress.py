@@ -35,7 +35,7 @@ from dipcli.problem import Problem
 from dipcli.runs.display import Expected, Silent
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step
-from dipcli.text import legible
+from dipcli.text import escape_controls
 
 PTY = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 NAMES = (
@@ -74,7 +74,9 @@ def shown(title: str, ahead: Expected, failed: int = 0) -> Terminal:
 
 
 @given(
-    st.one_of(st.sampled_from(NAMES), st.text(st.characters(exclude_categories=("Cs",)), max_size=60).map(legible)),
+    st.one_of(
+        st.sampled_from(NAMES), st.text(st.characters(exclude_categories=("Cs",)), max_size=60).map(escape_controls)
+    ),
     st.integers(1, 200),
     st.integers(1, 30),
     st.builds(
@@ -116,7 +118,7 @@ def test_no_line_is_wider_than_the_terminal(
     assert 1 <= len(drawn) <= max(1, min(3, lines - 1))
     for each in drawn:
         assert cells(each) <= columns
-        assert legible(each) == each, "nothing in it ends the line or moves the cursor"
+        assert escape_controls(each) == each, "nothing in it ends the line or moves the cursor"
 
 
 def at_640(ahead: Expected, true: float | None = None, **said: Any) -> Terminal:
@@ -245,7 +247,7 @@ def test_a_run_that_is_gone_on_with_does_not_know_its_best_yet() -> None:
 
 @given(st.sampled_from(NAMES) | st.text(), st.integers(0, 40))
 def test_a_shortened_name_keeps_its_ends(name: str, width: int) -> None:
-    name = legible(name)
+    name = escape_controls(name)
     short = shortened(name, width)
     assert cells(short) <= width
     if short != name:
@@ -262,7 +264,7 @@ def test_wide_letters_and_pictures_made_of_several() -> None:
     assert shortened("写真の修復.png", 9) == "写真….png"
     assert shortened("👩‍👩‍👧‍👦👩‍👩‍👧‍👦👩‍👩‍👧‍👦", 5) == "👩‍👩‍👧‍👦…👩‍👩‍👧‍👦"
     assert shortened("e\u0301" * 9, 5) == "e\u0301e\u0301…e\u0301e\u0301"
-    assert legible("a\u202egnp.exe") == "a\\u202egnp.exe", "what turns the direction of writing is told"
+    assert escape_controls("a\u202egnp.exe") == "a\\u202egnp.exe", "what turns the direction of writing is told"
 
 
 @given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), max_size=5), st.integers(0, 40))

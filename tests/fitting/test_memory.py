@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from samples import noisy, scene
 
 from dipcli.errors import UsageError
-from dipcli.fitting import cgroups, memory
 from dipcli.fitting.cost import Cost, count_saved_bytes, measure_cost
 from dipcli.fitting.estimate import ResourceEstimate
+from dipcli.fitting.machine import cgroups, memory
 from dipcli.fitting.solve import prepare
 from dipcli.images.image import from_array
 from dipcli.problem import Problem

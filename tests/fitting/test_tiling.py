@@ -26,7 +26,7 @@ from dipcli.fitting.control import Control
 from dipcli.fitting.evaluate import evaluate_alone
 from dipcli.fitting.results import Runs
 from dipcli.fitting.solve import PreparedFit, prepare, solve
-from dipcli.fitting.tiling import MIN_OVERLAP, blend, halve_place, layout
+from dipcli.fitting.tiles.tiling import MIN_OVERLAP, blend, halve_place, layout
 from dipcli.images.image import from_array
 from dipcli.problem import Problem, operators
 from dipcli.problem.prefilter import PrefilteredGuide

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from dipcli.fitting.engine import fit
-from dipcli.fitting.memory import keep_freed
+from dipcli.fitting.machine.memory import keep_freed
 from dipcli.networks import build, layers
 from dipcli.networks.kernels import banded, channelwise, norm, upsampled
 from dipcli.problem import Problem

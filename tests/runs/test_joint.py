@@ -17,7 +17,7 @@ from command_line import Dip, start, wait_for
 from samples import noisy, scene
 
 from dipcli.cli.progress.displays import Lines
-from dipcli.fitting import memory
+from dipcli.fitting.machine import memory
 from dipcli.fitting.solve import PreparedFit
 from dipcli.images.pillow import read_size
 from dipcli.records.job import Job

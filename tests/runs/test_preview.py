@@ -16,7 +16,7 @@ from samples import noisy, scene
 from dipcli import files, images
 from dipcli.errors import DipError
 from dipcli.fitting.state import FittedTile, TilesState
-from dipcli.fitting.tiling import layout
+from dipcli.fitting.tiles.tiling import layout
 from dipcli.images.image import from_array
 from dipcli.problem import Problem
 from dipcli.runs import preview

@@ -1,42 +1,32 @@
-"""The commands beside the tasks: what they take, and what they print.
-
-Each is a function with the signature that Typer makes options from. It ends in `typer.Exit` where its exit code is not
-0, and what it raises the command line tells of.
-"""
+"""The commands besides the tasks. Typer makes their options from the signatures; errors are printed by `app`."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dipcli.cli import console
 from dipcli.errors import DipError
 
-if TYPE_CHECKING:
-    from dipcli.cli.doctor.text import Line
-
 FAILED = 1
-STYLES = {"heading": "bold", "broken": "bold red", "hint": "yellow", "command": "cyan"}
 
 
 def doctor(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False,
 ) -> None:
-    """Say what this machine offers, and what to put right.
+    """Describe this machine, and find problems.
 
-    Versions, processor, memory, disks and GPUs; whether the installed PyTorch
-    fits them; how long a small computation takes on each device in each
-    precision. Wherever something is amiss, the line to type for it. Ends in 1
-    when something is broken, in 0 when all is well or there are but hints.
+    Versions, processor, threads, memory, disks and GPUs, and a probe of each
+    device: gradients of a small network, compared with the CPU in fp32. Each
+    problem comes with its remedy. The exit code is 1 if something is broken.
 
     Examples:
 
@@ -44,17 +34,18 @@ def doctor(
         dip doctor --json | jq .findings
 
     """
-    from dipcli.cli.doctor.advice import advise
-    from dipcli.cli.doctor.examination import examine
-    from dipcli.cli.doctor.text import written
+    from dipcli.cli.doctor.facts import gather_facts
+    from dipcli.cli.doctor.findings import find_problems
+    from dipcli.cli.doctor.text import print_report
 
-    facts = examine()
-    findings = advise(facts)
+    facts = gather_facts()
+    findings = find_problems(facts)
     if as_json:
-        _say(json.dumps({**asdict(facts), "findings": [asdict(each) for each in findings]}))
+        plain = {**asdict(facts), "findings": [asdict(finding) for finding in findings]}
+        print(json.dumps(plain))  # noqa: T201 - standard output is for data
     else:
-        _show(written(facts, findings, shutil.get_terminal_size().columns))
-    if any(each.grade == "broken" for each in findings):
+        print_report(facts, findings)
+    if any(finding.grade == "broken" for finding in findings):
         raise typer.Exit(FAILED)
 
 
@@ -153,20 +144,3 @@ def report(
 
 
 COMMANDS: Mapping[str, Callable[..., None]] = {"resume": resume, "report": report, "doctor": doctor}
-
-
-def _say(text: str) -> None:
-    print(text)  # noqa: T201 - standard output is for data, and this is the data
-
-
-def _show(lines: Iterable[Line]) -> None:
-    """Print lines, in colours on a terminal."""
-    if not sys.stdout.isatty():
-        for line in lines:
-            _say(line.text)
-        return
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    for line in lines:
-        console.print(line.text, style=STYLES.get(line.kind), markup=False, emoji=False, soft_wrap=True)

@@ -12,7 +12,7 @@ import torch
 
 from dipcli.cluster.child_handle import Child
 from dipcli.cluster.messages import order
-from dipcli.fitting import memory
+from dipcli.fitting.machine import memory
 from dipcli.records.job import Job
 from dipcli.runs.batches.throughput import MORE, MOST, Throughput
 
@@ -42,7 +42,9 @@ def cores() -> int:
 
 def free() -> int:
     """Bytes that all fits may have together."""
-    return int(memory.FREE_MEMORY_FRACTION * (memory.read_free(torch.device("cpu")) or psutil.virtual_memory().available))
+    return int(
+        memory.FREE_MEMORY_FRACTION * (memory.read_free(torch.device("cpu")) or psutil.virtual_memory().available)
+    )
 
 
 def divided(most: int) -> list[Way]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from dipcli import networks, stopping
 from dipcli.fitting.control import Observer
 from dipcli.fitting.engine import fit
-from dipcli.fitting.memory import BASE_BYTES
+from dipcli.fitting.machine.memory import BASE_BYTES
 from dipcli.fitting.restarts import fresh_prior
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from dipcli import networks
 from dipcli.errors import DipError, UsageError
-from dipcli.fitting import memory, tiling
 from dipcli.fitting.cost import Cost
+from dipcli.fitting.machine import memory
+from dipcli.fitting.tiles import tiling
 from dipcli.problem import Problem
 from dipcli.settings import Settings
 from dipcli.stopping.step import Place

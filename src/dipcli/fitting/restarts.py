@@ -11,7 +11,7 @@ from dipcli import networks
 from dipcli.errors import DipError
 from dipcli.fitting.control import NO_CONTROL, TIME_UP, Control, Deadline
 from dipcli.fitting.engine import fit
-from dipcli.fitting.memory import translate_memory_errors
+from dipcli.fitting.machine.memory import translate_memory_errors
 from dipcli.fitting.outliers import mark_outliers
 from dipcli.fitting.results import Run, Runs
 from dipcli.fitting.started_rule import StartedRule, start_rule

@@ -11,16 +11,17 @@ import torch
 
 from dipcli import networks
 from dipcli.errors import OutOfMemoryError
-from dipcli.fitting import memory, tiling
 from dipcli.fitting.control import NO_CONTROL, Control, Deadline, Observer
 from dipcli.fitting.cost import measure_cost
-from dipcli.fitting.device import choose_device, choose_precision
 from dipcli.fitting.estimate import ResourceEstimate, estimate_resources, halve_tiles
-from dipcli.fitting.memory import translate_memory_errors
+from dipcli.fitting.machine import memory
+from dipcli.fitting.machine.device import choose_device, choose_precision
+from dipcli.fitting.machine.memory import translate_memory_errors
 from dipcli.fitting.restarts import fit_runs, fresh_prior
 from dipcli.fitting.results import Runs
 from dipcli.fitting.started_rule import StartedRule, start_rule
-from dipcli.fitting.tiled import fit_tiles
+from dipcli.fitting.tiles import tiling
+from dipcli.fitting.tiles.tiled import fit_tiles
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
 from dipcli.settings import Settings

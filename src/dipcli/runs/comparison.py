@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipcli import files, images
-from dipcli.fitting import memory
+from dipcli.fitting.machine import memory
 from dipcli.records import ranking
 from dipcli.records.run_record import BaselineRecord, RunRecord
 from dipcli.runs.interrupt import handle_signals

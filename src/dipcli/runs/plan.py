@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from dipcli import images
 from dipcli.errors import DipError, UsageError
-from dipcli.fitting import memory
 from dipcli.fitting.control import Deadline
+from dipcli.fitting.machine import memory
 from dipcli.fitting.solve import PreparedFit, prepare
 from dipcli.fitting.state import RunsState, TilesState
 from dipcli.images import Image

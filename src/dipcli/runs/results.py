@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 import dipcli
 from dipcli import images
 from dipcli.errors import DipError
-from dipcli.fitting import memory
-from dipcli.fitting.device import read_name
+from dipcli.fitting.machine import memory
+from dipcli.fitting.machine.device import read_name
 from dipcli.fitting.results import Runs
 from dipcli.images import from_array
 from dipcli.problem.noise import FULL_SCALE

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 
 from dipcli.errors import DipError
-from dipcli.fitting import memory
 from dipcli.fitting.control import Deadline
 from dipcli.fitting.cost import measure_cost
 from dipcli.fitting.estimate import estimate_resources
+from dipcli.fitting.machine import memory
 from dipcli.fitting.solve import LARGE_IMAGE_PIXELS, TRIAL_ITERATIONS, TRIAL_WINDOW, resolve_settings, use_threads
 from dipcli.settings import Settings
 from dipcli.tasks.case import Case

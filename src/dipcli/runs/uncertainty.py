@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dipcli.fitting import tiling
 from dipcli.fitting.rollback import CHECK_INTERVAL
+from dipcli.fitting.tiles import tiling
 from dipcli.runs.observers import NO_TILE
 
 if TYPE_CHECKING:

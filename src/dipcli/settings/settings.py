@@ -163,7 +163,11 @@ class Settings:
 
     def memory_limit(self) -> int | None:
         """Return `--max-memory` in bytes."""
-        return None if self.max_memory is None else parse_option("--max-memory", self.max_memory, text.parse_bytes, "8G or 800M")
+        return (
+            None
+            if self.max_memory is None
+            else parse_option("--max-memory", self.max_memory, text.parse_bytes, "8G or 800M")
+        )
 
     def rule(self, rule: stopping.Rule | None = None) -> stopping.Rule:
         """Return the stopping rule, limited to `iterations`, or to at most `max_iterations`.

@@ -29,12 +29,7 @@ GUIDED: Mapping[str, Any] = {
     "stop": "none",
 }
 PRESETS: Presets = {
-    "fast": {
-        **GUIDED,
-        "network": "skip:channels=8,16,32,64,128:skips=0,4,4,4,4",
-        "rate": 0.02,
-        "iterations": 600,
-    },
+    "fast": {**GUIDED, "network": "skip:channels=8,16,32,64,128:skips=0,4,4,4,4", "rate": 0.02, "iterations": 600},
     "balanced": {**GUIDED, "network": "skip:channels=16,32,64,128,128:skips=0,4,4,4,4", "iterations": 800},
     "best": {**GUIDED, "network": "skip:channels=32,64,128,128,128:skips=0,4,4,4,4", "iterations": 1500},
     # Ulyanov et al., CVPR 2018, and the settings published with it: 572,827 parameters. It fits the decoded image.

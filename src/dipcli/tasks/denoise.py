@@ -42,25 +42,17 @@ BALANCED: dict[str, Any] = {
 }
 PRESETS: Presets = {
     "fast": {
+        **BALANCED,
         "network": "skip:channels=8,16,32,64,128:skips=4,4,4,4,4",
-        "pad": "zero",
-        "input": "guide",
         "rate": 0.03,
-        "beta2": 0.99,
         "reg_noise": 0.03,
-        "warmup": 200,
         "stop": "auto:patience=100",
     },
     "balanced": BALANCED,
     # A wider network takes longer and is no better; the average of several fits is better.
     "best": {**BALANCED, "runs": 3},
     # Ulyanov et al., CVPR 2018, and the settings published with it: 2,217,831 parameters for a colour image.
-    "paper": {
-        **PUBLISHED,
-        "network": "skip:channels=128x5:skips=4x5",
-        "reg_noise": 1 / 30,
-        "iterations": 1800,
-    },
+    "paper": {**PUBLISHED, "network": "skip:channels=128x5:skips=4x5", "reg_noise": 1 / 30, "iterations": 1800},
 }
 
 # Standard deviation of the input noise per grey level (of 255) of the image's noise, part of which the filters leave.

@@ -18,43 +18,16 @@ if TYPE_CHECKING:
 
     from dipcli.images.image import Image
 
+NETWORK = "skip:channels=128x5:skips=4x5:up=nearest,nearest,bilinear,bilinear,bilinear"  # 2,184,307 parameters
+GUIDED = {"input": "guide", "reg_noise": 0.0}
+TUNED = {**GUIDED, "pad": "zero", "rate": 0.02, "beta2": 0.99}
 PRESETS: Presets = {
-    "fast": {
-        "network": "skip:channels=16,32,64,64:skips=4x4:up=nearest",
-        "input": "guide",
-        "pad": "zero",
-        "rate": 0.02,
-        "beta2": 0.99,
-        "reg_noise": 0.0,
-        "iterations": 200,
-    },
-    "balanced": {
-        "network": "skip:channels=16,32,64,128,128:skips=4x5:up=nearest,nearest,bilinear,bilinear,bilinear",
-        "input": "guide",
-        "pad": "zero",
-        "rate": 0.02,
-        "beta2": 0.99,
-        "reg_noise": 0.0,
-        "iterations": 500,
-    },
-    "best": {
-        "network": "skip:channels=128x5:skips=4x5:up=nearest,nearest,bilinear,bilinear,bilinear",
-        "input": "guide",
-        "rate": 0.01,
-        "reg_noise": 0.0,
-        "iterations": 600,
-    },
-    # Ulyanov et al., CVPR 2018, and the settings published with it: 2,184,307 parameters. The learning rate is high:
-    # it is halved if the fit collapses.
-    "paper": {
-        **PUBLISHED,
-        "input_depth": None,
-        "network": "skip:channels=128x5:skips=4x5:up=nearest,nearest,bilinear,bilinear,bilinear",
-        "input": "guide",
-        "rate": 0.1,
-        "reg_noise": 0.0,
-        "iterations": 600,
-    },
+    "fast": {**TUNED, "network": "skip:channels=16,32,64,64:skips=4x4:up=nearest", "iterations": 200},
+    "balanced": {**TUNED, "network": NETWORK.replace("128x5", "16,32,64,128,128"), "iterations": 500},
+    "best": {**GUIDED, "network": NETWORK, "rate": 0.01, "iterations": 600},
+    # Ulyanov et al., CVPR 2018, and the settings published with it. The learning rate is high: it is halved if the fit
+    # collapses.
+    "paper": {**PUBLISHED, **GUIDED, "input_depth": None, "network": NETWORK, "rate": 0.1, "iterations": 600},
 }
 MAX_SHIFT = 1.5  # pixels between images from a tripod, with the error of the estimate
 

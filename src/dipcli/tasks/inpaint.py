@@ -25,10 +25,7 @@ Damage = Literal["auto", "text", "hole", "region", "scattered"]
 
 # Ulyanov et al., CVPR 2018, and the settings published with it, by kind of damage.
 PUBLISHED: Presets = {
-    "text": {
-        "network": "skip:channels=128x5:skips=128x5:up=nearest",
-        "iterations": 6000,
-    },
+    "text": {"network": "skip:channels=128x5:skips=128x5:up=nearest", "iterations": 6000},
     "hole": {
         "network": "skip:channels=16,32,64,128,128,128:skips=0x6:kernel_down=5:up=nearest:pointwise=no",
         "input_depth": 1,
@@ -41,11 +38,7 @@ PUBLISHED: Presets = {
         "input_depth": 2,
         "iterations": 5000,
     },
-    "scattered": {
-        "network": "skip:channels=128x5:skips=4x5",
-        "rate": 0.001,
-        "iterations": 11000,
-    },
+    "scattered": {"network": "skip:channels=128x5:skips=4x5", "rate": 0.001, "iterations": 11000},
 }
 # Nearest upsampling and little input noise: 35.0 dB after 500 iterations on house with half of its pixels missing;
 # bilinear upsampling: 34.3 dB. Known pixels that are held out choose the average.
@@ -66,11 +59,7 @@ PRESETS: Presets = {
     "fast": {**NARROW, "iterations": 500},
     "balanced": {**NARROW, "iterations": 1500},
     "best": {"network": "skip:channels=128x5:skips=4x5:up=nearest", "reg_noise": 0.01, "iterations": 3000},
-    "paper": {
-        **registry.PUBLISHED,
-        "reg_noise": 0.03,
-        **PUBLISHED["text"],
-    },
+    "paper": {**registry.PUBLISHED, "reg_noise": 0.03, **PUBLISHED["text"]},
 }
 MIN_KNOWN = 16  # pixels
 SCATTERED_SIZE = 4  # pixels, median size of the pieces of a scattered mask

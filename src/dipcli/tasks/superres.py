@@ -31,27 +31,24 @@ PUBLISHED = {
 # 31.8; bicubic 22.4 and 30.6. There is hardly any noise to fit: less input noise than for denoising is enough, and
 # nearest upsampling converges sooner (butterfly, 800 iterations: 26.4 dB against 25.9 dB). At full resolution it leaves
 # a grid in textures such as grass: there the upsampling is bilinear.
+TUNED = {"pad": "zero", "beta2": 0.99, "stop": "none"}
 PRESETS: Presets = {
     "fast": {
+        **TUNED,
         "network": "skip:channels=8,16,32,64,128:skips=0,4,4,4,4:up=bilinear,nearest,nearest,nearest,nearest",
-        "pad": "zero",
         "input_depth": 8,
         "rate": 0.03,
-        "beta2": 0.99,
         "reg_noise": 0.01,
         "iterations": 800,
-        "stop": "none",
     },
     "balanced": {
+        **TUNED,
         "network": "skip:channels=16,32,64,128,128:skips=0,4,4,4,4:up=bilinear,nearest,nearest,nearest,nearest",
-        "pad": "zero",
         "input_depth": 32,
         "rate": 0.02,
-        "beta2": 0.99,
         "reg_noise": 0.02,
         "ema": 0.995,  # at 1000 iterations bird is past its best: a longer average recovers 0.1 dB
         "iterations": 1000,
-        "stop": "none",
     },
     # No better network is known yet than the published one.
     "best": PUBLISHED,

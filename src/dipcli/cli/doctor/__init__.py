@@ -1,1 +1,1 @@
-"""`dip doctor`: facts about a machine, gathered and judged."""
+"""`dip doctor`: facts about this machine, a probe of each device, and what to put right."""

@@ -1,245 +1,161 @@
-"""What is known of the machine and of what is installed on it: the facts that `dip doctor` goes by."""
+"""The facts about this machine, gathered without importing PyTorch into this process."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
-Capability = tuple[int, int]
+import dipcli
+from dipcli import files
+from dipcli.cli.doctor import probes
+from dipcli.errors import DipError
+from dipcli.fitting.machine import cgroups
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # PyTorch reads these, in this order
+# A line of the metadata: torch>=2.4, or dask>=2025; extra == 'cluster'. Lines with another condition are skipped.
+REQUIREMENT = re.compile(r"([\w.-]+)([^;]*)(?:;\s*extra\s*==\s*.([\w-]+).)?")
+MODULES = {"pillow": "PIL", "scikit-image": "skimage", "pywavelets": "pywt"}  # imported under another name
+NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
 
 
 @dataclass(frozen=True)
 class Package:
-    """Something that dipcli needs.
-
-    Attributes:
-        name: as pip knows it.
-        version: the one installed; None when it is not.
-        least: the oldest version that will do; empty when any will.
-        extra: the extra that asks for it; empty for what is always needed.
-        trouble: why it does not import, in its own words; None when it does, or when nobody tried.
-    """
+    """A package that dipcli or one of its extras needs; no version if it is not installed."""
 
     name: str
     version: str | None
-    least: str = ""
+    minimum: str = ""
     extra: str = ""
-    trouble: str | None = None
+    error: str | None = None  # on import
 
 
 @dataclass(frozen=True)
-class Card:
-    """A card with an NVIDIA GPU as the system sees it; PyTorch may see less.
-
-    Attributes:
-        name: of the model.
-        memory: bytes; None when not known.
-        capability: CUDA compute capability; None when not known.
-    """
-
-    name: str
-    memory: int | None = None
-    capability: Capability | None = None
-
-
-@dataclass(frozen=True)
-class Nvidia:
-    """What the system has from NVIDIA.
-
-    Attributes:
-        state: none, works, driverless (a card, no driver), silent (the driver does not answer) or withheld (the
-            machine has a card which this container was not given).
-        cards: those that the driver, or the bus, tells of.
-        driver: its version; None when not known.
-        words: what nvidia-smi said where it did not answer.
-        hidden: the value of CUDA_VISIBLE_DEVICES; None when it is not set.
-    """
-
-    state: Literal["none", "works", "driverless", "silent", "withheld"] = "none"
-    cards: tuple[Card, ...] = ()
-    driver: str | None = None
-    words: str = ""
-    hidden: str | None = None
-
-
-@dataclass(frozen=True)
-class Torch:
-    """How the installed PyTorch was built.
-
-    Attributes:
-        version: its own.
-        cuda: the version of CUDA that it brings; None for a build without.
-        hip: likewise for AMD's.
-        arches: what its CUDA kernels were compiled for, as sm_90 or compute_90.
-        threads: how many it uses on the CPU.
-        trouble: what it says about CUDA where it cannot use it.
-        size: bytes on the disk, with the libraries that came along; None when not known.
-        libraries: packages that came along for CUDA alone.
-    """
-
-    version: str
-    cuda: str | None = None
-    hip: str | None = None
-    arches: tuple[str, ...] = ()
-    threads: int = 1
-    trouble: str | None = None
-    size: int | None = None
-    libraries: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A small computation on a device in one precision.
-
-    Attributes:
-        precision: fp32 or bf16.
-        milliseconds: the best of a few; None when it failed.
-        error: relative distance to what the CPU finds in fp32.
-        trouble: why it failed.
-    """
-
-    precision: str
-    milliseconds: float | None = None
-    error: float | None = None
-    trouble: str | None = None
-
-
-@dataclass(frozen=True)
-class Device:
-    """A device that PyTorch offers.
-
-    Attributes:
-        name: as `--device` takes it.
-        title: what it calls itself.
-        precision: what `--precision auto` takes there.
-        reason: why.
-        memory: bytes of its own; None for the CPU, or when not known.
-        capability: CUDA compute capability.
-        trials: in each precision.
-        repeats: whether the same small fit gave the same bits twice; None when it could not be run.
-        trouble: why it could not.
-    """
-
-    name: str
-    title: str
-    precision: str
-    reason: str
-    memory: int | None = None
-    capability: Capability | None = None
-    trials: tuple[Trial, ...] = ()
-    repeats: bool | None = None
-    trouble: str | None = None
-
-
-@dataclass(frozen=True)
-class Processor:
-    """The CPU.
-
-    Attributes:
-        name: of the model.
-        abilities: which of the instructions that matter here it has.
-        cores: physical ones; None when not known.
-        allowed: how many processors, hyper-threads counted, this process may run on.
-        quota: how many of them at a time, by the control group; None for no limit.
-        variable: the environment variable that sets the number of threads, and its value; None when there is none.
-    """
-
-    name: str
-    abilities: tuple[str, ...] = ()
-    cores: int | None = None
-    allowed: int = 1
-    quota: float | None = None
-    variable: tuple[str, str] | None = None
-
-    @property
-    def usable(self) -> int:
-        """Threads that have a core of their own."""
-        within = min(self.allowed, self.cores or self.allowed)
-        return within if self.quota is None else max(1, min(within, round(self.quota)))
-
-
-@dataclass(frozen=True)
-class Memory:
-    """The machine's memory, in bytes; None when not known.
-
-    Attributes:
-        total: what is built in.
-        free: what is to be had.
-        limit: the most that the control group allows.
-        kept: whether freed memory stays with the process, as `device.keep_memory` asks the GNU C library; None when
-            nobody tried.
-    """
-
-    total: int | None = None
-    free: int | None = None
-    limit: int | None = None
-    kept: bool | None = None
-
-
-@dataclass(frozen=True)
-class Room:
-    """A folder and its disk.
-
-    Attributes:
-        folder: its path.
-        free: bytes; None when there is no such folder.
-        writable: whether a file can be written there.
-    """
+class Disk:
+    """A folder; no free bytes if it does not exist."""
 
     folder: str
     free: int | None
     writable: bool
 
 
-@dataclass(frozen=True)
-class Home:
-    """The Python environment that dipcli lives in.
-
-    Attributes:
-        python: its version.
-        executable: its interpreter.
-        installer: what puts packages into it.
-        name: of the environment, for pipx.
-    """
-
-    python: str
-    executable: str
-    installer: Literal["pip", "pipx", "uv"] = "pip"
-    name: str = ""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Everything together.
-
-    Attributes:
-        dipcli: its version.
-        home: the Python environment.
-        system: Linux, Darwin or Windows.
-        release: the system's name and version, for people.
-        machine: the architecture as Python sees it, such as x86_64.
-        translated: whether Python runs as x86 on Apple silicon, through Rosetta.
-        packages: what dipcli needs, PyTorch among it, and what its extras need.
-        processor: the CPU.
-        memory: the machine's.
-        rooms: the current folder, then the temporary one.
-        nvidia: what the system has from NVIDIA.
-        torch: the installed PyTorch; None when it does not import.
-        devices: what it offers.
-        broken: what ended the examination of PyTorch and the devices before its time, if anything did.
-    """
+    """All facts. None stands for unknown, or for no limit."""
 
     dipcli: str
-    home: Home
+    python: str  # version
+    executable: str
     system: str
-    release: str
-    machine: str
-    processor: Processor
-    translated: bool = False
     packages: tuple[Package, ...] = ()
-    memory: Memory = Memory()
-    rooms: tuple[Room, ...] = ()
-    nvidia: Nvidia = Nvidia()
-    torch: Torch | None = None
-    devices: tuple[Device, ...] = ()
-    broken: str | None = None
+    torch: probes.Torch | None = None  # None if it does not work
+    error: str | None = None  # of the process that imports the packages
+    processor: str  # model
+    abilities: tuple[str, ...] = ()  # instruction sets that matter for convolutions
+    cores: int | None = None  # physical
+    allowed: int = 1  # logical processors that this process may use
+    quota: float | None = None  # processors at a time, by the control group
+    variable: str | None = None  # NAME=VALUE of the environment that sets the number of threads
+    memory_free: int | None = None  # bytes
+    memory_total: int | None = None
+    memory_limit: int | None = None  # by the control group
+    disks: tuple[Disk, ...] = ()  # the current folder, the temporary folder
+    gpus: tuple[str, ...] = ()  # of NVIDIA, by its driver
+    devices: tuple[probes.Device, ...] = ()  # of PyTorch
+
+    @property
+    def usable_cores(self) -> int:
+        """Threads that get a core of their own."""
+        cores = min(self.allowed, self.cores or self.allowed)
+        return cores if self.quota is None else max(1, min(cores, round(self.quota)))
+
+
+def gather_facts(timeout: float = probes.TIMEOUT_SECONDS) -> Facts:
+    """Gather the facts: a few seconds for each device, at most `timeout` seconds for each probe."""
+    packages = list_packages()
+    names = [package.name for package in packages if not package.extra] or ["torch"]
+    report, error = probes.run_child("import", *(MODULES.get(name, name) for name in names), timeout=timeout)
+    errors = report.get("errors", {})
+    quota, memory_limit = cgroups.read_limits()
+    cores = memory_free = memory_total = None
+    with suppress(ImportError):
+        import psutil
+
+        cores, memory = psutil.cpu_count(logical=False), psutil.virtual_memory()
+        memory_free, memory_total = memory.available, memory.total
+    return Facts(
+        dipcli=dipcli.__version__,
+        python=platform.python_version(),
+        executable=sys.executable,
+        system=f"{platform.platform()}",
+        packages=tuple(
+            Package(package.name, package.version, package.minimum, package.extra, errors.get(module))
+            for package in packages
+            for module in [MODULES.get(package.name, package.name)]
+        ),
+        torch=probes.Torch(**report["torch"]) if "torch" in report else None,
+        error=error,
+        processor=_read_processor_model(),
+        abilities=tuple(report.get("abilities", ())),
+        cores=cores,
+        allowed=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        quota=quota,
+        variable=next((f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if os.environ.get(name)), None),
+        memory_free=memory_free,
+        memory_total=memory_total,
+        memory_limit=memory_limit,
+        disks=(check_disk(Path()), check_disk(Path(tempfile.gettempdir()))),
+        gpus=list_gpus(),
+        devices=tuple(probes.probe_in_child(name, timeout) for name in report.get("devices", ())),
+    )
+
+
+def list_packages(distribution: str = "dipcli") -> tuple[Package, ...]:
+    """List what a distribution requires, by its metadata, and the installed versions."""
+    requirements: list[str] = []
+    with suppress(importlib.metadata.PackageNotFoundError):  # run from its source
+        requirements = importlib.metadata.requires(distribution) or []
+    packages = []
+    for match in filter(None, map(REQUIREMENT.fullmatch, requirements)):
+        name, versions, extra = match.groups("")
+        version, minimum = None, re.search(r">=\s*([\w.]+)", versions)
+        with suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version(name)
+        packages.append(Package(name, version, minimum[1] if minimum else "", extra))
+    return tuple(packages)
+
+
+def check_disk(folder: Path) -> Disk:
+    """Check whether a folder exists and is writable, and the room on its disk."""
+    try:
+        free = shutil.disk_usage(folder.absolute()).free
+        files.check_writable(folder.absolute())
+    except DipError:
+        return Disk(str(folder.absolute()), free, writable=False)
+    except OSError:  # it was removed
+        return Disk(str(folder), None, writable=False)
+    return Disk(str(folder.absolute()), free, writable=True)
+
+
+def list_gpus() -> tuple[str, ...]:
+    """List NVIDIA GPUs as `NAME, driver VERSION`; empty if nvidia-smi is missing or fails."""
+    try:
+        child = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(", driver ".join(line.rsplit(", ", 1)) for line in child.stdout.splitlines() if ", " in line)
+
+
+def _read_processor_model() -> str:
+    with suppress(OSError):  # Linux
+        if model := re.search(r"(?m)^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(errors="replace")):
+            return model[1]
+    return platform.processor() or platform.machine()

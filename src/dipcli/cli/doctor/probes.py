@@ -1,198 +1,175 @@
-"""What PyTorch makes of the machine: small computations on each device.
+"""Probes of PyTorch and its devices, each in a process of its own, `python -m dipcli.cli.doctor.probes`.
 
-They run in a process of their own, `python -m dipcli.cli.doctor.probes MODULE...`, which prints JSON: a library that
-does not load, a driver that hangs or an instruction that the CPU lacks ends that process alone.
+A library that does not load, a driver that hangs or an instruction that the CPU does not have ends that process alone.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import os
+import signal
+import subprocess
 import sys
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
-
-from dipcli.cli.doctor.facts import Device, Torch, Trial
-from dipcli.problem import Problem
-from dipcli.settings import Settings
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-CHANNELS, SIDE = 32, 64  # of the tensors: a few milliseconds on an old CPU
-TIMES = 3
-NETWORK = "skip:channels=8,8:skips=4,4"
-# Instructions that a convolution is made of, in the order of their age.
-ABILITIES = (
-    "avx", "avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx10_1", "avx10_2",
-    "amx_tile", "amx_int8", "amx_bf16", "amx_fp16", "neon", "bf16", "i8mm", "sve", "sve2", "sme",
-)  # fmt: skip
+TIMEOUT_SECONDS = 120  # the first use of a GPU may take a minute
+NETWORK, SIDE, TIMED_ITERATIONS = "skip:channels=8,8:skips=4,4", 64, 3  # milliseconds an iteration on an old CPU
+ABILITIES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "neon", "bf16", "sve", "sme")  # as PyTorch names them
 
 
-def main() -> None:
-    """Load each module that was named, then try the devices if PyTorch was among those that load."""
-    troubles = {}
-    for name in sys.argv[1:]:
-        print(f"loading {name}", file=sys.stderr, flush=True)  # noqa: T201 - whoever waits reads how far it came
-        troubles[name] = _loaded(name)
-    told: dict[str, Any] = {"troubles": troubles}
-    if troubles.get("torch", "") is None:
-        told |= examined()
-    sys.stdout.write(json.dumps(told) + "\n")
+@dataclass(frozen=True)
+class Torch:
+    """The installed PyTorch: version, CUDA (or HIP) it is built for, CPU threads, its warning about CUDA."""
+
+    version: str
+    cuda: str | None = None
+    threads: int = 1
+    warning: str | None = None
 
 
-def examined() -> dict[str, Any]:
-    """PyTorch's build, the CPU's abilities, whether memory is kept, and the devices."""
+@dataclass(frozen=True)
+class Device:
+    """A device and its probes; the dicts have one entry for each precision, fp32 and bf16.
+
+    Attributes:
+        name: as for `--device`.
+        title: name of the model, and the precision that `--precision auto` takes, with the reason.
+        precision: that precision.
+        iterations_per_second: of the small network of the probe.
+        gradient_error: relative L2 distance of its gradients to those on the CPU in fp32.
+        failures: why a probe failed; under "device" why there is none.
+    """
+
+    name: str
+    title: str = ""
+    precision: str = "fp32"
+    iterations_per_second: dict[str, float] = field(default_factory=dict)
+    gradient_error: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def run_child(*arguments: str, timeout: float = TIMEOUT_SECONDS) -> tuple[dict[str, Any], str | None]:
+    """Run this module in a child process: its report, and how it failed (None if it did not)."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-m", "dipcli.cli.doctor.probes", *arguments]
+    with subprocess.Popen(  # noqa: S603
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as child:
+        try:
+            output, log = child.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            ending = f"no answer in {timeout:g} seconds"
+            _, log = child.communicate()
+        else:
+            if child.returncode == 0:
+                return json.loads(output.splitlines()[-1]), None
+            names = {-number: number.name for number in signal.Signals}
+            ending = names.get(child.returncode, f"exit code {child.returncode}")
+    return {}, f"{(log.strip().splitlines() or ['Python'])[-1]} ({ending})"
+
+
+def probe_in_child(name: str, timeout: float = TIMEOUT_SECONDS) -> Device:
+    """Probe a device in a child process."""
+    report, failure = run_child("device", name, timeout=timeout)
+    return Device(name, failures={"device": failure}) if failure else Device(**report)
+
+
+def import_modules(names: list[str]) -> dict[str, Any]:
+    """Import modules and report the errors; if PyTorch is among them and works, report its build and devices."""
+    errors = {}
+    for name in names:
+        print(f"importing {name}", file=sys.stderr, flush=True)  # noqa: T201 - the parent reads how far it came
+        try:
+            import_module(name)
+        except Exception as error:  # noqa: BLE001 - a broken installation raises anything
+            errors[name] = _summarise(error)
+    return {"errors": errors, **(_describe_torch() if "torch" in names and "torch" not in errors else {})}
+
+
+def _describe_torch() -> dict[str, Any]:
     import torch
 
-    from dipcli.fitting import device as machine
-
-    build, names = _build()
-    able = machine.capabilities()
-    kept = machine.keep_memory(torch.device("cpu"))
-    return {
-        "torch": asdict(build),
-        "abilities": [each for each in ABILITIES if able.get(each)] or [torch.backends.cpu.get_cpu_capability()],
-        "kept": kept,
-        "devices": [asdict(tried(name)) for name in names],
-    }
-
-
-def tried(name: str) -> Device:
-    """What a device is and does, if it answers at all."""
-    print(f"trying {name}", file=sys.stderr, flush=True)  # noqa: T201
-    try:
-        return _described(name)
-    except Exception as error:  # noqa: BLE001 - drivers raise what they like
-        trouble = _first_line(error)
-        return Device(
-            name, name, "fp32", "it does not answer", trials=(Trial("fp32", trouble=trouble),), trouble=trouble
-        )
-
-
-def _described(name: str) -> Device:
-    import torch
-
-    from dipcli.fitting import device as machine
-
-    place = torch.device(name)
-    precision, reason = machine.choice(place)
-    memory = capability = None
-    if place.type == "cuda":
-        properties = torch.cuda.get_device_properties(place)
-        memory, capability = properties.total_memory, (properties.major, properties.minor)
-    repeats, trouble = _repeated(name)
-    return Device(
-        name=name,
-        title=machine.name(place),
-        precision=precision,
-        reason=reason,
-        memory=memory,
-        capability=capability,
-        trials=(_trial(place, "fp32"), _trial(place, "bf16")),
-        repeats=repeats,
-        trouble=trouble,
-    )
-
-
-def _loaded(module: str) -> str | None:
-    """What keeps a module from being imported; None when it can be."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import_module(module)
-    except Exception as error:  # noqa: BLE001 - whatever a broken installation raises
-        return _first_line(error)
-    return None
-
-
-def _first_line(error: Exception) -> str:
-    told = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {told}" if told else type(error).__name__
-
-
-def _build() -> tuple[Torch, list[str]]:
-    """How PyTorch was built, and the names of the devices that it offers."""
-    import torch
+    from dipcli.fitting.machine.device import read_cpu_capabilities
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    build = Torch(
-        version=torch.__version__,
-        cuda=torch.version.cuda,
-        hip=torch.version.hip,
-        arches=tuple(torch.cuda.get_arch_list()) if cards else (),
-        threads=torch.get_num_threads(),
-        trouble=next((str(each.message).partition("\n")[0] for each in caught), None),
-    )
-    apple = ["mps"] if torch.backends.mps.is_available() else []
-    return build, ["cpu", *(f"cuda:{number}" for number in range(cards)), *apple]
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    warning = next((str(each.message).partition("\n")[0] for each in caught), None)
+    built_for = torch.version.cuda or torch.version.hip
+    abilities = [name for name in ABILITIES if read_cpu_capabilities().get(name)]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return {
+        "torch": asdict(Torch(torch.__version__, built_for, torch.get_num_threads(), warning)),
+        "abilities": abilities or [torch.backends.cpu.get_cpu_capability()],
+        "devices": ["cpu", *(f"cuda:{index}" for index in range(gpus)), *mps],
+    }
 
 
-def _trial(place: torch.device, precision: str) -> Trial:
-    """Two convolutions and the gradient of what comes out, compared to the CPU's in fp32."""
+def probe_device(name: str) -> Device:
+    """Probe a device in this process."""
     import torch
 
+    from dipcli.fitting.machine.device import choose_precision, read_name
+
+    print(f"probing {name}", file=sys.stderr, flush=True)  # noqa: T201 - the parent reads how far it came
+    device = torch.device(name)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a card without kernels is warned of, and then fails
-            expected, _ = _computed(torch.device("cpu"), torch.float32)
-            found, seconds = _computed(place, torch.float32 if precision == "fp32" else torch.bfloat16)
-    except Exception as error:  # noqa: BLE001 - likewise
-        return Trial(precision, trouble=_first_line(error))
-    distance = float((found - expected).norm() / expected.norm())
-    if not math.isfinite(distance):
-        return Trial(precision, trouble="the result is not finite")
-    return Trial(precision, round(seconds * 1e3, 3), round(distance, 6))
+        precision, reason = choose_precision(device)
+        report = Device(name, f"{read_name(device)}, --precision auto takes {precision}: {reason}", precision)
+    except Exception as error:  # noqa: BLE001 - drivers raise anything
+        return Device(name, failures={"device": _summarise(error)})
+    for kind in ("fp32", "bf16"):
+        try:
+            reference, _ = compute_gradients(torch.device("cpu"), "fp32")
+            gradients, seconds = compute_gradients(device, kind)
+        except Exception as error:  # noqa: BLE001 - drivers raise anything
+            report.failures[kind] = _summarise(error)
+            continue
+        report.iterations_per_second[kind] = round(1 / seconds, 1)
+        if gradients.isfinite().all():
+            report.gradient_error[kind] = float((gradients - reference).norm() / reference.norm())
+        else:
+            report.failures[kind] = "the gradients are not finite"
+    return report
 
 
-def _computed(place: torch.device, dtype: torch.dtype) -> tuple[Tensor, float]:
-    """The gradient with respect to the input, on the CPU in fp32, and the fewest seconds that it took."""
-    import torch
-    from torch.nn import functional
-
-    chance = torch.Generator().manual_seed(0)
-    drawn = torch.randn(1, CHANNELS, SIDE, SIDE, generator=chance)
-    weights = [torch.randn(CHANNELS, CHANNELS, 3, 3, generator=chance) / CHANNELS for _ in range(2)]
-    image = drawn.to(place, dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
-    first, second = (each.to(place, dtype) for each in weights)
-    times = []
-    for _ in range(1 + TIMES):
-        began = perf_counter()
-        hidden = functional.conv2d(image, first, padding=1).tanh()
-        loss = functional.conv2d(hidden, second, padding=1).float().square().mean()
-        (gradient,) = torch.autograd.grad(loss, image)
-        found = gradient.float().cpu()  # a GPU may still be at work until here
-        times.append(perf_counter() - began)
-    return found, min(times[1:])
-
-
-def _repeated(name: str) -> tuple[bool | None, str | None]:
-    """Whether a small fit gives the same bits twice, or why it could not be run."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            once, again = _fitted(name), _fitted(name)
-    except Exception as error:  # noqa: BLE001 - likewise
-        return None, _first_line(error)
-    return once.equal(again), None
-
-
-def _fitted(name: str) -> Tensor:
-    """A few iterations on a picture of noise, (3, 32, 32)."""
+def compute_gradients(device: torch.device, precision: str) -> tuple[Tensor, float]:
+    """Fit noise with a small network: gradients of all weights, on the CPU in fp32, and seconds per iteration."""
     import torch
 
-    from dipcli.fitting.solve import prepare, solve
+    from dipcli.fitting.evaluate import evaluate_alone
+    from dipcli.networks import build
+    from dipcli.settings import Settings
 
-    measured = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
-    settings = Settings(iterations=4, network=NETWORK, input_depth=4, stop="none", device=name)
-    return solve(prepare(Problem(measured=measured, shape=(3, 32, 32)), settings)).image
+    target = torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(device)
+    prior = build(Settings(network=NETWORK), (3, SIDE, SIDE)).to(device)
+    seconds = []
+    for _ in range(1 + TIMED_ITERATIONS):  # the first is slower
+        prior.network.zero_grad()
+        start = perf_counter()
+        evaluate_alone(prior.network, precision, prior.code, lambda image: (image - target).square().mean())
+        weights = [weight.grad for weight in prior.network.parameters() if weight.grad is not None]
+        gradients = torch.cat([gradient.float().flatten() for gradient in weights]).cpu()  # waits for a GPU
+        seconds.append(perf_counter() - start)
+    return gradients, min(seconds[1:])
+
+
+def _summarise(error: Exception) -> str:
+    line = str(error).strip().partition("\n")[0].rstrip(".")
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 if __name__ == "__main__":
-    main()
+    warnings.simplefilter("ignore")
+    what, *arguments = sys.argv[1:]
+    result = import_modules(arguments) if what == "import" else asdict(probe_device(*arguments))
+    sys.stdout.write(json.dumps(result) + "\n")

@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from dipcli.errors import OutOfMemoryError
-from dipcli.fitting import cgroups
+from dipcli.fitting.machine import cgroups
 from dipcli.settings import Settings
 
 BASE_BYTES = 300 * 2**20  # of the process without images: Python, PyTorch and the libraries they load

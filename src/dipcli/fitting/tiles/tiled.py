@@ -9,14 +9,14 @@ import torch
 from torch.nn import functional
 
 from dipcli.errors import OutOfMemoryError
-from dipcli.fitting import memory
 from dipcli.fitting.control import NO_CONTROL, Control, Deadline, Observer
-from dipcli.fitting.memory import translate_memory_errors
+from dipcli.fitting.machine import memory
+from dipcli.fitting.machine.memory import translate_memory_errors
 from dipcli.fitting.restarts import fit_runs, fresh_prior
 from dipcli.fitting.results import Fit, Runs
 from dipcli.fitting.started_rule import start_rule
 from dipcli.fitting.state import FittedTile, RunsState, TilesState
-from dipcli.fitting.tiling import TileLayout, blend, halve_place, has_unknown
+from dipcli.fitting.tiles.tiling import TileLayout, blend, halve_place, has_unknown
 from dipcli.problem import Problem
 from dipcli.settings import Settings
 from dipcli.stopping import Rule

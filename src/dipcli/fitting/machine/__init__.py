@@ -1,0 +1,1 @@
+"""The machine that a fit runs on: devices and memory."""

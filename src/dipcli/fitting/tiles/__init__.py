@@ -1,0 +1,1 @@
+"""Large images, fitted in overlapping tiles."""
