@@ -47,7 +47,7 @@ def cut(path: Path) -> Path:
     return path
 
 
-def written(folder: Path) -> dict[Path, tuple[int, bytes]]:
+def read_files(folder: Path) -> dict[Path, tuple[int, bytes]]:
     """Every file below, when it was written and what is in it."""
     return {each: (each.stat().st_mtime_ns, each.read_bytes()) for each in folder.rglob("*") if each.is_file()}
 
@@ -80,11 +80,11 @@ def test_a_folder_of_twenty_with_four_that_are_no_pictures(
     assert {each.name for each in output.glob("*.png")} == set(good)
     assert not [each for each in output.rglob("*") if each.name.startswith(".")], "no lock, no temporary file is left"
 
-    before = written(output)
+    before = read_files(output)
     monkeypatch.setattr("dipcli.runs.run.solve", None)  # a fit would be a bug
     again = dip.quick("denoise", source, "-o", output, "--json")
     assert again.exit_code == 3
-    assert written(output) == before, "nothing is done again"
+    assert read_files(output) == before, "nothing is done again"
     assert f"0 restored, {failed} failed, 16 skipped" in again.stderr
     assert again.stderr.count(": already restored\n") == 16
     assert len(told(again)) == total
@@ -125,10 +125,10 @@ def test_results_are_never_taken_for_pictures(dip: Dip, tmp_path: Path) -> None:
     assert beside.exit_code == 0, beside.stderr
     assert beside.stdout.splitlines() == [str(each.with_suffix(".denoised.png")) for each in pictures]
     assert "hidden" not in beside.stderr
-    before = written(tmp_path)
+    before = read_files(tmp_path)
     again = dip.quick("denoise", tmp_path, "--snapshot-at", 1)
     assert "0 restored, 0 failed, 2 skipped" in again.stderr
-    assert written(tmp_path) == before
+    assert read_files(tmp_path) == before
     for _ in range(2):
         nested = dip.quick("denoise", tmp_path, "-o", tmp_path / "out", "--json")
         assert [each["input"] for each in told(nested)] == [str(each) for each in pictures]
@@ -385,12 +385,12 @@ def test_what_is_finished_is_skipped_and_what_is_not_is_restored(dip: Dip, resto
     "other", [["--seed", 7], ["--iters", 5], ["--preset", "best"], ["--loss", "l1"], ["--snapshot-at", 1]], ids=str
 )
 def test_other_options_are_no_reason_to_lose_a_result(dip: Dip, restored: Path, other: list[object]) -> None:
-    before = written(restored)
+    before = read_files(restored)
     command = ("denoise", restored, "-o", restored / "out", *QUICK)
     result = dip(*command, *other)
     assert result.exit_code == 0
     assert result.stderr.count("already restored with other options: --overwrite restores it anew\n") == 2
-    assert written(restored) == before
+    assert read_files(restored) == before
     assert "2 restored" in dip(*command, *other, "--overwrite").stderr
     for more, words in ((other, "already restored\n"), ([], "already restored with other options")):
         assert dip(*command, *more).stderr.count(words) == 2
@@ -527,7 +527,7 @@ def test_a_folder_that_takes_nothing_is_said_once(
 ) -> None:
     draw(restored / "c.png")
     cut(restored / "d.png")
-    before = written(restored)
+    before = read_files(restored)
     monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse(code))
     for output in (restored / "new/sub", restored / "out"):
         result = dip.quick("denoise", restored, "-o", output, "--json")
@@ -540,7 +540,7 @@ def test_a_folder_that_takes_nothing_is_said_once(
     beside = dip.quick("denoise", restored)
     assert beside.exit_code == 1
     assert beside.stderr.count(sentence) == 1
-    assert written(restored) == before
+    assert read_files(restored) == before
 
 
 CALLS = """
