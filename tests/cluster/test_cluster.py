@@ -24,11 +24,13 @@ from dipcli.settings.outputs import Outputs
 from dipcli.settings.scheduler import Scheduler, parse_scheduler
 from dipcli.tasks.registry import tasks
 
-distributed = pytest.importorskip("distributed", reason="the extra dipcli[cluster] is not installed")
+pytest.importorskip("distributed", reason="the extra dipcli[cluster] is not installed")
+
+import distributed
 
 import dipcli
 from dipcli.cluster import clusters, worker
-from dipcli.cluster.clusters import Division, describe_division, divide_machine
+from dipcli.cluster.clusters import Division, divide_machine
 from dipcli.cluster.dispatch import restore_by
 from dipcli.fitting.machine import memory
 from dipcli.runs.batches.batch import Batch, Outcome, lay_out, restore_all
@@ -192,7 +194,7 @@ def test_after_the_scheduler_is_killed_the_same_call_does_the_rest(
     ("signals", "code", "fits", "kept"),
     [
         pytest.param([signal.SIGINT], 130, 2, True, id="Ctrl-C"),
-        pytest.param([signal.SIGTERM, signal.SIGTERM], 143, 1, False, id="SIGTERM twice"),
+        pytest.param([signal.SIGTERM, signal.SIGTERM], -signal.SIGTERM, 1, False, id="SIGTERM twice"),
         pytest.param([signal.SIGKILL], -9, 1, False, id="SIGKILL"),
     ],
 )
@@ -256,9 +258,7 @@ def test_the_images_of_a_lost_worker_are_restored_together_by_another(
 ) -> None:
     for number in range(6):
         draw(tmp_path / f"in/{number}.png", number)
-    process = call(
-        tmp_path, "-o", "out", "--scheduler", "local:2", "--batch-size", "3", "--json", iterations=400
-    )
+    process = call(tmp_path, "-o", "out", "--scheduler", "local:2", "--batch-size", "3", "--json", iterations=400)
     started.append(process)
     wait_until(lambda: len(list(tmp_path.glob("out/*.dip/log.csv"))) == 6)
     assert len(worker_processes(process)) == 2, "three images in each"
@@ -480,7 +480,6 @@ def test_no_more_fits_run_than_memory_allows(tmp_path: Path, monkeypatch: pytest
     given = {name: value for name, value in make_job(tmp_path).given.items() if name != "threads"}
     division = divide_machine(Scheduler("local"), make_job(tmp_path, given=given), 99)
     assert division == Division(2, 4), "each takes 300 MiB for Python and PyTorch"
-    assert "2 fits" in describe_division(division)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"], "nothing is written"
 
 

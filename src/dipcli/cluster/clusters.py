@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +17,6 @@ import torch
 from dask.system import CPU_COUNT
 from distributed import Client, Nanny, Security, SpecCluster
 
-from dipcli import files
 from dipcli.errors import DipError
 from dipcli.fitting.machine import memory
 from dipcli.records.job import Job
@@ -84,7 +82,8 @@ def connect(
                 yield client, threads
         else:
             division = divide_machine(scheduler, job, images)
-            note(f"Running {describe_division(division)}; --scheduler local:N runs N.")
+            place = f"GPUs: {len({*division.gpus})}" if division.gpus else f"CPU threads each: {division.threads}"
+            note(f"Fits at a time: {division.fits}. {place}. Use --scheduler local:N for N fits.")
             with _start_local(division) as cluster, _open_client(cluster) as client:
                 yield client, division.threads
 
@@ -112,13 +111,6 @@ def divide_machine(scheduler: Scheduler, job: Job, images: int) -> Division:
     return Division(fits, threads or max(1, cores // fits), pins)
 
 
-def describe_division(division: Division) -> str:
-    """Say how many fits run at a time, with how many threads."""
-    fits, threads, gpus = division
-    place = f"on {len({*gpus})} GPUs" if gpus else f"with {threads} CPU threads each"
-    return f"{fits} fits at a time {place}"
-
-
 def count_cores() -> int:
     """Physical cores, of the CPUs that this process may use."""
     cores: int = min(CPU_COUNT, psutil.cpu_count(logical=False) or CPU_COUNT)
@@ -133,15 +125,11 @@ def visible_gpus() -> list[str]:
     return visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
 
 
-def _free_memory() -> int:
-    """Bytes that all fits may use together."""
-    return memory.read_free(torch.device("cpu")) or int(psutil.virtual_memory().available)
-
-
 def _count_fits_in_memory(job: Job) -> int:
     """Fits that fit into memory together."""
+    free = memory.read_free(torch.device("cpu")) or 0
     try:
-        return int(memory.FREE_MEMORY_FRACTION * _free_memory()) // prepare_job(job).estimate.whole
+        return int(memory.FREE_MEMORY_FRACTION * free) // prepare_job(job).estimate.whole
     except DipError:
         return 1  # the fit will report what is wrong
 
@@ -164,7 +152,7 @@ def _start_local(division: Division) -> Iterator[SpecCluster]:
     connection = {"host": LOOPBACK, "protocol": "tls://", "security": security, **NO_DASHBOARD}
     options = connection | {
         "nthreads": 1,
-        "memory_limit": _free_memory() // division.fits,
+        "memory_limit": (memory.read_free(torch.device("cpu")) or 0) // division.fits,  # 0 is no limit
         "preload": ["dipcli.cluster.worker"],
         "silence_logs": logging.CRITICAL,
     }
@@ -176,7 +164,11 @@ def _start_local(division: Division) -> Iterator[SpecCluster]:
         "cls": distributed.Scheduler,
         "options": connection | {"port": 0, "allowed_failures": LOCAL_ATTEMPTS - 1},
     }
-    with SpecCluster(workers=workers, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL) as cluster:
+    # SpecCluster drops a worker that is absent some time after a crash; the Nanny is about to replace its process.
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 week"}),
+        SpecCluster(workers=workers, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL) as cluster,
+    ):
         yield cluster
 
 
@@ -188,43 +180,24 @@ def _start_slurm(jobs: int) -> Iterator[Any]:
     if shutil.which("sbatch") is None:
         raise DipError("--scheduler slurm: there is no sbatch here. Run dip where Slurm jobs are submitted.")
     config = dask.config.get("jobqueue.slurm")
-    with tempfile.TemporaryDirectory(
-        prefix=".dip-keys-", dir=config.get("shared-temp-directory") or Path.home(), ignore_cleanup_errors=True
-    ) as keys:
-        try:
-            cluster = SLURMCluster(
-                cores=1,  # a fit at a time, with all CPUs of the job
-                processes=1,
-                job_cpu=config.get("job-cpu") or config.get("cores"),
-                security=_write_keys(Security.temporary(), Path(keys)),
-                scheduler_options=NO_DASHBOARD,
-                silence_logs=logging.CRITICAL,
-            )
-        except (ValueError, RuntimeError) as error:
-            message = " ".join(str(error).split())
-            raise DipError(
-                f"--scheduler slurm: {message}. Describe the jobs in ~/.config/dask/jobqueue.yaml (docs/scale.md)."
-            ) from error
-        with cluster:
-            cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)
-            yield cluster
-
-
-def _write_keys(security: Security, folder: Path) -> Security:
-    """Write temporary keys to files, so that the jobs get file names and not keys on their command line."""
-    paths = {}
-    for name in ("tls_ca_file", "tls_client_key", "tls_client_cert"):
-        path = folder / name
-        files.write(path, getattr(security, name).encode())
-        path.chmod(0o600)
-        paths[name] = str(path)
-    roles = ("client", "scheduler", "worker")
-    return Security(
-        require_encryption=True,
-        tls_ca_file=paths["tls_ca_file"],
-        **{f"tls_{role}_key": paths["tls_client_key"] for role in roles},
-        **{f"tls_{role}_cert": paths["tls_client_cert"] for role in roles},
-    )
+    try:
+        cluster = SLURMCluster(
+            cores=1,  # a fit at a time, with all CPUs of the job
+            processes=1,
+            job_cpu=config.get("job-cpu") or config.get("cores"),
+            security=True,  # temporary keys, in files that only this user can read
+            shared_temp_directory=config.get("shared-temp-directory") or str(Path.home()),
+            scheduler_options=NO_DASHBOARD,
+            silence_logs=logging.CRITICAL,
+        )
+    except (ValueError, RuntimeError) as error:
+        message = " ".join(str(error).split())
+        raise DipError(
+            f"--scheduler slurm: {message}. Describe the jobs in ~/.config/dask/jobqueue.yaml (docs/scale.md)."
+        ) from error
+    with cluster:
+        cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)
+        yield cluster
 
 
 @contextmanager

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import signal
-import sys
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
-from types import FrameType
 
 from dipcli.cluster.clusters import connect
-from dipcli.cluster.tasks import open_tasks
+from dipcli.cluster.tasks import Tasks
 from dipcli.errors import DipError, UsageError
 from dipcli.runs.batches.batch import Batch, BatchSize, Outcome, decide_without_fit, not_started
 from dipcli.runs.display import Display
@@ -54,7 +51,7 @@ def restore_by(
             "Ending the fits at work and keeping their best images so far. Press Ctrl-C again to stop at once."
         )
 
-    with _exit_on_sigterm(signals), handle_signals(*signals, say=warn) as interrupt:
+    with handle_signals(*signals, say=warn) as interrupt:
         decisions = _decide(batch, batch_size or 1)
         waiting: deque[list[int]] = deque()
         yield from _advance(decisions, waiting)
@@ -63,7 +60,7 @@ def restore_by(
         first = waiting[0][0]
         with (
             connect(scheduler, batch.entries[first - 1].job, len(batch.entries) - first + 1, display.note) as cluster,
-            open_tasks(*cluster, batch) as tasks,
+            closing(Tasks(*cluster, batch)) as tasks,
         ):
             while waiting or tasks.pending:
                 tasks.poll(display, interrupt)
@@ -106,19 +103,3 @@ def _advance(decisions: Iterator[Outcome | list[int]], waiting: deque[list[int]]
             waiting.append(decision)
             return
         yield decision
-
-
-@contextmanager
-def _exit_on_sigterm(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
-    """Turn a second SIGTERM into SystemExit, so that the workers are stopped before this process ends."""
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    handled = signal.SIGTERM in signals and threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, leave) if handled else None
-    try:
-        yield
-    finally:
-        if handled:
-            signal.signal(signal.SIGTERM, before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -41,6 +41,7 @@ class Tasks:
 
     def __init__(self, client: Client, threads: int | None, batch: Batch) -> None:
         self.client, self.threads, self.batch = client, threads, batch
+        self.address = str(client.scheduler.address)
         self.call = f"dip-{uuid4().hex}"
         self.submitted = 0
         self.pending: dict[Future, tuple[int, ...]] = {}
@@ -55,13 +56,12 @@ class Tasks:
 
     def submit(self, numbers: Sequence[int]) -> None:
         """Submit a task: one image, or several of one size."""
-        jobs = [job_json.to_json(self.batch.entries[number - 1].job) for number in numbers]
         request = {
             "call": self.call,
             "version": dipcli.__version__,
             "cwd": str(Path.cwd()),
             "threads": self.threads,
-            "jobs": jobs,
+            "jobs": [job_json.to_json(self.batch.entries[number - 1].job) for number in numbers],
         }
         self.submitted += 1
         future = self.client.submit(worker.restore_images, request, key=(self.call, self.submitted), pure=False)
@@ -84,7 +84,7 @@ class Tasks:
             self.next_note = monotonic() + FIRST_NOTE_SECONDS
         elif monotonic() > self.next_note:
             self.next_note = monotonic() + NEXT_NOTE_SECONDS
-            display.note(f"Waiting for workers to connect to {self._address()}.")
+            display.note(f"Waiting for workers to connect to {self.address}.")
 
     def collect(self, interrupt: Interrupt, waiting: deque[list[int]]) -> Iterator[Outcome]:
         """Wait for a task for half a second at most, and yield its outcomes.
@@ -125,8 +125,8 @@ class Tasks:
         skipped = "" if outcome.record else outcome.skipped
         return replace(outcome, number=number, skipped=skipped)
 
-    def cancel(self) -> None:
-        """Cancel all tasks: their fits end, and keep their checkpoints."""
+    def close(self) -> None:
+        """Cancel what is still pending: the fits end and keep their checkpoints."""
         if self.pending and self.client.status == "running":
             with suppress(Exception):  # whatever is wrong with the scheduler, the caller is leaving
                 self.client.cancel(list(self.pending), force=True)
@@ -141,37 +141,20 @@ class Tasks:
 
     def _gone(self) -> DipError:
         return DipError(
-            f"The scheduler at {self._address()} is gone: start it again and repeat the call. Finished images are "
-            "skipped."
+            f"The scheduler at {self.address} is gone: start it again and repeat the call. Finished images are skipped."
         )
-
-    def _address(self) -> str:
-        scheduler = self.client.scheduler
-        return str(scheduler.address) if scheduler else "its address"
-
-
-@contextmanager
-def open_tasks(client: Client, threads: int | None, batch: Batch) -> Iterator[Tasks]:
-    """Cancel on leaving what is still pending."""
-    tasks = Tasks(client, threads, batch)
-    try:
-        yield tasks
-    finally:
-        tasks.cancel()
 
 
 def _reason(error: Exception) -> DipError:
     """Why a task failed, for the user."""
     if isinstance(error, DipError):
         return error
+    text = f"The fit failed, which is a bug in dip ({type(error).__name__}: {error}): DIP_DEBUG=1 shows where."
     if isinstance(error, KilledWorker):
-        reason = DipError(
-            f"{error.allowed_failures + 1} worker processes died while restoring it: it crashes them, or memory ran "
-            "out. Try it alone, or with --max-memory."
+        deaths = error.allowed_failures + 1
+        text = (
+            f"{deaths} worker processes died while restoring it (a crash, or no memory): try it alone, or --max-memory."
         )
-    else:
-        reason = DipError(
-            f"The fit failed, which is a bug in dip ({type(error).__name__}: {error}): DIP_DEBUG=1 shows where."
-        )
+    reason = DipError(text)
     reason.__cause__ = error
     return reason

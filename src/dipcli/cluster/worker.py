@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -26,7 +24,7 @@ from dipcli.runs.batches.joint import restore_together
 from dipcli.runs.display import Silent
 from dipcli.runs.interrupt import Interrupt
 
-NANNY_SECONDS = 1.0  # it looks every 0.05 s
+NANNY_SECONDS = 0.5  # it looks every 0.05 s
 _one_task = Lock()  # a worker that was started with several threads still runs one task at a time
 _ended_calls: dict[str, signal.Signals] = {}
 
@@ -62,10 +60,10 @@ def restore_images(request: dict[str, Any]) -> list[Outcome]:
     worker = get_worker()
     notes = _Notes()
     _wait_for_nanny()
-    with _one_task, _limit_memory(worker.memory_manager.memory_limit):
-        _check_version(request["version"])
-        _change_folder(Path(request["cwd"]))
+    with _one_task:
+        _enter(request["version"], Path(request["cwd"]))
         torch.set_num_threads(request["threads"] or CPU_COUNT)
+        memory.PROCESS_LIMIT_BYTES.set(worker.memory_manager.memory_limit)
         jobs = [job_json.from_json(job) for job in request["jobs"]]
         batch = Batch(tuple(Entry(job) for job in jobs), several=True)
         interrupt.reason()
@@ -119,22 +117,10 @@ class _Notes(Silent):
         return tuple(texts)
 
 
-@contextmanager
-def _limit_memory(limit: int | None) -> Iterator[None]:
-    token = memory.PROCESS_LIMIT_BYTES.set(limit)
-    try:
-        yield
-    finally:
-        memory.PROCESS_LIMIT_BYTES.reset(token)
-
-
-def _check_version(version: str) -> None:
+def _enter(version: str, folder: Path) -> None:
+    """Check the version, and change to the folder of the call, where relative paths mean the same."""
     if version != dipcli.__version__:
         raise DipError(f"This worker has dip {dipcli.__version__}, the caller has {version}: install the same version.")
-
-
-def _change_folder(folder: Path) -> None:
-    """Change to the folder of the call, where relative paths mean the same."""
     try:
         os.chdir(folder)
     except OSError as error:

@@ -109,7 +109,7 @@ def _restore(
     try:
         record, ended_by = restore(
             batch.entries[number - 1].job,
-            display=_FitDisplay(joint),
+            display=joint.for_image(),
             signals=signals,
             announce=announce,
             resume=True,
@@ -138,6 +138,10 @@ class JointDisplay(ExitStack):
         self.display, self.count, self.together = display, count, together
         self.iterations = 0
         self.shown = False
+
+    def for_image(self) -> Display:
+        """The display of one of the fits."""
+        return _FitDisplay(self)
 
     def show(self, expected: Expected) -> None:
         """Begin, with what is expected of the first image."""

@@ -7,7 +7,6 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import NamedTuple
 
 from dipcli import images, stopping
 from dipcli.errors import DipError
@@ -26,33 +25,19 @@ MIN_IMAGES = 4  # for fewer a measurement does not pay
 MAX_ITERATIONS = 10**9  # a trial ends by time
 
 
-class Throughput(NamedTuple):
-    """What a trial measured.
-
-    Attributes:
-        iterations: per second, of all fits together.
-        memory: bytes that each fit may take.
-        limit: bytes that all fits may take together; None for no limit.
-    """
-
-    iterations: float
-    memory: int
-    limit: int | None
-
-
 def measure_throughput(
     fit: PreparedFit,
     together: int = 1,
     seconds: float = TRIAL_SECONDS,
     interrupted: Callable[[], object] = lambda: None,
-) -> Throughput:
-    """Run several copies of a fit together for a while.
+) -> float:
+    """Run several copies of a fit together for a while; return the iterations per second of all of them.
 
     Args:
         fit: it is not changed.
         together: number of copies.
         seconds: duration.
-        interrupted: whether to end earlier; then the throughput may be 0.
+        interrupted: whether to end earlier; then the result may be 0.
 
     Raises:
         DipError: if the fit fails.
@@ -82,8 +67,7 @@ def measure_throughput(
         pass
     # The first iteration of each fit is slower than the others, and so are those after the first fit that ended.
     counted = times[together : len(times) - together + 1]
-    iterations = (len(counted) - 1) / (counted[-1] - counted[0]) if len(counted) > 1 else 0.0
-    return Throughput(iterations, fit.estimate.whole, memory.read_limit(fit.settings))
+    return (len(counted) - 1) / (counted[-1] - counted[0]) if len(counted) > 1 else 0.0
 
 
 def prepare_job(job: Job) -> PreparedFit:
@@ -130,14 +114,14 @@ def choose_batch_size(
     return in_memory
 
 
-def _find_fastest(measure: Callable[[int], Throughput], job: Job, most: int, note: Callable[[str], None]) -> int:
+def _find_fastest(measure: Callable[[int], float], job: Job, most: int, note: Callable[[str], None]) -> int:
     """Return the smallest candidate that no larger one beats clearly."""
     measured: dict[int, float] = {}
     best = 1
     for together in CANDIDATES:
         if together > most:
             break
-        measured[together] = measure(together).iterations
+        measured[together] = measure(together)
         if not measured[together]:
             return best  # interrupted
         if measured[together] >= MIN_SPEEDUP * measured[best]:
