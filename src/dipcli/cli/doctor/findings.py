@@ -20,19 +20,12 @@ Grade: TypeAlias = Literal["broken", "hint"]
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem and its remedy.
+    """A problem and its remedy."""
 
-    Attributes:
-        grade: broken (dipcli does not work, or computes wrong values) or hint (it works, but could do better).
-        problem: what is wrong, a sentence.
-        remedy: what to do, a sentence; it ends with a colon if a command follows.
-        command: what to type; may be empty.
-    """
-
-    grade: Grade
+    grade: Grade  # broken: dipcli does not work, or computes wrong values; hint: it could do better
     problem: str
     remedy: str
-    command: str = ""
+    command: str = ""  # for the remedy, to be copied
 
 
 def find_problems(facts: Facts) -> list[Finding]:

@@ -122,8 +122,11 @@ def probe_device(name: str) -> Device:
             report.failures[kind] = _summarise(error)
         else:
             report.iterations_per_second[kind] = round(1 / seconds, 1)
-            error = float((gradients - reference).norm() / reference.norm())
-            report.gradient_error[kind] = error if math.isfinite(error) else 1e9  # JSON has no infinity
+            distance = float((gradients - reference).norm() / reference.norm())
+            if math.isfinite(distance):
+                report.gradient_error[kind] = distance
+            else:
+                report.failures[kind] = "the gradients are not finite"
     return report
 
 

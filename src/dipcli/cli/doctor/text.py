@@ -35,11 +35,8 @@ def print_report(facts: Facts, findings: Sequence[Finding]) -> None:
 
 def _fill(text: str, width: int, label: str) -> str:
     """Wrap between words, aligned behind the label."""
-    indent = " " * len(label)
-    width = max(width, len(label) + 1)
-    lines = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False,
-                          break_on_hyphens=False)  # fmt: skip
-    return label + "\n".join(lines)[len(label) :]
+    lines = textwrap.wrap(text, max(width - len(label), 1), break_long_words=False, break_on_hyphens=False)
+    return label + f"\n{' ' * len(label)}".join(lines)
 
 
 def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
