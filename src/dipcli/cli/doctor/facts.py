@@ -116,8 +116,10 @@ def gather_facts(timeout: float = probes.TIMEOUT_SECONDS) -> Facts:
 
 def list_packages(distribution: str = "dipcli") -> tuple[Package, ...]:
     """List what a distribution requires, by its metadata, and the installed versions."""
-    packages = []
-    for match in filter(None, map(REQUIREMENT.fullmatch, importlib.metadata.requires(distribution) or [])):
+    packages, requirements = [], None
+    with suppress(importlib.metadata.PackageNotFoundError):  # run from its source
+        requirements = importlib.metadata.requires(distribution)
+    for match in filter(None, map(REQUIREMENT.fullmatch, requirements or [])):
         name, versions, extra = match.groups("")
         version, minimum = None, re.search(r">=\s*([\w.]+)", versions)
         with suppress(importlib.metadata.PackageNotFoundError):

@@ -62,7 +62,7 @@ def _check_gpu(facts: Facts) -> Iterator[Finding]:
     torch = facts.torch
     if torch is None or not facts.gpus or any(device.name.startswith("cuda") for device in facts.devices):
         return
-    reason = (torch.warning or "it sees no GPU; check CUDA_VISIBLE_DEVICES") if torch.cuda else "it is a CPU build"
+    reason = (torch.warning or "it sees no GPU; check CUDA_VISIBLE_DEVICES") if torch.built_for else "it is a CPU build"
     problem = f"PyTorch {torch.version} does not use the {facts.gpus[0]}: {reason.rstrip('.')}."
     yield Finding("hint", problem, f"Install the build for this GPU and driver: {TORCH_BUILDS}")
 

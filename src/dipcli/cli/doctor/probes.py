@@ -28,10 +28,10 @@ ABILITIES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "neon", "bf16", "sve
 
 @dataclass(frozen=True)
 class Torch:
-    """The installed PyTorch: version, CUDA (or HIP) it is built for, CPU threads, its warning about CUDA."""
+    """The installed PyTorch: version, what GPUs it is built for, CPU threads, its warning about CUDA."""
 
     version: str
-    cuda: str | None = None
+    built_for: str | None = None  # CUDA 13.0, HIP 7.0; None for a CPU build
     threads: int = 1
     warning: str | None = None
 
@@ -90,7 +90,8 @@ def import_modules(names: list[str]) -> dict[str, Any]:
         warnings.simplefilter("always")
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     warning = next((str(record.message).partition("\n")[0] for record in caught), None)
-    built_for = torch.version.cuda or torch.version.hip
+    versions = {"CUDA": torch.version.cuda, "HIP": torch.version.hip}
+    built_for = next((f"{name} {version}" for name, version in versions.items() if version), None)
     abilities = [name for name in ABILITIES if read_cpu_capabilities().get(name)]
     mps = ["mps"] if torch.backends.mps.is_available() else []
     return {
@@ -134,7 +135,7 @@ def compute_gradients(device: torch.device, precision: str) -> tuple[Tensor, flo
     """Fit noise with a small network: gradients of all weights, on the CPU in fp32, and seconds per iteration."""
     import torch
 
-    from dipcli.fitting.evaluate import evaluate_alone
+    from dipcli.fitting.passes.evaluate import evaluate_alone
     from dipcli.networks import build
     from dipcli.settings import Settings
 

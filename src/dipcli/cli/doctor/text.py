@@ -45,7 +45,7 @@ def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "Versions", ""
     yield "dipcli", facts.dipcli
     yield "Python", f"{facts.python}, {facts.executable}"
-    yield "PyTorch", f"{torch.version}, built for {torch.cuda or 'CPUs'}" if torch else "does not work"
+    yield "PyTorch", f"{torch.version}, built for {torch.built_for or 'CPUs'}" if torch else "does not work"
     for extra in sorted({package.extra for package in facts.packages}):
         packages = [package for package in facts.packages if package.extra == extra and package.name != "torch"]
         versions = ", ".join(f"{package.name} {package.version or 'missing'}" for package in packages)
