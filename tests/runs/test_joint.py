@@ -204,7 +204,7 @@ def test_a_half_done_picture_is_gone_on_with_in_company(folder: Path, tmp_path: 
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert stderr.count("going on from iteration") == 4
+    assert stderr.count("resuming from") == 4
     for number, before in list(reached.items())[:4]:
         assert record(out / f"{number}.png")["iterations"] > before
 
@@ -231,10 +231,10 @@ def test_a_second_signal_ends_at_once(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--batch-size", "0"], "--batch-size 0 is no number of pictures"),
-        (["--batch-size", "many"], "--batch-size many is no number of pictures"),
-        (["--batch-size", "-2"], "--batch-size -2 is no number"),
-        (["--batch-size", "2", "--time", "9s"], "no time of their own"),
+        (["--batch-size", "0"], "--batch-size 0 is invalid"),
+        (["--batch-size", "many"], "--batch-size many is invalid"),
+        (["--batch-size", "-2"], "--batch-size -2 is invalid"),
+        (["--batch-size", "2", "--time", "9s"], "time budget each"),
     ],
 )
 def test_what_makes_no_sense_is_said(dip: Dip, folder: Path, options: list[str], sentence: str) -> None:
@@ -247,7 +247,7 @@ def test_what_makes_no_sense_is_said(dip: Dip, folder: Path, options: list[str],
 def test_one_picture_has_no_company(dip: Dip, folder: Path) -> None:
     result = dip("denoise", folder / "0.png", "--batch-size", "2")
     assert result.exit_code == 2
-    assert "--batch-size is for several pictures" in result.stderr
+    assert "--batch-size is for several images" in result.stderr
 
 
 def test_other_tasks_too(dip: Dip, tmp_path: Path, passes: list[int]) -> None:

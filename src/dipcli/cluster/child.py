@@ -25,8 +25,8 @@ import torch
 
 import dipcli
 from dipcli.errors import DipError, OutOfMemoryError
-from dipcli.fitting import lockstep
 from dipcli.fitting.machine import memory
+from dipcli.fitting.passes import lockstep
 from dipcli.records import job_json as manifest
 from dipcli.records.job import Job
 from dipcli.runs.batches.finished import find_earlier_result

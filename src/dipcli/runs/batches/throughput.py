@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from dipcli import images, stopping
 from dipcli.errors import DipError
-from dipcli.fitting import lockstep
 from dipcli.fitting.control import Control
 from dipcli.fitting.machine import device as machine
 from dipcli.fitting.machine import memory
+from dipcli.fitting.passes import lockstep
 from dipcli.fitting.solve import PreparedFit, prepare, solve
 from dipcli.records.job import Job
 from dipcli.stopping.step import Step
