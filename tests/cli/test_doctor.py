@@ -528,7 +528,8 @@ def test_colours_on_a_terminal_only() -> None:
 
 @pytest.mark.slow
 def test_help_does_not_import_the_doctor() -> None:
-    code = "import sys; from dipcli.cli.app import app; app()(['--help'], standalone_mode=False)\nprint(sorted(sys.modules))"
+    code = "import sys; from dipcli.cli.app import app; app()(['--help'], standalone_mode=False)"
+    code += "; print(sorted(sys.modules))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "doctor" in output.partition("['")[0]
     loaded = re.findall(r"'([\w.]+)'", output.partition("['")[2])

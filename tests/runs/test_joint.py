@@ -212,14 +212,14 @@ def test_a_half_done_picture_is_gone_on_with_in_company(folder: Path, tmp_path: 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 def test_a_second_signal_ends_at_once(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    slow = "import dipcli.runs.run; dipcli.runs.run.delivery.write_picture = lambda *_: __import__('time').sleep(60)"
+    slow = "import dipcli.runs.run; dipcli.runs.run.Results.write_image = lambda *_: __import__('time').sleep(60)"
     process = start("denoise", folder, "-o", out, "--iters", 10**6, "--batch-size", 5, "--log-every", 1, patch=slow)
     log = out / "4.dip/log.csv"
     wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 3, process)
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     for line in process.stderr:
-        if "once more" in line:
+        if "once more" in line or "again" in line:
             break
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)

@@ -280,5 +280,5 @@ def test_where_it_cannot_be_written_that_is_said_once(
     monkeypatch.setattr(files, "write", write)
     result = dip("denoise", noisy_png, "--iters", 5, *QUICK)
     assert result.exit_code == 0
-    assert result.stderr.count("(preview ends here, the fit goes on)") == 1
-    assert result.stderr.count("(frames ends here, the fit goes on)") == 1
+    assert result.stderr.count("(preview is disabled, the fit goes on)") == 1
+    assert result.stderr.count("(frames is disabled, the fit goes on)") == 1
