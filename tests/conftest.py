@@ -14,7 +14,7 @@ from command_line import Dip
 from samples import noisy, scene
 
 from dipcli.cli.app import app
-from dipcli.fitting import lockstep
+from dipcli.fitting.passes import lockstep
 
 # How long to look for what breaks; HYPOTHESIS_PROFILE=nightly or pytest --hypothesis-profile=nightly looks longer.
 hypothesis.settings.register_profile("quick", max_examples=60, deadline=None)

@@ -1,11 +1,11 @@
-"""What people see of a run: lines as wide as the terminal, whatever happens to it; plain ones where there is none."""
+"""Progress on standard error: a live display that fits the terminal, plain lines where there is none."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
-import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,18 +21,17 @@ import torch
 from command_line import TINY, Dip
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
 from samples import noisy, scene
 
 from dipcli import stopping
-from dipcli.cli.progress import displays
-from dipcli.cli.progress import live as pane
-from dipcli.cli.progress import progress as standing
-from dipcli.cli.progress.layout import cells, fitted, part, shortened, wrapped
-from dipcli.cli.progress.progress import Standing
-from dipcli.cli.progress.sparkline import BLOCKS, MOST, Curve, sparkline
-from dipcli.cli.progress.terminal import Terminal
+from dipcli.cli.progress import displays, fit_progress
+from dipcli.cli.progress.fit_progress import FitProgress
+from dipcli.cli.progress.sparkline import BLOCKS, MAX_STORED_VALUES, Curve, sparkline
+from dipcli.cli.progress.terminal import Terminal, drop_parts, shorten, wrap_note
 from dipcli.problem import Problem
-from dipcli.runs.display import Expected, Silent
+from dipcli.runs.display import Display, Expected, Silent
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step
 from dipcli.text import escape_controls
@@ -53,22 +52,20 @@ def step(number: int, run: int = 1, tile: tuple[int, int] | None = None, event: 
 
 
 def row(loss: float = 0.003, fit: float = 24.8, true: float | None = None) -> Any:
-    return {
-        "loss": loss,
-        "psnr_noisy": fit,
-        "psnr_noisy_smoothed": fit,
-        "psnr_ref_smoothed": true,
-    }
+    return {"loss": loss, "psnr_noisy": fit, "psnr_noisy_smoothed": fit, "psnr_ref_smoothed": true}
 
 
-def plain(terminal: Terminal, columns: int, lines: int = 24) -> list[str]:
-    return [each.plain for each in terminal.lines(columns, lines)]
+def render(terminal: Terminal, columns: int, lines: int = 24) -> list[str]:
+    """The lines of a frame, without escape codes."""
+    stream = io.StringIO()
+    Console(file=stream, width=columns, height=lines, color_system=None, force_terminal=False).print(terminal, end="")
+    return stream.getvalue().splitlines()
 
 
-def shown(title: str, ahead: Expected, failed: int = 0) -> Terminal:
+def show(title: str, expected: Expected, failed: int = 0) -> Terminal:
     """A display of a fit, without a terminal."""
     terminal = Terminal()
-    terminal.title, terminal.standing = title, Standing(ahead)
+    terminal.title, terminal.progress = title, FitProgress(expected)
     terminal.show_failures(failed)
     return terminal
 
@@ -97,8 +94,8 @@ def shown(title: str, ahead: Expected, failed: int = 0) -> Terminal:
                 st.booleans(),
                 st.none() | st.just("enough"),
                 st.none() | st.tuples(st.sampled_from(["holdout", "写真", "a\nb"]), st.floats()),
-                left=st.none() | st.integers(0, 10**6),
-                aim=st.none() | st.floats(0, 255),
+                patience_left=st.none() | st.integers(0, 10**6),
+                threshold=st.none() | st.floats(0, 255),
             ),
             st.none() | st.builds(row, st.floats(), st.floats(), st.none() | st.floats()),
         ),
@@ -107,350 +104,218 @@ def shown(title: str, ahead: Expected, failed: int = 0) -> Terminal:
     st.integers(0, 500),
 )
 def test_no_line_is_wider_than_the_terminal(
-    title: str, columns: int, lines: int, ahead: Expected, seen: list[Any], failed: int
+    title: str, columns: int, lines: int, expected: Expected, iterations: list[Any], failed: int
 ) -> None:
-    terminal = shown(title, ahead, failed)
-    for number, (run, tile, verdict, numbers) in enumerate(seen, start=1):
+    terminal = show(title, expected, failed)
+    for number, (run, tile, verdict, metrics) in enumerate(iterations, start=1):
         terminal(step(number, run, tile), verdict)
-        if numbers:
-            terminal.show_row(numbers)
-    drawn = plain(terminal, columns, lines)
-    assert 1 <= len(drawn) <= max(1, min(3, lines - 1))
-    for each in drawn:
-        assert cells(each) <= columns
-        assert escape_controls(each) == each, "nothing in it ends the line or moves the cursor"
+        if metrics:
+            terminal.show_row(metrics)
+    frame = render(terminal, columns, lines)
+    assert len(frame) <= max(1, min(3, lines - 1))
+    for line in frame:
+        assert cell_len(line) <= columns
+        assert escape_controls(line) == line, "nothing in it ends the line or moves the cursor"
 
 
-def at_640(ahead: Expected, true: float | None = None, **said: Any) -> Terminal:
-    """After 640 iterations at 25 a second, the best of them 110 ago."""
-    terminal = shown("3/16 a_photograph_of_a_cat.png", ahead)
+def at_640(expected: Expected, true: float | None = None, **verdict: Any) -> Terminal:
+    """After 640 iterations at 25 per second, with the best at 530."""
+    terminal = show("3/16 a_photograph_of_a_cat.png", expected)
     terminal(step(1), Verdict(keep=True))
     for number in range(100, 600, 100):
         terminal.show_row(row(true=true and true - 600 / number))
     terminal(step(530), Verdict(keep=True, criterion=("holdout", 0.0031)))
-    terminal(step(640), Verdict(criterion=("holdout", 0.0032), **said))
+    terminal(step(640), Verdict(criterion=("holdout", 0.0032), **verdict))
     terminal.show_row(row(true=true))
-    terminal.standing.pace = 0.04
+    terminal.progress.seconds_per_iteration = 0.04
     return terminal
 
 
 @pytest.fixture
-def _no_time_goes_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standing, "perf_counter", lambda: 1000.0)
+def _frozen_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit_progress, "perf_counter", lambda: 1000.0)
 
 
-@pytest.mark.usefixtures("_no_time_goes_by")
-def test_what_matters_most_stays() -> None:
-    terminal = at_640(Expected(usual=2000, most=5000), true=29.41, left=90)
-    assert plain(terminal, 120) == [
-        " 3/16 a_photograph_of_a_cat.png  ━━━━━━━━╸───────────────────  640 of about 2000  25.0/s  about 0:54 left",
-        " loss 0.00300  fit 24.80 dB  true 29.41 dB  ▁▁▃▅▅█",
-        " holdout: best so far at 530, 110 ago; ends in 90 without a better one",
+@pytest.mark.usefixtures("_frozen_clock")
+def test_a_narrow_terminal_shows_what_matters_most() -> None:
+    terminal = at_640(Expected(usual=2000, most=5000), true=29.41, patience_left=90)
+    bar = "━━━━━━━━╸".ljust(28)
+    assert render(terminal, 120) == [
+        f"3/16 a_photograph_of_a_cat.png  {bar}  640/~2000  25.0 it/s  ~0:54 left",
+        "loss 0.00300  fit 24.80 dB  true 29.41 dB  ▁▁▃▅▅█",
+        "holdout: best at 530 (110 ago), stops in 90 without improvement",
     ]
-    assert plain(terminal, 40) == [
-        " 3/16 a_p…cat.png  640/~2000  0:54 left",
-        " fit 24.80 dB  true 29.41 dB  ▁▁▃▅▅█",
-        " best at 530; ends in 90 unless better",
+    assert render(terminal, 40) == [
+        "3/16 a_p…_cat.png  640/~2000  ~0:54 left",
+        "fit 24.80 dB  true 29.41 dB  ▁▁▃▅▅█",
+        "best at 530, stops in 90",
     ]
-    assert plain(terminal, 20) == [" 640/~2000  0:54", " true 29.41 dB", " best at 530"]
-    assert plain(terminal, 5) == [" 640"]
-    assert plain(terminal, 80, 3) == plain(terminal, 80)[:2], "a line is left for what is said"
-    assert plain(terminal, 80, 1) == plain(terminal, 80)[:1]
+    narrow = render(terminal, 20)
+    assert narrow[0].startswith("640/~2000")
+    assert narrow[1].startswith("true 29.41 dB")
+    assert narrow[2] == "best at 530"
+    assert render(terminal, 80, 3) == render(terminal, 80)[:2], "a line is left for notes"
+    assert render(terminal, 80, 1) == render(terminal, 80)[:1]
     terminal.show_failures(2)
-    assert "  2 failed  " in plain(terminal, 80)[0]
+    assert "  2 failed  " in render(terminal, 80)[0]
 
 
 @pytest.mark.parametrize(
-    ("ahead", "done", "count", "left"),
+    ("expected", "done", "count", "left"),
     [
         (Expected(1000), (100, 1, None), "100/1000", "1:30 left"),
         (Expected(1000, runs=3), (100, 2, None), "100/1000", "3:10 left"),
-        (Expected(usual=1000, runs=2), (100, 2, (2, 6)), "100 of about 1000", "about 14:50 left"),
+        (Expected(usual=1000, runs=2), (100, 2, (2, 6)), "100/~1000", "~14:50 left"),
         (Expected(1000, left=lambda: 12.0), (100, 1, None), "100/1000", "0:12 left"),
-        (Expected(usual=1000, runs=None, left=lambda: 500.0), (100, 2, None), "100 of about 1000", "about 8:20 left"),
-        (Expected(usual=80, most=150), (100, 1, None), "100 of about 120", "about 0:02 left"),
-        (Expected(usual=80, most=110), (100, 1, None), "100 of about 110", "about 0:01 left"),
-        (Expected(), (100, 1, None), "100 of about 120", "about 0:02 left"),
+        (Expected(usual=1000, runs=None, left=lambda: 500.0), (100, 2, None), "100/~1000", "~8:20 left"),
+        (Expected(usual=80, most=150), (100, 1, None), "100/~120", "~0:02 left"),
+        (Expected(usual=80, most=110), (100, 1, None), "100/~110", "~0:01 left"),
+        (Expected(), (100, 1, None), "100/~120", "~0:02 left"),
     ],
 )  # fmt: skip
-@pytest.mark.usefixtures("_no_time_goes_by")
-def test_how_long_it_will_take(ahead: Expected, done: Any, count: str, left: str) -> None:
-    """At ten iterations a second; the rule would end after 20 more."""
-    stand = Standing(ahead)
-    stand.learn(step(*done), Verdict(criterion=("holdout", 0.1), patience_left=20))
-    stand.pace = 0.1
-    assert (stand.count(), stand.left()) == (count, left)
-    assert stand.share is None or 0 < stand.share <= 1
+@pytest.mark.usefixtures("_frozen_clock")
+def test_time_left(expected: Expected, done: Any, count: str, left: str) -> None:
+    """At ten iterations per second, with a rule that would stop after 20 more."""
+    progress = FitProgress(expected)
+    progress.update(step(*done), Verdict(criterion=("holdout", 0.1), patience_left=20))
+    progress.seconds_per_iteration = 0.1
+    assert (progress.describe_count(), progress.describe_time_left()) == (count, left)
+    assert progress.fraction is None or 0 < progress.fraction <= 1
 
 
-def test_the_pace_is_that_of_the_fit_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_throughput_is_that_of_the_current_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(standing, "perf_counter", lambda: now[0])
-    stand = Standing(Expected(10, runs=2, warmup=True))
-    assert (stand.count(), stand.rate(), stand.left()) == ("warming up", "", "")
-    for number, at in ((1, 50.0), (2, 50.5), (3, 51.0)):
-        now[0] = at
-        stand.learn(step(number), Verdict(keep=True, stop="enough" if number == 3 else None))
-    assert stand.rate() == "2.0/s", "the first iteration is slower than all others"
-    assert (stand.count(), stand.place()) == ("warming up", "run 2/2"), "another run follows"
+    monkeypatch.setattr(fit_progress, "perf_counter", lambda: now[0])
+    progress = FitProgress(Expected(10, runs=2, warmup=True))
+    assert (progress.describe_count(), progress.describe_throughput(), progress.describe_time_left()) == (
+        "warming up", "", "",
+    )  # fmt: skip
+    for number, seconds in ((1, 50.0), (2, 50.5), (3, 51.0)):
+        now[0] = seconds
+        progress.update(step(number), Verdict(keep=True, stop="enough" if number == 3 else None))
+    assert progress.describe_throughput() == "2.0 it/s", "the first iteration is slower than all others"
+    assert (progress.describe_count(), progress.describe_position()) == ("warming up", "run 2/2"), "another run follows"
     now[0] = 70.0
-    assert stand.left() == "0:05 left", "what comes before its first iteration does not count"
-    stand.learn(step(1, run=2), Verdict(keep=True))
-    assert (stand.count(), stand.place(), stand.rate()) == ("1/10", "run 2/2", "2.0/s")
+    assert progress.describe_time_left() == "0:05 left", "the warm-up does not count"
+    progress.update(step(1, run=2), Verdict(keep=True))
+    assert (progress.describe_count(), progress.describe_position(), progress.describe_throughput()) == (
+        "1/10", "run 2/2", "2.0 it/s",
+    )  # fmt: skip
     now[0] = 74.0
-    stand.learn(step(2, run=2), Verdict())
-    assert (stand.count(), stand.rate(), stand.left()) == ("2/10", "4.0 s each", "0:32 left")
+    progress.update(step(2, run=2), Verdict())
+    assert (progress.describe_count(), progress.describe_throughput(), progress.describe_time_left()) == (
+        "2/10", "4.0 s/it", "0:32 left",
+    )  # fmt: skip
     now[0] = 76.0
-    assert stand.left() == "0:30 left", "it goes on while an iteration takes its time"
+    assert progress.describe_time_left() == "0:30 left", "it counts down within an iteration"
 
 
-def judged(rule: stopping.Rule, pictures: list[torch.Tensor]) -> Standing:
-    """How a fit stands that made these pictures of a grey one with noise of 0.1."""
+def judge(rule: stopping.Rule, images: list[torch.Tensor]) -> FitProgress:
+    """The progress of a fit with these outputs, for a grey image with noise of standard deviation 0.1."""
     measured = torch.full((1, 16, 16), 0.5) + 0.1 * torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0))
     state, _ = rule.start(Problem(measured=measured, shape=(1, 16, 16)))
-    stand = Standing(Expected())
-    for number, picture in enumerate(pictures, start=1):
-        seen = Step(number, torch.tensor(0.1), picture, (picture,), 0.01, 0.0)
-        verdict, state = rule.judge(seen, state)
-        stand.learn(seen, verdict)
-    return stand
+    progress = FitProgress(Expected())
+    for number, image in enumerate(images, start=1):
+        iteration = Step(number, torch.tensor(0.1), image, (image,), 0.01, 0.0)
+        verdict, state = rule.judge(iteration, state)
+        progress.update(iteration, verdict)
+    return progress
 
 
-def test_the_opinion_of_each_rule_in_words() -> None:
+def test_the_state_of_each_rule_in_words() -> None:
     grey = [torch.full((1, 16, 16), 0.5)] * 40
-    short = judged(stopping.HoldOut(patience=60), grey).opinion()
-    assert short[:2] == [
-        "holdout: best so far at 5, 35 ago; ends in 25 without a better one",
-        "best so far at 5, 35 ago; ends in 25 without a better one",
-    ]
-    assert short[-1] == "best at 5"
-    assert [len(each) for each in short] == sorted((len(each) for each in short), reverse=True)
-    asked = judged(stopping.exactly(stopping.HoldOut(patience=60), 1000), grey).opinion()
-    assert re.fullmatch(r"holdout 0\.0\d+, best so far at 5", asked[0]), "it has no say in when to end"
-    limited = judged(stopping.at_most(stopping.HoldOut(patience=60), 1000), grey).opinion()
-    assert limited == short
-    told = judged(stopping.Sigma(5.0), grey).opinion()[0]
-    assert re.fullmatch(r"difference 2\d(\.\d)?; ends at 5", told), told
-    emv = judged(
-        stopping.EMV(patience=30, guard=10), [*grey[:15], *(each + 0.1 * i for i, each in enumerate(grey))][:30]
-    )
-    assert emv.opinion()[0] == "variance: best so far at 11, 19 ago; ends in 11 without a better one"
-    assert judged(stopping.Never(), grey).opinion() == []
+    forms = judge(stopping.HoldOut(patience=60), grey).describe_rule()
+    assert forms[0] == "holdout: best at 5 (35 ago), stops in 25 without improvement"
+    assert forms[-1] == "best at 5"
+    assert [len(form) for form in forms] == sorted((len(form) for form in forms), reverse=True)
+    fixed = judge(stopping.exactly(stopping.HoldOut(patience=60), 1000), grey).describe_rule()
+    assert re.fullmatch(r"holdout 0\.0\d+, best at 5", fixed[0]), "it does not decide when to stop"
+    limited = judge(stopping.at_most(stopping.HoldOut(patience=60), 1000), grey).describe_rule()
+    assert limited == forms
+    sigma = judge(stopping.Sigma(5.0), grey).describe_rule()[0]
+    assert re.fullmatch(r"difference 2\d(\.\d)?, stops at 5", sigma), sigma
+    changing = [*grey[:15], *(image + 0.1 * number for number, image in enumerate(grey))][:30]
+    emv = judge(stopping.EMV(patience=30, guard=10), changing).describe_rule()[0]
+    assert emv == "variance: best at 11 (19 ago), stops in 11 without improvement"
+    assert judge(stopping.Never(), grey).describe_rule() == []
 
 
-def test_a_run_that_is_gone_on_with_does_not_know_its_best_yet() -> None:
-    stand = Standing(Expected())
-    stand.learn(step(641), Verdict(criterion=("holdout", 0.1), patience_left=90))
-    assert stand.opinion() == ["holdout: ends in 90 without a better one", "ends in 90 without a better one",
-                               "ends in 90 unless better", "ends in 90"]  # fmt: skip
+def test_a_resumed_run_does_not_know_its_best_iteration() -> None:
+    progress = FitProgress(Expected())
+    progress.update(step(641), Verdict(criterion=("holdout", 0.1), patience_left=90))
+    assert progress.describe_rule() == ["holdout: stops in 90 without improvement", "stops in 90"]
 
 
 @given(st.sampled_from(NAMES) | st.text(), st.integers(0, 40))
 def test_a_shortened_name_keeps_its_ends(name: str, width: int) -> None:
     name = escape_controls(name)
-    short = shortened(name, width)
-    assert cells(short) <= width
+    short = shorten(name, width)
+    assert cell_len(short) <= width
     if short != name:
         assert not short or "…" in short
         begin, _, end = short.partition("…") if short.count("…") == 1 else ("", "", "")
         assert name.startswith(begin)
         assert name.endswith(end)
-    if cells(name) <= width:
+    if cell_len(name) <= width:
         assert short == name
 
 
-def test_wide_letters_and_pictures_made_of_several() -> None:
-    assert cells("写真") == 4
-    assert shortened("写真の修復.png", 9) == "写真….png"
-    assert shortened("👩‍👩‍👧‍👦👩‍👩‍👧‍👦👩‍👩‍👧‍👦", 5) == "👩‍👩‍👧‍👦…👩‍👩‍👧‍👦"
-    assert shortened("e\u0301" * 9, 5) == "e\u0301e\u0301…e\u0301e\u0301"
-    assert escape_controls("a\u202egnp.exe") == "a\\u202egnp.exe", "what turns the direction of writing is told"
+def test_wide_characters_and_graphemes_are_not_split() -> None:
+    assert shorten("写真の修復.png", 9) == "写真….png"
+    assert shorten("👩‍👩‍👧‍👦👩‍👩‍👧‍👦👩‍👩‍👧‍👦", 5) == "👩‍👩‍👧‍👦…👩‍👩‍👧‍👦"
+    assert shorten("e\u0301" * 9, 5) == "e\u0301e\u0301…e\u0301e\u0301"
+    assert shorten("photograph.png", 10, "...") == "phot...png"
+    assert escape_controls("a\u202egnp.exe") == "a\\u202egnp.exe", "the direction of writing cannot be changed"
 
 
-@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), max_size=5), st.integers(0, 40))
-def test_a_line_is_as_full_as_it_can_be(lengths: list[list[int]], width: int) -> None:
-    """No part could be in a longer form without another one giving way."""
-    letters = "abcde"
-    parts = [
-        part("", *((number, letter * length) for number, length in enumerate(sorted(each, reverse=True))))
-        for letter, each in zip(letters, lengths, strict=False)
-    ]
-    line = "".join(text for text, _ in fitted(parts, width))
-    assert len(line) <= width
-    for letter, each in zip(letters, lengths, strict=False):
-        longer = [length for length in each if length > line.count(letter)]
-        gap = 2 if line and letter not in line else 0
-        assert not longer or len(line) + gap + min(longer) - line.count(letter) > width
+@given(st.lists(st.integers(0, 12), max_size=6), st.integers(0, 40), st.randoms())
+def test_the_least_important_parts_are_dropped(lengths: list[int], width: int, random: Any) -> None:
+    from rich.text import Text
+
+    priorities = random.sample(range(10), len(lengths))
+    parts = [(priority, Text("x" * length)) for priority, length in zip(priorities, lengths, strict=True)]
+    kept = drop_parts(parts, width)
+    assert Text("  ").join(kept).cell_len <= width
+    dropped = [(priority, part) for priority, part in parts if part and not any(part is other for other in kept)]
+    if dropped:
+        priority = max(priority for priority, _ in dropped)
+        important = [other for rank, other in parts if other and rank >= priority]
+        assert Text("  ").join(important).cell_len > width
 
 
-@given(st.lists(st.text("ab", min_size=1, max_size=30), max_size=20), st.integers(1, 40))
-def test_words_are_not_broken(words: list[str], width: int) -> None:
-    lines = wrapped(words, width)
+@given(st.lists(st.text("ab", min_size=1, max_size=30), min_size=1, max_size=20), st.integers(1, 40))
+def test_notes_break_between_words(words: list[str], width: int) -> None:
+    lines = wrap_note(" ".join(words), width).split("\n")
     assert " ".join(lines) == " ".join(words)
-    assert all(len(each) <= width or " " not in each for each in lines)
+    assert all(len(line) <= width or " " not in line for line in lines)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), max_size=200), st.integers(0, 40))
-def test_a_sparkline_is_no_longer_than_there_is_room(values: list[float], width: int) -> None:
-    drawn = sparkline(values, width)
-    assert len(drawn) <= width
-    assert set(drawn) <= set(BLOCKS)
+def test_a_sparkline_fits_its_width(values: list[float], width: int) -> None:
+    line = sparkline(values, width)
+    assert len(line) <= width
+    assert set(line) <= set(BLOCKS)
     rising = sparkline(sorted(values), width)
     assert list(rising) == sorted(rising, key=BLOCKS.index)
 
 
 def test_a_sparkline_by_hand() -> None:
-    assert sparkline([*range(8)], 8) == "▁▁▁▂▄▅▇█", "the beginning may lie below the scale"
+    assert sparkline([*range(8)], 8) == "▁▁▁▂▄▅▇█", "the start may lie below the scale"
     assert sparkline([1.0] * 10, 5) == "▅▅▅▅▅"
     assert sparkline([1, 2, 3], 8) == "", "too few"
-    assert sparkline([*range(100)], 8, "") == "", "no such letters"
 
 
-def test_a_curve_forgets_no_stretch_of_itself() -> None:
+def test_a_long_curve_is_thinned_out_evenly() -> None:
     curve = Curve()
-    for number in range(10 * MOST):
+    for number in range(10 * MAX_STORED_VALUES):
         curve.add(float(number))
     curve.add(float("nan"))
-    assert len(curve.values) < MOST
+    assert MAX_STORED_VALUES // 2 <= len(curve.values) < MAX_STORED_VALUES
     gaps = {b - a for a, b in zip(curve.values, curve.values[1:], strict=False)}
     assert gaps == {float(curve.stride)}
 
 
-def environment(**changed: str) -> dict[str, str]:
-    gone = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")
-    kept = {name: value for name, value in os.environ.items() if name not in gone}
-    return {**kept, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **changed}
-
-
-END = pane.END.encode()
-
-
-class Recorder:
-    """A terminal, with `dip` in it."""
-
-    def __init__(self, columns: int, lines: int, *arguments: object, at: Path) -> None:
-        import pty
-
-        import pyte
-
-        self.screen = pyte.Screen(columns, lines)
-        self.stream = pyte.ByteStream(self.screen)
-        self.master, slave = pty.openpty()
-        self.pending, self.stale = b"", 0
-        self.size(columns, lines)
-        often = "from dipcli.cli.progress import live as pane, cli; pane.BETWEEN = 0.05; cli.main()"
-        tiny = ("--network", TINY, "--input", "noise", "--input-depth", "4", "--no-report")
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", often, *map(str, arguments), *tiny],
-            stdin=slave,
-            stdout=subprocess.PIPE,
-            stderr=slave,
-            env=environment(),
-            cwd=at,
-        )
-        os.close(slave)
-
-    def size(self, columns: int, lines: int) -> None:
-        import fcntl
-        import struct
-        import termios
-
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-        self.screen.resize(lines, columns)
-        while select.select([self.master], [], [], 0)[0]:
-            self.pending += os.read(self.master, 4096)
-        self.stale = self.pending.count(END) + 1  # drawn for the size before, one of them just now
-
-    def frames(self) -> Iterator[list[str]]:
-        """The lines of the screen after each frame, and at the end; of a new size once they can be of that."""
-        with suppress(OSError):  # the other end is closed
-            while True:
-                while END in self.pending:
-                    frame, _, self.pending = self.pending.partition(END)
-                    self.stream.feed(frame + END)
-                    self.stale -= 1
-                    if self.stale < 0:
-                        yield self.seen()
-                self.pending += os.read(self.master, 4096)
-        self.stream.feed(self.pending)
-        os.close(self.master)
-        self.out, _ = self.process.communicate(timeout=60)
-        yield self.seen()
-
-    def seen(self) -> list[str]:
-        return [each.rstrip() for each in self.screen.display]
-
-
-# What the display's lines look like, at whatever width; what is said begins at the left edge.
-PROGRESS = r" ([写真 \w.…]+  )?([━╸─]+  )?(starting|\d+(/400)?(  \d+\.\d/s)?(  \d:\d\d( left)?)?)"
-NUMBERS = r" ?(  ?loss \d\.\d+)?(  ?fit \d+\.\d\d dB)?(  ?true \d+\.\d\d dB)?(  ?[▁-█]+)?"
-OPINION = r" (holdout \S+, )?best (so far )?at \d+"
-
-
-@PTY
-@pytest.mark.parametrize(
-    ("widths", "lines"), [((80, 40, 20, 100), 24), ((40, 80, 12), 3)], ids=["from 80 columns", "from 40 columns"]
-)
-def test_no_line_is_broken_or_left_over_in_a_terminal(tmp_path: Path, widths: tuple[int, ...], lines: int) -> None:
-    name = "写真 of a cat with a long name"
-    iio.imwrite(tmp_path / "truth.png", scene(40, 48))
-    iio.imwrite(tmp_path / f"{name}.png", noisy(scene(40, 48)))
-    options = ("--reference", "truth.png", "--iters", 400)
-    recorder = Recorder(widths[0], lines, "denoise", f"{name}.png", *options, at=tmp_path)
-    later, heights = list(widths[1:]), set()
-    for number, seen in enumerate(recorder.frames()):
-        first = recorder.screen.cursor.y
-        drawn = [each for each in seen[first:] if each]
-        assert recorder.screen.cursor.x == 0
-        assert seen[first : first + len(drawn)] == drawn, "nothing between its lines, nothing below"
-        for line, form in zip(drawn, (PROGRESS, NUMBERS, OPINION), strict=False):
-            assert any(re.fullmatch(each, line) for each in (form, OPINION)), seen
-            assert cells(line) <= recorder.screen.columns
-        assert not any(each.startswith(" ") for each in seen[:first]), (seen, "nothing left over above")
-        heights.add(len(drawn))
-        if later and number % 3 == 2:
-            recorder.size(later.pop(0), lines)
-    assert recorder.process.returncode == 0, seen
-    assert heights >= {0, min(3, lines - 1)}, "nothing, and all of it"
-    assert not later
-    assert [each for each in seen if each]
-    assert not any(each.startswith(" ") for each in seen), "after the end the screen holds what was said"
-    assert recorder.out.decode() == f"{name}.denoised.png\n"
-
-
-def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plain line at each iteration."""
-    monkeypatch.setattr(displays, "PATIENCE", 0.0)
-
-
-def test_through_a_pipe_there_are_plain_lines(
-    dip: Dip, noisy_png: Path, clean_png: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slow(monkeypatch)
-    result = dip.quick("denoise", noisy_png, "--reference", clean_png, "--log-every", 1, "--runs", 2, iterations=4)
-    assert result.exit_code == 0
-    assert all(each.isprintable() for each in result.stderr.splitlines()), "no control characters"
-    form = r"noisy\.png: run 2/2  4/4  \d+\.\d/s  0:00 left  loss \S+  fit \S+ dB  true \S+ dB.*"
-    assert any(re.fullmatch(form, each) for each in result.stderr.splitlines()), result.stderr
-    assert dip.quick("denoise", noisy_png, "-q").stderr == ""
-
-
-@pytest.mark.parametrize(
-    ("wishes", "escapes"), [({}, 0), ({"FORCE_COLOR": "1"}, 2), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, 0)]
-)
-def test_colours_in_a_pipe_only_where_they_are_asked_for(
-    wishes: dict[str, str], escapes: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    slow(monkeypatch)
-    for name, value in wishes.items():
-        monkeypatch.setenv(name, value)
-    lines = displays.choose(quiet=False)
-    lines.show_failures(1)
-    with lines.watching("2/3 cat.png", Expected(10)):
-        lines(step(1), Verdict())
-    said = capsys.readouterr().err
-    assert said.count("\x1b") == escapes
-    assert re.sub(r"\x1b\[\dm", "", said) == "2/3 cat.png: 1 failed so far  1/10\n"
+# In a terminal.
 
 
 class Screen(io.StringIO):
@@ -462,8 +327,229 @@ class Screen(io.StringIO):
         return True
 
 
+def emulate(written: str, columns: int, lines: int) -> Any:
+    """The screen of a terminal after this was written."""
+    import pyte
+
+    screen = pyte.Screen(columns, lines)
+    pyte.Stream(screen).feed(written.replace("\n", "\r\n"))
+    return screen
+
+
+def read(screen: Any) -> list[str]:
+    """The lines of a screen; pyte leaves an empty cell behind a wide character."""
+    return [line.rstrip() for line in screen.display]
+
+
+@pytest.mark.parametrize("columns", [80, 40, 20])
+def test_frames_replace_each_other(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Screen()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("LINES", "12")
+    terminal = Terminal()
+    with terminal.watching("写真 of a cat with a long name.png", Expected(400)):
+        for number in range(1, 8):
+            terminal(step(number), Verdict(keep=True, criterion=("holdout", 0.1 / number)))
+            terminal.show_row(row(true=20.0 + number))
+            terminal.note(f"note {number}")
+        screen = emulate(stream.getvalue(), columns, 12)
+    seen = [line for line in read(screen) if line]
+    assert seen[:7] == [f"note {number}" for number in range(1, 8)]
+    assert len(seen) == 10
+    assert "7/400" in seen[7]
+    assert "true 27.00 dB" in seen[8]
+    assert "best at 7" in seen[9]
+    after = emulate(stream.getvalue(), columns, 12)
+    assert [line for line in read(after) if line] == seen[:7], "the display is gone"
+    assert (after.cursor.x, after.cursor.y, after.cursor.hidden) == (0, 7, False)
+
+
+def test_what_others_write_goes_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Screen()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal = Terminal()
+    with terminal.watching("cat.png", Expected(100)):
+        terminal(step(50), Verdict())
+        sys.stderr.write("a warning from elsewhere\n")
+        terminal.note("a long note is broken between words, and not within them")
+        terminal.note("/a/path/that/is/longer/than/the/terminal/is/wide.png: to go on: dip resume '/a/folder/of it'")
+    assert [line for line in read(emulate(stream.getvalue(), 40, 12)) if line] == [
+        "a warning from elsewhere",
+        "a long note is broken between words, and",
+        "not within them",
+        "/a/path/that/is/longer/than/the/terminal",
+        "/is/wide.png:",
+        "to go on:",
+        "dip resume '/a/folder/of it'",
+    ]
+
+
+def test_ctrl_c_leaves_a_clean_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Screen()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal = Terminal()
+    with pytest.raises(KeyboardInterrupt), terminal.watching("cat.png", Expected(100)):  # noqa: PT012
+        terminal(step(50), Verdict())
+        raise KeyboardInterrupt
+    screen = emulate(stream.getvalue(), 40, 12)
+    assert not any(read(screen))
+    assert (screen.cursor.x, screen.cursor.y, screen.cursor.hidden) == (0, 0, False)
+    assert sys.stderr is stream
+
+
+def read_environment(**changed: str) -> dict[str, str]:
+    removed = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")
+    kept = {name: value for name, value in os.environ.items() if name not in removed}
+    return {**kept, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **changed}
+
+
+class Recorder:
+    """`dip` in a pseudo-terminal."""
+
+    FRAME_START = b"\r\x1b[2K"
+
+    def __init__(self, columns: int, lines: int, *arguments: object, folder: Path) -> None:
+        import pty
+
+        import pyte
+
+        self.screen = pyte.Screen(columns, lines)
+        self.stream = pyte.ByteStream(self.screen)
+        self.master, slave = pty.openpty()
+        self.resize(columns, lines)
+        tiny = ("--network", TINY, "--input", "noise", "--input-depth", "4", "--no-report")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from dipcli.cli.app import main; main()", *map(str, arguments), *tiny],
+            stdin=slave,
+            stdout=subprocess.PIPE,
+            stderr=slave,
+            env=read_environment(),
+            cwd=folder,
+        )
+        os.close(slave)
+
+    def resize(self, columns: int, lines: int) -> None:
+        import fcntl
+        import struct
+        import termios
+
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self.screen.resize(lines, columns)
+
+    def frames(self) -> Iterator[list[str]]:
+        """The screen before each new frame, and at the end."""
+        pending = b""
+        with suppress(OSError):  # the other end is closed
+            while True:
+                pending += os.read(self.master, 4096)
+                while (end := pending.find(self.FRAME_START, 1)) > 0:
+                    self.stream.feed(pending[:end])
+                    pending = pending[end:]
+                    yield read(self.screen)
+        self.stream.feed(pending)
+        os.close(self.master)
+        self.output, _ = self.process.communicate(timeout=60)
+        yield read(self.screen)
+
+
+TITLE = r"(写真[ \w.…]*  )?"
+PROGRESS = TITLE + r"([━╸╺]+ *  )?(starting|\d+/400)(  \d+\.\d it/s)?(  \d:\d\d left)?"
+METRICS = r"(loss \d\.\d+  )?(fit \d+\.\d\d dB  )?(true \d+\.\d\d dB)?(  ▁?[▁-█]+)?"
+RULE = r"(holdout \S+, )?best at \d+"
+
+
+@pytest.mark.slow
+@PTY
+@pytest.mark.parametrize(("columns", "lines"), [(80, 24), (40, 24), (20, 24), (40, 3)])
+def test_no_line_is_broken_or_left_over_in_a_terminal(tmp_path: Path, columns: int, lines: int) -> None:
+    name = "写真 of a cat with a long name"
+    iio.imwrite(tmp_path / "truth.png", scene(40, 48))
+    iio.imwrite(tmp_path / f"{name}.png", noisy(scene(40, 48)))
+    options = ("--reference", "truth.png", "--iters", 400)
+    recorder = Recorder(columns, lines, "denoise", f"{name}.png", *options, folder=tmp_path)
+    heights = set()
+    for seen in recorder.frames():
+        shown = [[form for form in (PROGRESS, METRICS, RULE) if line and re.fullmatch(form, line)] for line in seen]
+        display = [form for forms in shown for form in forms[:1]]
+        assert display == [PROGRESS, METRICS, RULE][: len(display)] or not display, seen
+        heights.add(len(display))
+    assert recorder.process.returncode == 0, seen
+    assert max(heights) == min(3, lines - 1), "nothing is missing"
+    assert not display, "after the end the screen holds the notes only"
+    assert any(seen)
+    assert not recorder.screen.cursor.hidden
+    assert recorder.output.decode() == f"{name}.denoised.png\n"
+
+
+@pytest.mark.slow
+@PTY
+def test_a_resized_terminal_is_followed(tmp_path: Path) -> None:
+    iio.imwrite(tmp_path / "a photograph of a cat.png", noisy(scene(40, 48)))
+    recorder = Recorder(80, 24, "denoise", "a photograph of a cat.png", "--iters", 600, folder=tmp_path)
+    for number, seen in enumerate(recorder.frames()):
+        if number == 3:
+            recorder.resize(40, 24)
+        if number > 6 and any("/600" in line for line in seen):
+            assert any(re.match(r"a phot.*…", line) for line in seen), "shortened"
+    assert recorder.process.returncode == 0
+    assert number > 6
+
+
+@pytest.mark.slow
+@PTY
+def test_signals_leave_a_clean_terminal(tmp_path: Path) -> None:
+    iio.imwrite(tmp_path / "cat.png", noisy(scene(40, 48)))
+    recorder = Recorder(80, 24, "denoise", "cat.png", "--iters", 10**6, folder=tmp_path)
+    for number, frame in enumerate(recorder.frames()):
+        seen = frame
+        if number == 6:
+            recorder.process.send_signal(signal.SIGINT)
+    assert recorder.process.returncode == 130
+    assert not any("/1000000" in line for line in seen), seen
+    assert any("dip resume" in line for line in seen)
+    assert not recorder.screen.cursor.hidden
+
+
+# Without a terminal.
+
+
+def write_each_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(displays, "SECONDS_BETWEEN_LINES", 0.0)
+
+
+def test_a_pipe_gets_plain_lines(dip: Dip, noisy_png: Path, clean_png: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_each_iteration(monkeypatch)
+    result = dip.quick("denoise", noisy_png, "--reference", clean_png, "--log-every", 1, "--runs", 2, iterations=4)
+    assert result.exit_code == 0
+    assert all(line.isprintable() for line in result.stderr.splitlines()), "no control characters"
+    form = r"noisy\.png: run 2/2  4/4  \d+\.\d it/s  0:00 left  loss \S+  fit \S+ dB  true \S+ dB.*"
+    assert any(re.fullmatch(form, line) for line in result.stderr.splitlines()), result.stderr
+    assert dip.quick("denoise", noisy_png, "-q").stderr == ""
+
+
 @pytest.mark.parametrize(
-    ("wishes", "kind"),
+    ("environment", "escapes"), [({}, 0), ({"FORCE_COLOR": "1"}, 2), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, 0)]
+)
+def test_a_pipe_gets_bold_titles_only_on_request(
+    environment: dict[str, str], escapes: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_each_iteration(monkeypatch)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    lines = displays.choose(quiet=False)
+    lines.show_failures(1)
+    with lines.watching("2/3 cat.png", Expected(10)):
+        lines(step(1), Verdict())
+    written = capsys.readouterr().err
+    assert written.count("\x1b") == escapes
+    assert re.sub(r"\x1b\[\dm", "", written) == "2/3 cat.png: 1 failed  1/10\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "kind"),
     [
         ({"TERM": "xterm"}, Terminal),
         ({"TERM": "xterm", "NO_COLOR": "1"}, Terminal),
@@ -472,8 +558,10 @@ class Screen(io.StringIO):
         ({"TERM": "dumb", "FORCE_COLOR": "1"}, displays.Lines),
     ],
 )
-def test_which_display_there_is(wishes: dict[str, str], kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in wishes.items():
+def test_the_environment_decides_the_display(
+    environment: dict[str, str], kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stderr", Screen())
     display = displays.choose(quiet=False)
@@ -483,82 +571,65 @@ def test_which_display_there_is(wishes: dict[str, str], kind: type, monkeypatch:
         with display.watching("cat.png", Expected(10)):
             display(step(1), Verdict(criterion=("holdout", 0.1)))
         written = sys.stderr.getvalue()
-        colours = set(re.findall(r"\x1b\[[\d;]*m", written))
-        assert colours, "bold and dim are no colours"
-        assert not [each for each in colours if "3" in each] or "NO_COLOR" not in wishes
+        styles = set(re.findall(r"\x1b\[[\d;]*m", written))
+        assert styles, "bold and dim are not colours"
+        assert not [style for style in styles if "3" in style] or "NO_COLOR" not in environment
 
 
-def test_letters_that_the_terminal_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = Screen()
+def test_an_ascii_terminal_gets_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Screen()
     monkeypatch.setattr(Screen, "encoding", "ascii")
-    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("COLUMNS", "40")
     terminal = Terminal()
     with terminal.watching("Prüfung 写真 with a long name.png", Expected(100)):
         terminal(step(50), Verdict())
         for number in range(8):
             terminal.show_row(row(fit=20.0 + number))
-        drawn = plain(terminal, 60)
-    assert all(each.isascii() for each in drawn)
-    assert "===" in drawn[0]
-    assert "..." in drawn[0]
-
-
-def test_what_others_write_goes_above(monkeypatch: pytest.MonkeyPatch) -> None:
-    import pyte
-
-    screen = Screen()
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setenv("COLUMNS", "40")
-    terminal = Terminal()
-    with terminal.watching("cat.png", Expected(100)):
-        terminal(step(50), Verdict())
-        sys.stderr.write("a warning of somebody else's\n")
-        terminal.note("what is said is broken between words, and not within them")
-        terminal.note("/a/path/that/is/longer/than/the/terminal/is/wide.png: to go on: dip resume '/a/folder/of it'")
-    emulator = pyte.Screen(40, 12)
-    stream = pyte.Stream(emulator)
-    stream.feed(screen.getvalue().replace("\n", "\r\n"))
-    assert [each.rstrip() for each in emulator.display if each.strip()] == [
-        "a warning of somebody else's",
-        "what is said is broken between words,",
-        "and not within them",
-        "/a/path/that/is/longer/than/the/terminal",
-        "/is/wide.png:",
-        "to go on: dip resume '/a/folder/of it'",
-    ]
+        terminal.note("Prüfung")
+    assert terminal.title.isascii()
+    drawn = stream.getvalue()
+    assert "50/100" in drawn
+    assert "..." in drawn
+    assert not set(drawn) & {*BLOCKS, "━", "…"}
 
 
 @pytest.mark.parametrize(
     ("kind", "error"),
-    [(displays.Lines, BrokenPipeError(32, "Broken pipe")), (Terminal, OSError(5, "Input/output error"))],
+    [
+        (displays.Lines, BrokenPipeError(32, "Broken pipe")),
+        (displays.Lines, ValueError("I/O operation on closed file.")),
+        (Terminal, BrokenPipeError(32, "Broken pipe")),
+        (Terminal, OSError(5, "Input/output error")),
+        (Terminal, ValueError("I/O operation on closed file.")),
+    ],
 )
-def test_who_reads_along_may_go(kind: type, error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end of a pipe, or of a terminal, does not end the run."""
-
-    class Gone(Screen):
+def test_a_closed_stream_does_not_end_the_fit(kind: type, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(Screen):
         def write(self, text: str) -> int:  # noqa: ARG002
             raise error
 
-    monkeypatch.setattr(sys, "stderr", Gone())
-    slow(monkeypatch)
-    display = kind()
+        def flush(self) -> None:
+            raise error
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    write_each_iteration(monkeypatch)
+    display: Display = kind()
     with display.watching("cat.png", Expected(100)):
         display(step(50), Verdict())
-        display.note("a remark")
+        display.note("a note")
 
 
-@pytest.mark.parametrize(
-    ("asked", "said", "width"),
-    [((80, 24), None, 80), ((100, 24), "80", 80), ((60, 24), "200", 60), ((0, 0), "100", 100), ((0, 0), "x", 80)],
-)
-def test_the_width_is_what_the_terminal_says_or_less(
-    asked: tuple[int, int], said: str | None, width: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size(asked))
-    monkeypatch.setenv("COLUMNS", said or "")
-    monkeypatch.delenv("LINES", raising=False)
-    console: Any = SimpleNamespace(file=SimpleNamespace(fileno=lambda: 2))
-    assert pane.measured(console) == (width, 24)
+def test_standard_error_may_be_closed_or_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    displays.choose(quiet=False).note("a note")
+    monkeypatch.setattr(sys, "stderr", None)
+    displays.choose(quiet=False).note("a note")
+
+
+# What a run says to a display.
 
 
 @pytest.mark.parametrize(
@@ -571,31 +642,34 @@ def test_the_width_is_what_the_terminal_says_or_less(
         (("--iters", 2, "--time", "0.001s"), Expected(iterations=2, most=5000, runs=None)),
     ],
 )
-def test_what_is_known_before_a_fit(
+def test_what_is_expected_of_a_fit(
     options: tuple[Any, ...], known: Expected, dip: Dip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Expected] = []
-    plain = displays.Lines.watching
-    monkeypatch.setattr(
-        displays.Lines, "watching", lambda self, title, ahead: [told.append(ahead), plain(self, title, ahead)][1]
-    )
+    given_to_display: list[Expected] = []
+    watching = displays.Lines.watching
+
+    def record(self: displays.Lines, title: str, expected: Expected) -> Any:
+        given_to_display.append(expected)
+        return watching(self, title, expected)
+
+    monkeypatch.setattr(displays.Lines, "watching", record)
     iio.imwrite(tmp_path / "in.png", noisy(scene(130, 130)))
     tiny = ("--network", TINY, "--input", "noise", "--input-depth", 4, "--no-report")
     rest = () if "--warmup" in options else ("--warmup", 0)
     preset = () if "--preset" in options else ("--preset", "balanced")
     result = dip("denoise", tmp_path / "in.png", *tiny, *options, *rest, *preset)
     assert result.exit_code == 0, result.stderr
-    (ahead,) = told
-    assert (ahead.left() is None) is ("--time" not in options)
-    usual = ahead.usual if ahead.iterations else None  # where that is asked for it does not matter
-    assert replace(ahead, left=known.left, usual=known.usual if usual else ahead.usual) == known
+    (expected,) = given_to_display
+    assert (expected.left() is None) is ("--time" not in options)
+    usual = expected.usual if expected.iterations else None  # it does not matter with --iters
+    assert replace(expected, left=known.left, usual=known.usual if usual else expected.usual) == known
 
 
-def test_a_batch_tells_how_many_failed_so_far(dip: Dip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = []
-    monkeypatch.setattr(displays.Lines, "show_failures", lambda _, failed: told.append(failed))
+def test_a_batch_reports_how_many_images_failed(dip: Dip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    monkeypatch.setattr(displays.Lines, "show_failures", lambda _, failed: counts.append(failed))
     for name in ("a", "b", "c"):
         iio.imwrite(tmp_path / f"{name}.png", noisy(scene(20, 24)))
-    (tmp_path / "b.png").write_bytes(b"no picture")
+    (tmp_path / "b.png").write_bytes(b"not an image")
     assert dip.quick("denoise", tmp_path).exit_code == 3
-    assert told == [0, 1, 1]
+    assert counts == [0, 1, 1]

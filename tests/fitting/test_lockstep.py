@@ -15,10 +15,11 @@ from samples import noisy, scene
 from torch import Tensor, nn
 
 from dipcli.errors import DipError
-from dipcli.fitting import lockstep, restarts
+from dipcli.fitting import restarts
 from dipcli.fitting.control import Control
 from dipcli.fitting.engine import fit
-from dipcli.fitting.evaluate import render
+from dipcli.fitting.passes import lockstep
+from dipcli.fitting.passes.evaluate import render
 from dipcli.fitting.restarts import fit_runs
 from dipcli.fitting.results import Fit, Runs
 from dipcli.networks import build

@@ -119,7 +119,7 @@ def test_the_estimate_is_not_below_the_measured_peak(tmp_path: Path, size: int, 
 @pytest.mark.skipif(not os.access(memory.CLEAR_REFS, os.W_OK), reason="the peak cannot be reset here")
 def test_the_peak_is_that_of_this_image() -> None:
     code = (
-        "import numpy as np, torch; from dipcli.fitting import memory; cpu = torch.device('cpu')\n"
+        "import numpy as np, torch; from dipcli.fitting.machine import memory; cpu = torch.device('cpu')\n"
         "earlier = np.ones(2**28, np.uint8); print(memory.read_peak(cpu)); del earlier\n"
         "memory.reset_peak(cpu); print(memory.read_peak(cpu))"
     )

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from dipcli import denoise, stopping
 from dipcli.errors import DipError, OutOfMemoryError, UsageError
 from dipcli.fitting.control import Control
-from dipcli.fitting.evaluate import evaluate_alone
+from dipcli.fitting.passes.evaluate import evaluate_alone
 from dipcli.fitting.results import Runs
 from dipcli.fitting.solve import PreparedFit, prepare, solve
 from dipcli.fitting.tiles.tiling import MIN_OVERLAP, blend, halve_place, layout

@@ -56,7 +56,7 @@ def printed(result: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-@pytest.mark.parametrize(("text", "failed"), [("notes.txt", 3), ("text.png", 4)])
+@pytest.mark.parametrize(("text", "failed"), [("notes.txt", 3), pytest.param("text.png", 4, marks=pytest.mark.slow)])
 def test_a_folder_with_files_that_are_not_images(
     dip: Dip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, failed: int
 ) -> None:
@@ -395,7 +395,15 @@ def test_finished_images_are_skipped_and_others_restored(dip: Dip, restored: Pat
 
 
 @pytest.mark.parametrize(
-    "other", [["--seed", 7], ["--iters", 5], ["--preset", "best"], ["--loss", "l1"], ["--snapshot-at", 1]], ids=str
+    "other",
+    [
+        ["--seed", 7],
+        ["--iters", 5],
+        pytest.param(["--preset", "best"], marks=pytest.mark.slow),
+        pytest.param(["--loss", "l1"], marks=pytest.mark.slow),
+        pytest.param(["--snapshot-at", 1], marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_other_options_do_not_replace_a_result(dip: Dip, restored: Path, other: list[object]) -> None:
     before = read_files(restored)

@@ -20,7 +20,7 @@ from dipcli.fitting.tiles.tiling import layout
 from dipcli.images.image import from_array
 from dipcli.problem import Problem
 from dipcli.runs import preview
-from dipcli.runs.preview import Frames, Preview, factor, reduced
+from dipcli.runs.preview import Frames, Preview, reduce_image, reduction_factor
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step, Tile
 
@@ -49,8 +49,8 @@ def grey(height: int, width: int) -> Any:
 
 @pytest.mark.parametrize(("shape", "longest"), [((3, 37, 53), 16), ((1, 100, 20), 33), ((3, 16, 16), 16)])
 def test_reduced_it_is_no_longer_than_asked_and_as_bright(shape: tuple[int, ...], longest: int) -> None:
-    image, by = random(*shape), factor(shape, longest)
-    small = reduced(image, by)
+    image, by = random(*shape), reduction_factor(shape, longest)
+    small = reduce_image(image, by)
     assert max(small.shape[1:]) <= longest
     high, wide = (side // by * by for side in shape[1:])
     whole = image[:, :high, :wide]
@@ -105,7 +105,7 @@ def test_tiles_are_blended_into_the_whole(
     largest: int, tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Begins as the measurement; once every tile shows what the truth does there, all of it is the truth."""
-    monkeypatch.setattr(preview, "LARGEST", largest)
+    monkeypatch.setattr(preview, "PREVIEW_SIDE", largest)
     height, width = 150, 236
     truth, measured = random(1, height, width), random(1, height // 2, width // 2, seed=1)
     problem = Problem(measured=measured, shape=(1, height, width), operator=Doubled())
@@ -127,7 +127,7 @@ def test_tiles_are_blended_into_the_whole(
         seen(at(2, part, tile=tile), Verdict(stop="enough"))
         clock[0] += 10
         shown.append(iio.imread(path) / 255)
-    whole = reduced(truth, factor(truth.shape, largest))[0].numpy()
+    whole = reduce_image(truth, reduction_factor(truth.shape, largest))[0].numpy()
     np.testing.assert_allclose(shown[-1], whole, atol=0.51 / 255 if largest == 400 else 0.12)
     np.testing.assert_allclose(shown[-1].mean(), whole.mean(), atol=0.01)
     corner = (slice(-4, None), slice(-4, None))
@@ -145,9 +145,9 @@ def test_tiles_are_blended_into_the_whole(
 
 def often(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """A preview after each iteration; what each of them showed."""
-    monkeypatch.setattr(preview, "SOON", 0.0)
-    monkeypatch.setattr(preview, "BETWEEN", 0.0)
-    monkeypatch.setattr(preview, "SHARE", 1e9)
+    monkeypatch.setattr(preview, "FIRST_PREVIEW_SECONDS", 0.0)
+    monkeypatch.setattr(preview, "PREVIEW_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(preview, "PREVIEW_TIME_FRACTION", 1e9)
     seen: list[np.ndarray] = []
     plain = preview.Preview.__call__
 
@@ -276,9 +276,9 @@ def test_where_it_cannot_be_written_that_is_said_once(
             raise DipError(f"Cannot write {path}: No space left on device.")
         plain(path, data)
 
-    monkeypatch.setattr(preview, "SOON", 0.0)
+    monkeypatch.setattr(preview, "FIRST_PREVIEW_SECONDS", 0.0)
     monkeypatch.setattr(files, "write", write)
     result = dip("denoise", noisy_png, "--iters", 5, *QUICK)
     assert result.exit_code == 0
-    assert result.stderr.count("(preview ends here, the fit goes on)") == 1
-    assert result.stderr.count("(frames ends here, the fit goes on)") == 1
+    assert result.stderr.count("(preview is disabled, the fit goes on)") == 1
+    assert result.stderr.count("(frames is disabled, the fit goes on)") == 1

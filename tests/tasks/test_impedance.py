@@ -294,6 +294,16 @@ def test_the_strong_line_is_the_median_of_its_bin() -> None:
     assert max(values) == values[-1] < 0.06
 
 
+def test_same_numbers_give_same_bytes_with_any_style() -> None:
+    table = [[0.08, 0.09, 0.07, 0.09], [0.01, 0.02, 0.03, 0.09]]
+    with mpl.rc_context({"font.size": 30, "savefig.facecolor": "red", "svg.hashsalt": "other"}):
+        before = dict(mpl.rcParams)
+        styled = curves(table).render()
+        assert dict(mpl.rcParams) == before
+    assert styled == curves(table).render()
+
+
+@pytest.mark.slow
 def test_same_numbers_give_same_bytes_with_any_style_and_process() -> None:
     script = (
         "import hashlib, sys, torch; from dipcli.tasks.figures.learning_curves import Curves\n"

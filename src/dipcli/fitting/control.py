@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeAlias
 
-from dipcli.fitting.evaluate import Evaluate, evaluate_alone
+from dipcli.fitting.passes.evaluate import Evaluate, evaluate_alone
 from dipcli.fitting.state import Checkpoint, RunsState, TilesState
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from dipcli import stopping
 from dipcli.errors import DipError
 from dipcli.fitting.control import NO_CONTROL, Control, Observer
-from dipcli.fitting.evaluate import Objective
 from dipcli.fitting.optimizers import make_optimizers
+from dipcli.fitting.passes.evaluate import Objective
 from dipcli.fitting.results import Fit
 from dipcli.fitting.rollback import CHECK_INTERVAL, MAX_ROLLBACKS, CollapseGuard
 from dipcli.fitting.started_rule import StartedRule, start_rule

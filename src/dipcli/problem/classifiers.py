@@ -3,7 +3,6 @@
 The networks have the modules and names of torchvision's, so that weights published for those fit; torchvision itself is
 not needed.
 """
-# ruff: noqa: TID253 - only `dip invert` imports this module, and only when it runs
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dipcli import files, images
 from dipcli.fitting.control import Control, Observer
-from dipcli.fitting.evaluate import Evaluate, evaluate_alone
+from dipcli.fitting.passes.evaluate import Evaluate, evaluate_alone
 from dipcli.fitting.solve import solve
 from dipcli.fitting.warmup import will_run
 from dipcli.records.job import Job

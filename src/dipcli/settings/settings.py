@@ -195,6 +195,6 @@ def _noise_level(number: str) -> float:
 
 
 def _tile_side(number: str) -> int:
-    if (side := int(number)) < MIN_TILE_SIDE:
+    if not number.isdecimal() or (side := int(number)) < MIN_TILE_SIDE:
         raise ValueError(number)
     return side

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
     from dipcli.images.image import Image
 
-NETWORK = "skip:channels=128x5:skips=4x5:up=nearest,nearest,bilinear,bilinear,bilinear"  # 2,184,307 parameters
+LAYOUT = "skips=4x5:up=nearest,nearest,bilinear,bilinear,bilinear"
+NETWORK = f"skip:channels=128x5:{LAYOUT}"  # 2,184,307 parameters
 GUIDED = {"input": "guide", "reg_noise": 0.0}
 TUNED = {**GUIDED, "pad": "zero", "rate": 0.02, "beta2": 0.99}
 PRESETS: Presets = {
     "fast": {**TUNED, "network": "skip:channels=16,32,64,64:skips=4x4:up=nearest", "iterations": 200},
-    "balanced": {**TUNED, "network": NETWORK.replace("128x5", "16,32,64,128,128"), "iterations": 500},
+    "balanced": {**TUNED, "network": f"skip:channels=16,32,64,128,128:{LAYOUT}", "iterations": 500},
     "best": {**GUIDED, "network": NETWORK, "rate": 0.01, "iterations": 600},
     # Ulyanov et al., CVPR 2018, and the settings published with it. The learning rate is high: it is halved if the fit
     # collapses.

@@ -167,7 +167,7 @@ def crop_square(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 
 def _load_network(model: str, layer: str, weights: str | None, seed: int) -> tuple[nn.Module, str, bool]:
     """Return the classifier, the name of the layer's module, and whether inputs are normalised as for ImageNet."""
-    from dipcli.problem.classifiers import MODELS, load_model  # noqa: PLC0415 - it imports torch
+    from dipcli.problem.classifiers import MODELS, load_model
 
     if ":" in model:
         return _load_own_network(model, weights, seed), layer, False
@@ -191,7 +191,7 @@ def _load_own_network(model: str, weights: str | None, seed: int) -> nn.Module:
     """
     import torch
 
-    from dipcli.problem.classifiers import load_weights  # noqa: PLC0415 - it imports torch
+    from dipcli.problem.classifiers import load_weights
     from dipcli.problem.features import describe_error
 
     if weights in ("random", "download"):

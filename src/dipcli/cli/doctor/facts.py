@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dipcli
@@ -29,10 +29,10 @@ NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noh
 
 @dataclass(frozen=True)
 class Package:
-    """A package that dipcli or one of its extras needs; no version if it is not installed."""
+    """A package that dipcli or one of its extras needs."""
 
     name: str
-    version: str | None
+    version: str | None  # None if it is not installed
     minimum: str = ""
     extra: str = ""
     error: str | None = None  # on import
@@ -40,10 +40,10 @@ class Package:
 
 @dataclass(frozen=True)
 class Disk:
-    """A folder; no free bytes if it does not exist."""
+    """A folder, to write to."""
 
     folder: str
-    free: int | None
+    free: int | None  # bytes; None if the folder does not exist
     writable: bool
 
 
@@ -58,7 +58,7 @@ class Facts:
     packages: tuple[Package, ...] = ()
     torch: probes.Torch | None = None  # None if it does not work
     error: str | None = None  # of the process that imports the packages
-    processor: str  # model
+    processor: str
     abilities: tuple[str, ...] = ()  # instruction sets that matter for convolutions
     cores: int | None = None  # physical
     allowed: int = 1  # logical processors that this process may use
@@ -82,7 +82,7 @@ def gather_facts(timeout: float = probes.TIMEOUT_SECONDS) -> Facts:
     """Gather the facts: a few seconds for each device, at most `timeout` seconds for each probe."""
     packages = list_packages()
     names = [package.name for package in packages if not package.extra] or ["torch"]
-    report, error = probes.run_child("import", *(MODULES.get(name, name) for name in names), timeout=timeout)
+    report, error = probes.run_child("import", *map(_module, names), timeout=timeout)
     errors = report.get("errors", {})
     quota, memory_limit = cgroups.read_limits()
     cores = memory_free = memory_total = None
@@ -95,15 +95,11 @@ def gather_facts(timeout: float = probes.TIMEOUT_SECONDS) -> Facts:
         dipcli=dipcli.__version__,
         python=platform.python_version(),
         executable=sys.executable,
-        system=f"{platform.platform()}",
-        packages=tuple(
-            Package(package.name, package.version, package.minimum, package.extra, errors.get(module))
-            for package in packages
-            for module in [MODULES.get(package.name, package.name)]
-        ),
+        system=platform.platform(),
+        packages=tuple(replace(package, error=errors.get(_module(package.name))) for package in packages),
         torch=probes.Torch(**report["torch"]) if "torch" in report else None,
         error=error,
-        processor=_read_processor_model(),
+        processor=platform.processor() or platform.machine(),
         abilities=tuple(report.get("abilities", ())),
         cores=cores,
         allowed=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -120,11 +116,10 @@ def gather_facts(timeout: float = probes.TIMEOUT_SECONDS) -> Facts:
 
 def list_packages(distribution: str = "dipcli") -> tuple[Package, ...]:
     """List what a distribution requires, by its metadata, and the installed versions."""
-    requirements: list[str] = []
+    packages, requirements = [], None
     with suppress(importlib.metadata.PackageNotFoundError):  # run from its source
-        requirements = importlib.metadata.requires(distribution) or []
-    packages = []
-    for match in filter(None, map(REQUIREMENT.fullmatch, requirements)):
+        requirements = importlib.metadata.requires(distribution)
+    for match in filter(None, map(REQUIREMENT.fullmatch, requirements or [])):
         name, versions, extra = match.groups("")
         version, minimum = None, re.search(r">=\s*([\w.]+)", versions)
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -134,15 +129,16 @@ def list_packages(distribution: str = "dipcli") -> tuple[Package, ...]:
 
 
 def check_disk(folder: Path) -> Disk:
-    """Check whether a folder exists and is writable, and the room on its disk."""
+    """Measure the room on the disk of a folder, and check whether a file can be written there."""
     try:
-        free = shutil.disk_usage(folder.absolute()).free
-        files.check_writable(folder.absolute())
+        folder = folder.absolute()
+        free = shutil.disk_usage(folder).free
+        files.check_writable(folder)
     except DipError:
-        return Disk(str(folder.absolute()), free, writable=False)
-    except OSError:  # it was removed
+        return Disk(str(folder), free, writable=False)
+    except OSError:
         return Disk(str(folder), None, writable=False)
-    return Disk(str(folder.absolute()), free, writable=True)
+    return Disk(str(folder), free, writable=True)
 
 
 def list_gpus() -> tuple[str, ...]:
@@ -154,8 +150,5 @@ def list_gpus() -> tuple[str, ...]:
     return tuple(", driver ".join(line.rsplit(", ", 1)) for line in child.stdout.splitlines() if ", " in line)
 
 
-def _read_processor_model() -> str:
-    with suppress(OSError):  # Linux
-        if model := re.search(r"(?m)^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(errors="replace")):
-            return model[1]
-    return platform.processor() or platform.machine()
+def _module(package: str) -> str:
+    return MODULES.get(package, package)

@@ -20,19 +20,12 @@ Grade: TypeAlias = Literal["broken", "hint"]
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem and its remedy.
+    """A problem and its remedy."""
 
-    Attributes:
-        grade: broken (dipcli does not work, or computes wrong values) or hint (it works, but could do better).
-        problem: what is wrong, a sentence.
-        remedy: what to do, a sentence; it ends with a colon if a command follows.
-        command: what to type; may be empty.
-    """
-
-    grade: Grade
+    grade: Grade  # broken: dipcli does not work, or computes wrong values; hint: it could do better
     problem: str
     remedy: str
-    command: str = ""
+    command: str = ""  # for the remedy, to be copied
 
 
 def find_problems(facts: Facts) -> list[Finding]:
@@ -69,7 +62,7 @@ def _check_gpu(facts: Facts) -> Iterator[Finding]:
     torch = facts.torch
     if torch is None or not facts.gpus or any(device.name.startswith("cuda") for device in facts.devices):
         return
-    reason = (torch.warning or "it sees no GPU; check CUDA_VISIBLE_DEVICES") if torch.cuda else "it is a CPU build"
+    reason = (torch.warning or "it sees no GPU; check CUDA_VISIBLE_DEVICES") if torch.built_for else "it is a CPU build"
     problem = f"PyTorch {torch.version} does not use the {facts.gpus[0]}: {reason.rstrip('.')}."
     yield Finding("hint", problem, f"Install the build for this GPU and driver: {TORCH_BUILDS}")
 

@@ -6,6 +6,7 @@ A library that does not load, a driver that hangs or an instruction that the CPU
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -27,54 +28,41 @@ ABILITIES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "neon", "bf16", "sve
 
 @dataclass(frozen=True)
 class Torch:
-    """The installed PyTorch: version, CUDA (or HIP) it is built for, CPU threads, its warning about CUDA."""
+    """The installed PyTorch: version, what GPUs it is built for, CPU threads, its warning about CUDA."""
 
     version: str
-    cuda: str | None = None
+    built_for: str | None = None  # CUDA 13.0, HIP 7.0; None for a CPU build
     threads: int = 1
     warning: str | None = None
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device and its probes; the dicts have one entry for each precision, fp32 and bf16.
+    """A device and its probes. The dicts are by precision, fp32 and bf16."""
 
-    Attributes:
-        name: as for `--device`.
-        title: name of the model, and the precision that `--precision auto` takes, with the reason.
-        precision: that precision.
-        iterations_per_second: of the small network of the probe.
-        gradient_error: relative L2 distance of its gradients to those on the CPU in fp32.
-        failures: why a probe failed; under "device" why there is none.
-    """
-
-    name: str
-    title: str = ""
-    precision: str = "fp32"
-    iterations_per_second: dict[str, float] = field(default_factory=dict)
-    gradient_error: dict[str, float] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
+    name: str  # as for `--device`
+    title: str = ""  # model, and the choice of `--precision auto`
+    precision: str = "fp32"  # that choice
+    iterations_per_second: dict[str, float] = field(default_factory=dict)  # of the small network
+    gradient_error: dict[str, float] = field(default_factory=dict)  # relative L2 distance to the CPU in fp32
+    failures: dict[str, str] = field(default_factory=dict)  # by "device" if there was no probe
 
 
 def run_child(*arguments: str, timeout: float = TIMEOUT_SECONDS) -> tuple[dict[str, Any], str | None]:
     """Run this module in a child process: its report, and how it failed (None if it did not)."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", "dipcli.cli.doctor.probes", *arguments]
-    with subprocess.Popen(  # noqa: S603
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as child:
-        try:
-            output, log = child.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            ending = f"no answer in {timeout:g} seconds"
-            _, log = child.communicate()
-        else:
-            if child.returncode == 0:
-                return json.loads(output.splitlines()[-1]), None
-            names = {-number: number.name for number in signal.Signals}
-            ending = names.get(child.returncode, f"exit code {child.returncode}")
-    return {}, f"{(log.strip().splitlines() or ['Python'])[-1]} ({ending})"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        child = subprocess.run(command, capture_output=True, timeout=timeout, check=False, env=environment)  # noqa: S603
+    except subprocess.TimeoutExpired as error:
+        log, ending = error.stderr or b"", f"no answer in {timeout:g} seconds"
+    else:
+        if child.returncode == 0:
+            return json.loads(child.stdout.splitlines()[-1]), None
+        names = {-number: number.name for number in signal.Signals}
+        log, ending = child.stderr, names.get(child.returncode, f"exit code {child.returncode}")
+    last_line = (log.decode(errors="replace").strip().splitlines() or ["Python"])[-1]
+    return {}, f"{last_line} ({ending})"
 
 
 def probe_in_child(name: str, timeout: float = TIMEOUT_SECONDS) -> Device:
@@ -84,7 +72,7 @@ def probe_in_child(name: str, timeout: float = TIMEOUT_SECONDS) -> Device:
 
 
 def import_modules(names: list[str]) -> dict[str, Any]:
-    """Import modules and report the errors; if PyTorch is among them and works, report its build and devices."""
+    """Import modules and report the errors; if PyTorch works, report its build and devices."""
     errors = {}
     for name in names:
         print(f"importing {name}", file=sys.stderr, flush=True)  # noqa: T201 - the parent reads how far it came
@@ -92,10 +80,8 @@ def import_modules(names: list[str]) -> dict[str, Any]:
             import_module(name)
         except Exception as error:  # noqa: BLE001 - a broken installation raises anything
             errors[name] = _summarise(error)
-    return {"errors": errors, **(_describe_torch() if "torch" in names and "torch" not in errors else {})}
-
-
-def _describe_torch() -> dict[str, Any]:
+    if "torch" in errors:
+        return {"errors": errors}
     import torch
 
     from dipcli.fitting.machine.device import read_cpu_capabilities
@@ -103,11 +89,13 @@ def _describe_torch() -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    warning = next((str(each.message).partition("\n")[0] for each in caught), None)
-    built_for = torch.version.cuda or torch.version.hip
+    warning = next((str(record.message).partition("\n")[0] for record in caught), None)
+    versions = {"CUDA": torch.version.cuda, "HIP": torch.version.hip}
+    built_for = next((f"{name} {version}" for name, version in versions.items() if version), None)
     abilities = [name for name in ABILITIES if read_cpu_capabilities().get(name)]
     mps = ["mps"] if torch.backends.mps.is_available() else []
     return {
+        "errors": errors,
         "torch": asdict(Torch(torch.__version__, built_for, torch.get_num_threads(), warning)),
         "abilities": abilities or [torch.backends.cpu.get_cpu_capability()],
         "devices": ["cpu", *(f"cuda:{index}" for index in range(gpus)), *mps],
@@ -133,12 +121,13 @@ def probe_device(name: str) -> Device:
             gradients, seconds = compute_gradients(device, kind)
         except Exception as error:  # noqa: BLE001 - drivers raise anything
             report.failures[kind] = _summarise(error)
-            continue
-        report.iterations_per_second[kind] = round(1 / seconds, 1)
-        if gradients.isfinite().all():
-            report.gradient_error[kind] = float((gradients - reference).norm() / reference.norm())
         else:
-            report.failures[kind] = "the gradients are not finite"
+            report.iterations_per_second[kind] = round(1 / seconds, 1)
+            distance = float((gradients - reference).norm() / reference.norm())
+            if math.isfinite(distance):
+                report.gradient_error[kind] = distance
+            else:
+                report.failures[kind] = "the gradients are not finite"
     return report
 
 
@@ -146,7 +135,7 @@ def compute_gradients(device: torch.device, precision: str) -> tuple[Tensor, flo
     """Fit noise with a small network: gradients of all weights, on the CPU in fp32, and seconds per iteration."""
     import torch
 
-    from dipcli.fitting.evaluate import evaluate_alone
+    from dipcli.fitting.passes.evaluate import evaluate_alone
     from dipcli.networks import build
     from dipcli.settings import Settings
 

@@ -35,11 +35,8 @@ def print_report(facts: Facts, findings: Sequence[Finding]) -> None:
 
 def _fill(text: str, width: int, label: str) -> str:
     """Wrap between words, aligned behind the label."""
-    indent = " " * len(label)
-    width = max(width, len(label) + 1)
-    lines = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False,
-                          break_on_hyphens=False)  # fmt: skip
-    return label + "\n".join(lines)[len(label) :]
+    lines = textwrap.wrap(text, max(width - len(label), 1), break_long_words=False, break_on_hyphens=False)
+    return label + f"\n{' ' * len(label)}".join(lines)
 
 
 def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
@@ -48,7 +45,7 @@ def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "Versions", ""
     yield "dipcli", facts.dipcli
     yield "Python", f"{facts.python}, {facts.executable}"
-    yield "PyTorch", f"{torch.version}, built for {torch.cuda or 'CPUs'}" if torch else "does not work"
+    yield "PyTorch", f"{torch.version}, built for {torch.built_for or 'CPUs'}" if torch else "does not work"
     for extra in sorted({package.extra for package in facts.packages}):
         packages = [package for package in facts.packages if package.extra == extra and package.name != "torch"]
         versions = ", ".join(f"{package.name} {package.version or 'missing'}" for package in packages)

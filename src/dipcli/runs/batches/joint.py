@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from dipcli.errors import DipError
-from dipcli.fitting import lockstep
 from dipcli.fitting.machine import memory
+from dipcli.fitting.passes import lockstep
 from dipcli.fitting.solve import use_threads
 from dipcli.runs.batches.batch import Batch, Outcome, decide_without_fit, failed, not_started
 from dipcli.runs.batches.throughput import choose_batch_size

@@ -10,9 +10,9 @@ from time import perf_counter
 
 from dipcli import images, stopping
 from dipcli.errors import DipError
-from dipcli.fitting import lockstep
 from dipcli.fitting.control import Control
 from dipcli.fitting.machine import device, memory
+from dipcli.fitting.passes import lockstep
 from dipcli.fitting.solve import PreparedFit, prepare, solve
 from dipcli.records.job import Job
 from dipcli.stopping.step import Step

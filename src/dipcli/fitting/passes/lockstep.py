@@ -21,8 +21,8 @@ import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor, nn
 
-from dipcli.fitting.evaluate import evaluate_alone, render
 from dipcli.fitting.machine import memory
+from dipcli.fitting.passes.evaluate import evaluate_alone, render
 from dipcli.networks.grouped import can_group, group_networks
 
 T = TypeVar("T")

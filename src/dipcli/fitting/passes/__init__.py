@@ -1,0 +1,1 @@
+"""One forward and backward pass: of one network, or of several fits together."""
