@@ -151,7 +151,7 @@ def test_results_without_records_are_recognised_by_name(dip: Dip, tmp_path: Path
     assert "0 restored, 0 failed, 1 skipped" in shell.stderr
 
 
-@pytest.mark.parametrize("output", [[], ["-o", "out"]], ids=["beside", "folder"])
+@pytest.mark.parametrize("output", [pytest.param([], marks=pytest.mark.slow), ["-o", "out"]], ids=["beside", "folder"])
 def test_images_that_differ_only_in_the_suffix_are_all_restored(
     dip: Dip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: list[str]
 ) -> None:
