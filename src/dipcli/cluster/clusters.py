@@ -185,6 +185,7 @@ def _start_slurm(jobs: int) -> Iterator[Any]:
             cores=1,  # a fit at a time, with all CPUs of the job
             processes=1,
             job_cpu=config.get("job-cpu") or config.get("cores"),
+            worker_extra_args=[*(config.get("worker-extra-args") or []), "--preload", "dipcli.cluster.worker"],
             security=True,  # temporary keys, in files that only this user can read
             shared_temp_directory=config.get("shared-temp-directory") or str(Path.home()),
             scheduler_options=NO_DASHBOARD,

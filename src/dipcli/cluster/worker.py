@@ -30,9 +30,9 @@ _ended_calls: dict[str, signal.Signals] = {}
 
 
 def dask_setup(_worker: object) -> None:
-    """Ignore SIGINT and SIGTERM. Dask calls this in the main thread of each worker on this machine.
+    """Ignore SIGINT and SIGTERM. Dask calls this in the main thread of each worker that `clusters` starts.
 
-    Ctrl-C at a terminal, or SIGTERM to the process group, is for the client, which passes it on with `end_call`.
+    Ctrl-C at a terminal is for the client, which passes it on with `end_call`; SIGTERM by Slurm is for the Nanny.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
