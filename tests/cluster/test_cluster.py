@@ -269,6 +269,47 @@ def test_the_images_of_a_lost_worker_are_restored_together_by_another(
     assert {json.loads(line)["batch_size"] for line in stdout.splitlines()} == {3}
 
 
+SBATCH = """#!/bin/bash
+cp "$1" job.sh
+setsid bash job.sh > job.log 2>&1 &
+echo $! > job.pid
+echo Submitted batch job 1
+"""
+SCANCEL = """#!/bin/bash
+kill -- -$(cat job.pid)
+"""
+
+
+@pytest.mark.slow
+def test_slurm_jobs_restore_images_and_are_cancelled(
+    tmp_path: Path, started: list[subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scripts that run the job here stand in for Slurm."""
+    for name, script in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "jobqueue.yaml").write_text("jobqueue: {slurm: {cores: 1, memory: 2GB}}")
+    monkeypatch.setenv("PATH", os.pathsep.join((str(tmp_path), os.environ["PATH"])))
+    monkeypatch.setenv("DASK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for number in range(2):
+        draw(tmp_path / f"in/{number}.png", number)
+    process = call(tmp_path, "-o", "out", "--scheduler", "slurm:1", iterations=100_000)
+    started.append(process)
+    wait_until((tmp_path / "out/0.dip/log.csv").exists)
+    keys = list(tmp_path.glob(".dask-jobqueue.worker.*"))
+    assert len(keys) == 3
+    assert all(path.stat().st_mode & 0o077 == 0 for path in keys), "only the user can read them"
+    assert "--tls-key" in (tmp_path / "job.sh").read_text()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130, stderr
+    assert stderr.endswith("0 restored, 0 failed, 0 skipped, 1 cut short, 1 not started\n")
+    assert not list(tmp_path.glob(".dask-jobqueue.worker.*"))
+    job = int((tmp_path / "job.pid").read_text())
+    wait_until(lambda: not psutil.pid_exists(job) or psutil.Process(job).status() == psutil.STATUS_ZOMBIE)
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A scheduler and a worker in this process."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -175,8 +176,10 @@ def _start_local(division: Division) -> Iterator[SpecCluster]:
 @contextmanager
 def _start_slurm(jobs: int) -> Iterator[Any]:
     """Submit jobs with one worker each, as Dask's configuration describes them. A job that ends is replaced."""
-    from dask_jobqueue import SLURMCluster  # noqa: PLC0415 - needed for Slurm only
+    handler = signal.getsignal(signal.SIGINT)
+    from dask_jobqueue import SLURMCluster  # noqa: PLC0415 - needed for Slurm only; replaces the handler of SIGINT
 
+    signal.signal(signal.SIGINT, handler)
     if shutil.which("sbatch") is None:
         raise DipError("--scheduler slurm: there is no sbatch here. Run dip where Slurm jobs are submitted.")
     config = dask.config.get("jobqueue.slurm")
