@@ -30,7 +30,7 @@ WAYS = {
     "batch": "one call, --batch-size 16",
     "batch:auto": "one call, --batch-size auto",
     "parallel": "GNU parallel -j2, one process per image",
-    "local": "--scheduler local, benchmark included",
+    "local": "--scheduler local",
     "local:1": "--scheduler local:1 --threads 2",
     "local:2": "--scheduler local:2",
     "local:2:batch": "--scheduler local:2 --batch-size 16",
@@ -139,9 +139,9 @@ def measure_together(most: int, side: int, preset: str, device: str, seconds: fl
         count, first = 1, 0.0
         while count <= most:
             throughput = measure_throughput(prepared, count, seconds=seconds)
-            first = first or throughput.iterations
-            ratio = throughput.iterations / first
-            print(f"{count:4} together: {throughput.iterations:8.1f} iterations per second  {ratio:6.2f} x", flush=True)
+            first = first or throughput
+            ratio = throughput / first
+            print(f"{count:4} together: {throughput:8.1f} iterations per second  {ratio:6.2f} x", flush=True)
             count *= 2
 
 
@@ -180,15 +180,15 @@ def measure_client(count: int) -> None:
     """Print the time that the client and the scheduler take for images that take no time."""
     from dipcli.cluster import dispatch, worker
     from dipcli.records.job import Job
-    from dipcli.runs.batches.batch import lay_out
+    from dipcli.runs.batches.batch import Outcome, lay_out
     from dipcli.runs.display import Silent
     from dipcli.settings.scheduler import parse_scheduler
     from dipcli.tasks.registry import tasks
 
-    def no_fit(_order: dict[str, object]) -> dict[str, object]:
-        return {"account": {"input": "a.png", "output": "b.png"}, "skipped": "done", "notes": [], "worker": "none"}
+    def no_fit(_request: dict[str, object]) -> list[Outcome]:
+        return [Outcome("a.png", "b.png", skipped="done")]
 
-    worker.fit = no_fit  # type: ignore[assignment]
+    worker.restore_images = no_fit
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "in")
         draw_images(folder, 1, 16)

@@ -1,4 +1,4 @@
-"""Pictures of one size fitted together, by the command line."""
+"""Images of one size fitted together, by the command line."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 import signal
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
+import torch
 from command_line import Dip, start, wait_for
 from samples import noisy, scene
 
@@ -21,12 +21,15 @@ from dipcli.fitting.machine import memory
 from dipcli.fitting.solve import PreparedFit
 from dipcli.images.pillow import read_size
 from dipcli.records.job import Job
-from dipcli.runs.batches import throughput as pace
-from dipcli.runs.batches.shared_display import SharedDisplay
+from dipcli.runs.batches import throughput
+from dipcli.runs.batches.joint import JointDisplay
+from dipcli.runs.batches.throughput import choose_batch_size
 from dipcli.runs.display import Expected
+from dipcli.stopping import Verdict
+from dipcli.stopping.step import Step
 from dipcli.tasks.registry import tasks
 
-NEAR = 2  # grey levels: what rounding makes of a few steps in single precision
+MAX_DIFFERENCE = 2  # grey levels, by rounding in a few steps of single precision
 
 
 def draw(path: Path, seed: int = 0, height: int = 20, width: int = 24) -> Path:
@@ -37,19 +40,19 @@ def draw(path: Path, seed: int = 0, height: int = 20, width: int = 24) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Five of one size, one larger, one that is no picture."""
+    """Five images of one size, a larger one, and a file that is not an image."""
     for number in range(5):
         draw(tmp_path / "in" / f"{number}.png", number)
     draw(tmp_path / "in/large.png", 7, 33, 40)
-    (tmp_path / "in/bad.png").write_text("not a picture")
+    (tmp_path / "in/bad.png").write_text("not an image")
     return tmp_path / "in"
 
 
-def record(output: Path) -> dict[str, Any]:
+def read_record(output: Path) -> dict[str, Any]:
     return json.loads((output.with_suffix(".dip") / "run.json").read_text())
 
 
-def test_pictures_of_one_size_are_fitted_together_and_come_to_the_same(
+def test_images_of_one_size_are_fitted_together_with_the_same_results(
     dip: Dip, folder: Path, tmp_path: Path, passes: list[int]
 ) -> None:
     plain, out = tmp_path / "plain", tmp_path / "out"
@@ -61,21 +64,21 @@ def test_pictures_of_one_size_are_fitted_together_and_come_to_the_same(
     assert "6 restored, 1 failed, 0 skipped; failed: 6/7" in result.stderr
     assert result.stderr.count("bad.png") == 1
     assert passes == [3] * 3 + [2] * 3
-    accounts = [json.loads(line) for line in result.stdout.splitlines()]
-    assert sorted(Path(each["input"]).name for each in accounts) == sorted(each.name for each in folder.iterdir())
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert sorted(Path(record["input"]).name for record in records) == sorted(path.name for path in folder.iterdir())
     for name in ("0", "1", "2", "3", "4", "large"):
         one, other = (iio.imread(place / f"{name}.png").astype(int) for place in (plain, out))
-        assert np.abs(one - other).max() <= NEAR
-        told, before = record(out / f"{name}.png"), record(plain / f"{name}.png")
-        assert told["batch_size"] == (1 if name == "large" else 3)
+        assert np.abs(one - other).max() <= MAX_DIFFERENCE
+        joint, before = read_record(out / f"{name}.png"), read_record(plain / f"{name}.png")
+        assert joint["batch_size"] == (1 if name == "large" else 3)
         assert before["batch_size"] == 1
-        assert (told["kept"], told["reason"], told["settings"]) == (
+        assert (joint["kept"], joint["reason"], joint["settings"]) == (
             before["kept"],
             before["reason"],
             before["settings"],
         )
-        assert {each.name for each in (out / f"{name}.dip").rglob("*")} == {
-            each.name for each in (plain / f"{name}.dip").rglob("*")
+        assert {path.name for path in (out / f"{name}.dip").rglob("*")} == {
+            path.name for path in (plain / f"{name}.dip").rglob("*")
         }
         rows = (out / f"{name}.dip/log.csv").read_text().splitlines()
         assert [row.partition(",")[0] for row in rows] == ["iteration", "1", "2", "3"]
@@ -83,80 +86,90 @@ def test_pictures_of_one_size_are_fitted_together_and_come_to_the_same(
     assert "0 restored, 1 failed, 6 skipped" in again.stderr
 
 
-def test_a_batch_of_one_has_the_bits_of_a_plain_call(dip: Dip, folder: Path, tmp_path: Path) -> None:
+def test_a_batch_size_of_one_has_the_bits_of_a_plain_call(dip: Dip, folder: Path, tmp_path: Path) -> None:
     dip.quick("denoise", folder, "-o", tmp_path / "plain")
     dip.quick("denoise", folder, "-o", tmp_path / "one", "--batch-size", 1)
-    for each in (tmp_path / "plain").glob("*.png"):
-        assert each.read_bytes() == (tmp_path / "one" / each.name).read_bytes()
+    for path in (tmp_path / "plain").glob("*.png"):
+        assert path.read_bytes() == (tmp_path / "one" / path.name).read_bytes()
 
 
-def test_on_a_cpu_nothing_is_fitted_together_unasked(dip: Dip, folder: Path, tmp_path: Path, passes: list[int]) -> None:
+def test_on_a_cpu_images_are_fitted_alone_by_default(dip: Dip, folder: Path, tmp_path: Path, passes: list[int]) -> None:
     assert dip.quick("denoise", folder, "-o", tmp_path / "out").exit_code == 3
     assert passes == []
     job = Job(task=tasks()["denoise"], source=folder, given={"device": "cpu"})
-    assert not pace.usual(job)
+    assert not throughput.is_default(job)
 
 
-def test_auto_finds_out_how_many(
+def test_auto_measures_how_many_for_each_size(
     dip: Dip, folder: Path, tmp_path: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
 
-    def measured(bench: PreparedFit, together: int, **_: object) -> pace.Throughput:
-        tried.append((bench.problem.shape[1:], together))
-        return pace.Throughput({1: 10.0, 2: 19.0, 4: 19.5}[together], 1000, None)  # of five there are no eight
+    def measure(fit: PreparedFit, together: int, **_: object) -> float:
+        tried.append((fit.problem.shape[1:], together))
+        return {1: 10.0, 4: 19.5}[together]  # there are no sixteen
 
-    monkeypatch.setattr(pace, "measure_throughput", measured)
+    monkeypatch.setattr(throughput, "measure_throughput", measure)
     result = dip.quick("denoise", folder, "-o", tmp_path / "out", "--batch-size", "auto")
-    assert tried == [((20, 24), 1), ((20, 24), 2), ((20, 24), 4)], "too few of the other size to find out"
-    assert "0.png, by pictures together: 1 10.0, 2 19.0, 4 19.5. So 2 together." in result.stderr
-    assert set(passes) == {2}
+    assert tried == [((20, 24), 1), ((20, 24), 4)], "there are too few of the other size to measure"
+    assert re.search(r"0\.png: .*1 together 10\.0, 4 together 19\.5\. Fitting 4 together\.", result.stderr)
+    assert set(passes) == {4}
 
 
 @pytest.mark.parametrize(
-    ("paces", "limit", "most", "best"),
+    ("rates", "memory_limit", "count", "best"),
     [
-        ({1: 10, 2: 20, 4: 40, 8: 60, 16: 61, 32: 62}, None, 64, 8),
-        ({1: 10, 2: 10.4, 4: 10}, None, 64, 1),
-        ({1: 10, 2: 9, 4: 14, 8: 13, 16: 12}, None, 64, 4),
-        ({1: 10, 2: 20, 4: 40}, 700, 64, 4),
-        ({1: 10, 2: 20, 4: 40}, None, 7, 4),
+        ({1: 10, 4: 40, 16: 61}, None, 64, 16),
+        ({1: 10, 4: 40, 16: 41}, None, 64, 4),
+        ({1: 10, 4: 10.4, 16: 10}, None, 64, 1),
+        ({1: 10, 4: 9, 16: 14}, None, 64, 16),
+        ({1: 10, 4: 40}, 7, 64, 4),
+        ({1: 10, 4: 40}, None, 7, 4),
     ],
 )
-def test_the_smallest_number_than_which_more_are_hardly_faster(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, paces: dict[int, float], limit: int | None, most: int, best: int
+def test_the_smallest_batch_that_no_larger_one_clearly_beats_is_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    rates: dict[int, float],
+    memory_limit: int | None,
+    count: int,
+    best: int,
 ) -> None:
     tried = []
 
-    def measured(_bench: PreparedFit, together: int, **_: object) -> pace.Throughput:
+    def measure(_fit: PreparedFit, together: int, **_: object) -> float:
         tried.append(together)
-        return pace.Throughput(paces[together], 100, limit)
+        return rates[together]
 
-    monkeypatch.setattr(pace, "measure_throughput", measured)
+    monkeypatch.setattr(throughput, "measure_throughput", measure)
     job = Job(task=tasks()["denoise"], source=draw(tmp_path / "a.png"))
-    said: list[str] = []
-    assert pace.batch_size(job, None, most, said.append) == best
-    assert tried == list(paces)
-    assert len(said) == 1
+    if memory_limit:
+        needed = throughput.prepare_job(job).estimate.whole
+        monkeypatch.setattr(memory, "read_limit", lambda _settings: memory_limit * needed)
+    notes: list[str] = []
+    assert choose_batch_size(job, None, count, notes.append) == best
+    assert tried == list(rates)
+    assert len(notes) == 1
 
 
-def test_a_trial_that_is_cut_short_says_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(pace, "measure_throughput", lambda *_, **__: pace.Throughput(0.0, 100, None))
-    said: list[str] = []
-    assert pace.batch_size(Job(task=tasks()["denoise"], source=draw(tmp_path / "a.png")), None, 9, said.append) == 1
-    assert said == []
+def test_an_interrupted_measurement_says_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(throughput, "measure_throughput", lambda *_, **__: 0.0)
+    notes: list[str] = []
+    job = Job(task=tasks()["denoise"], source=draw(tmp_path / "a.png"))
+    assert choose_batch_size(job, None, 9, notes.append) == 1
+    assert notes == []
 
 
-def test_as_many_as_there_is_memory_for(dip: Dip, folder: Path, tmp_path: Path, passes: list[int]) -> None:
+def test_memory_limits_the_batch_size(dip: Dip, folder: Path, tmp_path: Path, passes: list[int]) -> None:
     tight = ("--max-memory", "1000M", "--batch-size", 5)
     result = dip.quick("denoise", folder, "-o", tmp_path / "out", *tight)
     assert "6 restored" in result.stderr
-    (said,) = re.findall(r"there is memory for (\d) of this size together", result.stderr)
-    assert set(passes) == {int(said), 5 % int(said)} - {0, 1}
-    assert all(not each["tiles"] for each in map(record, (tmp_path / "out").glob("*.png")))
+    (count,) = re.findall(r"there is memory for (\d) images of this size together", result.stderr)
+    assert set(passes) == {int(count), 5 % int(count)} - {0, 1}
+    assert all(not record["tiles"] for record in map(read_record, (tmp_path / "out").glob("*.png")))
 
 
-def test_memory_is_shared_out() -> None:
+def test_the_memory_limit_is_divided_among_the_fits() -> None:
     settings = tasks()["denoise"].settings(max_memory="900M")
     assert memory.read_limit(settings) == 900 * 2**20
     before = memory.FITS_AT_ONCE.set(3)
@@ -166,19 +179,19 @@ def test_memory_is_shared_out() -> None:
         memory.FITS_AT_ONCE.reset(before)
 
 
-def test_what_is_measured_is_real_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_throughput_is_measured_and_nothing_is_written(tmp_path: Path) -> None:
     given = {"network": "skip:channels=8,8:skips=4,4", "input": "noise", "input_depth": 4, "device": "cpu"}
     job = Job(task=tasks()["denoise"], source=draw(tmp_path / "a.png"), given=given)
-    one, two = (pace.measure_throughput(pace.prepare_job(job), count, seconds=0.2) for count in (1, 2))
-    assert one.iterations > 0
-    assert two.iterations > 0.5 * one.iterations
-    assert one.memory == two.memory > 0
-    cut = pace.measure_throughput(pace.prepare_job(job), 2, seconds=1000, asked=lambda: "the end")
-    assert cut.iterations == 0
-    assert [each.name for each in tmp_path.iterdir()] == ["a.png"]
+    one, two = (throughput.measure_throughput(throughput.prepare_job(job), count, seconds=0.2) for count in (1, 2))
+    assert one > 0
+    assert two > 0.5 * one
+    cut = throughput.measure_throughput(throughput.prepare_job(job), 2, seconds=1000, interrupted=lambda: "the end")
+    assert cut == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_a_half_done_picture_is_gone_on_with_in_company(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_interrupted_images_are_resumed_together(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start("denoise", folder, "-o", out, "--iters", 10**6, "--log-every", 1, "--batch-size", 5)
     logs = [out / f"{number}.dip/log.csv" for number in range(5)]
@@ -186,13 +199,13 @@ def test_a_half_done_picture_is_gone_on_with_in_company(folder: Path, tmp_path: 
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
-    assert stderr.count("keeping the best pictures so far") == 1
+    assert stderr.count("keeping the best images so far") == 1
     assert len(stdout.splitlines()) == 5
-    assert "0 restored, 0 failed, 0 skipped, 5 cut short, 2 not begun" in stderr
-    reached = {number: record(out / f"{number}.png")["iterations"] for number in range(5)}
-    assert all(not record(out / f"{number}.png")["finished"] for number in range(5))
-    assert max(reached.values()) - min(reached.values()) <= 1, "in lockstep"
-    # Where it runs, and with whom, is no matter.
+    assert "0 restored, 0 failed, 0 skipped, 5 cut short, 2 not started" in stderr
+    reached = {number: read_record(out / f"{number}.png")["iterations"] for number in range(5)}
+    assert all(not read_record(out / f"{number}.png")["finished"] for number in range(5))
+    assert max(reached.values()) - min(reached.values()) <= 1, "they run in lockstep"
+    # Where it runs, and how many images are fitted together, may change.
     places = ("--batch-size", 4, "--threads", 1, "--checkpoint-every", "9s")
     process = start("denoise", folder, "-o", out, "--iters", 10**6, "--log-every", 1, *places)
     grown = [len(log.read_text().splitlines()) + 5 for log in logs]
@@ -204,28 +217,29 @@ def test_a_half_done_picture_is_gone_on_with_in_company(folder: Path, tmp_path: 
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert stderr.count("resuming from") == 4
+    assert stderr.count("resuming from iteration") == 4
     for number, before in list(reached.items())[:4]:
-        assert record(out / f"{number}.png")["iterations"] > before
+        assert read_record(out / f"{number}.png")["iterations"] > before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
-def test_a_second_signal_ends_at_once(folder: Path, tmp_path: Path) -> None:
+def test_a_second_signal_stops_immediately(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    slow = "import dipcli.runs.run; dipcli.runs.run.Results.write_image = lambda *_: __import__('time').sleep(60)"
+    slow = "from dipcli.runs.results import Results; Results.write_image = lambda *_: __import__('time').sleep(60)"
     process = start("denoise", folder, "-o", out, "--iters", 10**6, "--batch-size", 5, "--log-every", 1, patch=slow)
     log = out / "4.dip/log.csv"
     wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 3, process)
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     for line in process.stderr:
-        if "once more" in line or "again" in line:
+        if "again to stop immediately" in line:
             break
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 130
     assert not list(out.glob("*.png"))
-    assert not [each for each in out.rglob("*") if each.name.startswith(".")]
+    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize(
@@ -234,23 +248,23 @@ def test_a_second_signal_ends_at_once(folder: Path, tmp_path: Path) -> None:
         (["--batch-size", "0"], "--batch-size 0 is invalid"),
         (["--batch-size", "many"], "--batch-size many is invalid"),
         (["--batch-size", "-2"], "--batch-size -2 is invalid"),
-        (["--batch-size", "2", "--time", "9s"], "time budget each"),
+        (["--batch-size", "2", "--time", "9s"], "leave --time or --batch-size out"),
     ],
 )
-def test_what_makes_no_sense_is_said(dip: Dip, folder: Path, options: list[str], sentence: str) -> None:
+def test_invalid_batch_sizes_are_refused(dip: Dip, folder: Path, options: list[str], sentence: str) -> None:
     result = dip("denoise", folder, *options)
     assert result.exit_code == 2
     assert sentence in result.stderr
     assert not list(folder.glob("*.dip"))
 
 
-def test_one_picture_has_no_company(dip: Dip, folder: Path) -> None:
+def test_batch_size_is_refused_for_one_image(dip: Dip, folder: Path) -> None:
     result = dip("denoise", folder / "0.png", "--batch-size", "2")
     assert result.exit_code == 2
     assert "--batch-size is for several images" in result.stderr
 
 
-def test_other_tasks_too(dip: Dip, tmp_path: Path, passes: list[int]) -> None:
+def test_other_tasks_are_fitted_together(dip: Dip, tmp_path: Path, passes: list[int]) -> None:
     for number in range(3):
         draw(tmp_path / "in" / f"{number}.png", number)
     iio.imwrite(tmp_path / "mask.png", (np.arange(20 * 24).reshape(20, 24) % 3 == 0).astype(np.uint8) * 255)
@@ -265,7 +279,7 @@ def test_other_tasks_too(dip: Dip, tmp_path: Path, passes: list[int]) -> None:
         assert (before[known] == after[known]).all()
 
 
-def test_sizes_are_known_without_reading_the_picture(tmp_path: Path) -> None:
+def test_sizes_are_read_from_the_header(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "a.tif", "a.webp", "a.bmp"):
         assert read_size(draw(tmp_path / name)) == (24, 20)
     deep = tmp_path / "deep.tif"
@@ -276,61 +290,46 @@ def test_sizes_are_known_without_reading_the_picture(tmp_path: Path) -> None:
     assert read_size(tmp_path / "nowhere.png") is None
 
 
-class Heard(Lines):
-    """Writes down what it is told."""
+class RecordingDisplay(Lines):
+    """Records what it is given."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.said: list[str] = []
+        self.received: list[Any] = []
 
-    def watching(self, title: str, ahead: Expected) -> Any:
-        self.said.append(f"begin {title}")
-        return super().watching(title, ahead)
+    def watching(self, title: str, expected: Expected) -> Any:
+        self.received.append((title, expected.iterations, expected.usual, expected.runs))
+        return super().watching(title, expected)
 
-    def __call__(self, step: Any, _verdict: Any) -> None:
-        self.said.append(f"step {step.number}")
+    def __call__(self, step: Step, verdict: Verdict) -> None:
+        assert verdict == Verdict()
+        assert (step.event, step.run, step.tile) == (None, 1, None)
+        self.received.append(step.number)
 
     def note(self, text: str) -> None:
-        self.said.append(text)
+        self.received.append(text)
 
 
-def test_one_display_shows_one_after_the_other() -> None:
-    heard = Heard()
-    turns = SharedDisplay(heard)
-    first, second = turns.next(), turns.next()
+def test_one_display_shows_all_fits_of_a_size() -> None:
+    received = RecordingDisplay()
 
-    def step(number: int, event: str | None = None) -> Any:
-        return SimpleNamespace(number=number, event=event)
+    def step(number: int, event: str | None = None) -> Step:
+        image = torch.zeros(1, 2, 2)
+        return Step(number, torch.zeros(()), image, (image,), 0.01, 1.0, event=event, run=2)
 
-    turns.coming = 1
-    with second.watching("b", Expected()):
-        with first.watching("a", Expected()):
-            turns.coming = 0
-            second(step(1), None)
-            first(step(1), None)
-            first(step(2, "the fit collapsed"), None)
-            first.show_row(None)
-        second.note("a word")
-    with first.watching("a", Expected()):
-        first(step(3), None)
-    assert heard.said == [
-        "begin b and 1 more",
-        "step 1",
-        "a: iteration 2: the fit collapsed",
-        "a word",
-        "begin a",
-        "step 3",
+    with JointDisplay(received, 16, 8) as joint:
+        first, second = joint.for_image(), joint.for_image()
+        with first.watching("a.png", Expected(iterations=100, runs=2)), second.watching("b.png", Expected(100)):
+            first(step(1), Verdict(keep=True))
+            second(step(1), Verdict(keep=True))
+            second(step(2, "the fit collapsed"), Verdict(stop="done"))
+            second.show_row({})
+            second.note("a message")
+    assert received.received == [
+        ("16 images, 8 at a time", 3200, None, 1),
+        1,
+        2,
+        3,
+        "b.png: iteration 2: the fit collapsed",
+        "a message",
     ]
-
-
-def test_where_the_one_that_is_shown_ends_another_is() -> None:
-    heard = Heard()
-    turns = SharedDisplay(heard)
-    first, second = turns.next(), turns.next()
-    one, other = first.watching("a", Expected()), second.watching("b", Expected())
-    one.__enter__()
-    other.__enter__()
-    one.__exit__(None, None, None)
-    second(SimpleNamespace(number=5, event=None), None)
-    other.__exit__(None, None, None)
-    assert heard.said == ["begin a", "begin b", "step 5"]

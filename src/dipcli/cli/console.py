@@ -55,7 +55,7 @@ def restore(
     explain = display.note if verbose else lambda _text: None
     for remark in batch.remarks:
         display.note(remark)
-    fates = ["not begun"] * len(batch.entries)
+    fates = ["not started"] * len(batch.entries)
     outcomes: list[Outcome] = []
     for outcome in _restore(batch, resume, scheduler, batch_size, display, explain):
         outcomes.append(outcome)
@@ -96,10 +96,10 @@ def count_fates(fates: Sequence[str]) -> str:
     """Count the outcomes of a batch, and name those that failed.
 
     Args:
-        fates: of each image in order: restored, failed, skipped, cut short or not begun.
+        fates: of each image in order: restored, failed, skipped, cut short or not started.
     """
     counts = [f"{fates.count(fate)} {fate}" for fate in ("restored", "failed", "skipped")]
-    counts += [f"{fates.count(fate)} {fate}" for fate in ("cut short", "not begun") if fate in fates]
+    counts += [f"{fates.count(fate)} {fate}" for fate in ("cut short", "not started") if fate in fates]
     failed = [f"{number}/{len(fates)}" for number, fate in enumerate(fates, start=1) if fate == "failed"]
     return ", ".join(counts) + (f"; failed: {', '.join(failed)}" if failed else "")
 
@@ -126,7 +126,7 @@ def _restore(
         _explain_plan(plan, explain)
 
     together = batch.several and batch_size != 1
-    if together and (batch_size is not None or throughput.usual(batch.entries[0].job)):
+    if together and (batch_size is not None or throughput.is_default(batch.entries[0].job)):
         return restore_together(batch, None if batch_size == "auto" else batch_size, announce=announce, **how)
     return restore_all(batch, resume=resume, announce=announce, **how)
 
@@ -141,15 +141,15 @@ def _report(outcome: Outcome, display: Display, explain: Callable[[str], None], 
         from dipcli.records import summaries
 
         explain(summaries.describe_machine(outcome.record))
-    if outcome.begun and (as_json or not (outcome.error or outcome.skipped)):
+    if outcome.started and (as_json or not (outcome.error or outcome.skipped)):
         print_result(outcome.output, outcome.to_json(), as_json=as_json)
 
 
 def _describe(outcome: Outcome) -> list[str]:
     """Sentences about one image. An error is printed here, because --quiet does not silence it."""
     if outcome.error:
-        if outcome.said:
-            print_error(outcome.said, outcome.error)
+        if outcome.message:
+            print_error(outcome.message, outcome.error)
         return []
     if outcome.skipped:
         return [f"{outcome.source}: {outcome.skipped}"]

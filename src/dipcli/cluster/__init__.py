@@ -1,13 +1,11 @@
-"""Many pictures at a time: on the cores and GPUs of this machine, or on a cluster, with Dask distributed.
+"""Many images at a time with Dask distributed: on the cores and GPUs of this machine, or on a cluster.
 
-    scheduler    what `--scheduler` says
-    dispatch     the client: which pictures go out, and in which order the outcomes come
-    flight       those that are with the workers, and what becomes of each
-    sites        schedulers and workers, started or found
-    ways         how many fits at once, with how many threads each: measured
-    worker       what a Dask worker runs: it hands each picture to a child process
-    processes    a child process, seen from outside
-    child        the same from inside
+    dispatch     the client: submits tasks and yields outcomes
+    tasks        the tasks on the cluster: submitted, finished, failed, repeated
+    clusters     schedulers and workers: started here or through Slurm, or found at an address
+    worker       runs in the workers: restores the images of one task
 
+A task is one image, or several of one size with `--batch-size`. Each worker is a process that runs one task at a time.
+Dask's Nanny replaces a process that dies; Dask's scheduler repeats its task.
 Paths and settings travel, never pixels: all workers see the same files.
 """

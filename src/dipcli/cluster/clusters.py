@@ -5,222 +5,210 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask
 import distributed
+import psutil
 import torch
+from dask.system import CPU_COUNT
 from distributed import Client, Nanny, Security, SpecCluster
 
-from dipcli import files
-from dipcli.cluster import sharing as ways
-from dipcli.cluster.sharing import Way
-from dipcli.errors import DipError, UsageError
+from dipcli.errors import DipError
+from dipcli.fitting.machine import memory
 from dipcli.records.job import Job
-from dipcli.runs.batches.batch import BatchSize
+from dipcli.runs.batches.throughput import prepare_job
 from dipcli.settings.scheduler import Scheduler
 
 LOOPBACK = "127.0.0.1"
-ANSWER = "10s"  # that a scheduler may take to answer
-JOBS = 10  # of Slurm's, where nobody says how many
-QUIET = {
-    "distributed.scheduler.worker-saturation": 1.0,  # a picture waits where any worker finds it
+CONNECT_TIMEOUT = "10s"
+DEFAULT_SLURM_JOBS = 10
+CONFIG = {
     "distributed.scheduler.http.routes": [],  # no dashboard, no pages
     "distributed.worker.http.routes": [],
-    "distributed.comm.timeouts.connect": ANSWER,
+    "distributed.comm.timeouts.connect": CONNECT_TIMEOUT,
+    # A fit keeps its memory for the next one: that must not make Dask pause or restart the worker.
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": False,
 }
-NO_PAGES = {"dashboard": False, "dashboard_address": f"{LOOPBACK}:0"}
+NO_DASHBOARD: dict[str, Any] = {"dashboard": False, "dashboard_address": f"{LOOPBACK}:0"}
+LOCAL_ATTEMPTS = 2  # of a task whose worker process dies
 
 
-@dataclass(frozen=True)
-class Site:
-    """Where the work is done.
+class Division(NamedTuple):
+    """How this machine is divided among fits.
 
     Attributes:
-        client: Dask's.
-        threads: of each fit; None where that is the worker's matter.
-        wanted: fits at a time of the workers that are to come, as far as that is known.
-        together: pictures of one size that a worker fits together.
+        fits: at a time, one in each worker.
+        threads: CPU threads of each fit.
+        gpus: the GPU of each worker, as CUDA_VISIBLE_DEVICES names it; empty without GPUs.
     """
 
-    client: Any
-    threads: int | None
-    wanted: int
-    together: int = 1
+    fits: int
+    threads: int
+    gpus: tuple[str, ...] = ()
 
 
 @contextmanager
-def opened(
-    scheduler: Scheduler, first: Job, pictures: int, batch_size: BatchSize, say: Callable[[str], None]
-) -> Iterator[Site]:
-    """Scheduler and workers, for as long as they are needed.
+def connect(
+    scheduler: Scheduler, job: Job, images: int, note: Callable[[str], None]
+) -> Iterator[tuple[Client, int | None]]:
+    """Provide scheduler and workers.
 
     Args:
         scheduler: which.
-        first: a picture that is to be restored.
-        pictures: how many there are at most.
-        batch_size: those of one size that are fitted together.
-        say: told how the work is shared out.
+        job: an image that will be restored; the others are expected to take as much memory.
+        images: how many there are at most.
+        note: receives messages.
+
+    Yields:
+        Dask's client, and the CPU threads of each fit, None for all CPUs of its worker.
 
     Raises:
-        DipError: when it cannot be had.
+        DipError: if the scheduler cannot be reached or started.
     """
-    threads = first.given.get("threads")
-    if batch_size == "auto" and scheduler.kind != "local":
-        raise UsageError("--batch-size auto tries this machine, not the workers' elsewhere: give a number.")
-    together = batch_size if isinstance(batch_size, int) else 1
-    with dask.config.set(QUIET), _silence():
+    threads: int | None = job.given.get("threads")
+    with dask.config.set(CONFIG), _silence_logs():
         if scheduler.kind == "address":
-            with _client(scheduler.address) as client:
-                yield Site(client, threads, 0, together)
+            with _open_client(scheduler.address) as client:
+                yield client, threads
         elif scheduler.kind == "slurm":
-            jobs = min(scheduler.count or JOBS, pictures)
-            with _slurm(jobs, together) as cluster, _client(cluster) as client:
-                say(f"Up to {jobs} jobs of Slurm's at once.")
-                yield Site(client, threads, jobs * together, together)
+            jobs = min(scheduler.count or DEFAULT_SLURM_JOBS, images)
+            with _start_slurm(jobs) as cluster, _open_client(cluster) as client:
+                note(f"Running up to {jobs} Slurm jobs at a time.")
+                yield client, threads
         else:
-            way, pins = shared_out(scheduler, first, pictures, batch_size, say)
-            with _local(way, pins) as cluster, _client(cluster) as client:
-                yield Site(client, way.threads, way.fits * way.together, way.together)
+            division = divide_machine(scheduler, job, images)
+            place = f"GPUs: {len({*division.gpus})}" if division.gpus else f"CPU threads each: {division.threads}"
+            note(f"Fits at a time: {division.fits}. {place}. Use --scheduler local:N for N fits.")
+            with _start_local(division) as cluster, _open_client(cluster) as client:
+                yield client, division.threads
 
 
-def shared_out(
-    scheduler: Scheduler, first: Job, pictures: int, batch_size: BatchSize, say: Callable[[str], None]
-) -> tuple[Way, list[str]]:
-    """How many workers on this machine, with how many threads; and the GPU of each, none where there are none.
+def divide_machine(scheduler: Scheduler, job: Job, images: int) -> Division:
+    """Decide how many fits run on this machine at a time, and with how many CPU threads each.
 
-    One a GPU. On a CPU as many as were asked for, by `local:4` or `--threads`, else as many as were found to be best.
-    How many pictures each fits together is found out where it is not said, on a CPU where that was asked for.
+    One on each GPU. On the CPU one on each physical core (with `--threads N`: on N cores), as far as memory suffices,
+    because several fits with one thread are faster than one with several: six images of 128x128 took 43.6 s with two
+    fits of one thread, 66.1 s with one fit of two threads (two cores of an AMD EPYC, docs/scale.md).
     """
-    there, threads, device = ways.cores(), first.given.get("threads"), first.given.get("device", "auto")
-    gpus = _gpus() if device in ("auto", "cuda") else []
-    wanted = None if batch_size == "auto" or (batch_size is None and gpus) else batch_size or 1
-    count = scheduler.count
-    if gpus:
-        count = count or len(gpus)
-    elif threads or device not in ("auto", "cpu"):
-        count = count or (max(1, there // threads) if threads and device in ("auto", "cpu") else 1)
-    if count:
-        count = min(count, pictures)
-        given = [Way(count, threads or max(1, there // count))]
+    threads, device = job.given.get("threads"), job.given.get("device", "auto")
+    cores = count_cores()
+    gpus = visible_gpus() if device in ("auto", "cuda") else []
+    if scheduler.count:
+        fits = scheduler.count
+    elif gpus:
+        fits = len(gpus)
+    elif device in ("auto", "cpu"):
+        fits = min(cores // (threads or 1), _count_fits_in_memory(job))
     else:
-        given = ways.divided(pictures)
-    pins = [gpus[each % len(gpus)] for each in range(count)] if gpus and count else []
-    return ways.measured(first, given, pictures, say, wanted=wanted, pins=pins), pins
+        fits = 1
+    fits = max(1, min(fits, images))
+    pins = tuple(gpus[number % len(gpus)] for number in range(fits)) if gpus else ()
+    return Division(fits, threads or max(1, cores // fits), pins)
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Inside, Dask says nothing: what matters is said here."""
-    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]
-    before = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
+def count_cores() -> int:
+    """Physical cores, of the CPUs that this process may use."""
+    cores: int = min(CPU_COUNT, psutil.cpu_count(logical=False) or CPU_COUNT)
+    return cores
 
 
-def _gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
     if not torch.cuda.is_available():
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return visible.split(",") if visible else [str(each) for each in range(torch.cuda.device_count())]
+    return visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _count_fits_in_memory(job: Job) -> int:
+    """Fits that fit into memory together."""
+    free = memory.read_free(torch.device("cpu")) or 0
+    try:
+        return int(memory.FREE_MEMORY_FRACTION * free) // prepare_job(job).estimate.whole
+    except DipError:
+        return 1  # the fit will report what is wrong
 
 
 @contextmanager
-def _local(way: Way, pins: list[str]) -> Iterator[Any]:
-    """Workers on this machine. They listen on the loopback alone, and to those alone who have this call's key."""
+def _silence_logs() -> Iterator[None]:
+    """Suppress Dask's log messages: what matters to the user is reported as a note or an error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _start_local(division: Division) -> Iterator[SpecCluster]:
+    """Start workers on this machine. They listen on the loopback interface only, under TLS with a key of this call."""
     security = Security.temporary()
-    options = {
-        "nthreads": way.together,
-        "host": LOOPBACK,
-        "protocol": "tls://",
-        "security": security,
-        "memory_limit": ways.free() // way.fits,
+    connection = {"host": LOOPBACK, "protocol": "tls://", "security": security, **NO_DASHBOARD}
+    options = connection | {
+        "nthreads": 1,
+        "memory_limit": (memory.read_free(torch.device("cpu")) or 0) // division.fits,  # 0 is no limit
         "preload": ["dipcli.cluster.worker"],
         "silence_logs": logging.CRITICAL,
-        **NO_PAGES,
     }
-    workers = {
-        f"worker {each + 1}": {
-            "cls": Nanny,
-            "options": options | ({"env": {"CUDA_VISIBLE_DEVICES": pins[each]}} if pins else {}),
-        }
-        for each in range(way.fits)
-    }
+    workers = {}
+    for number in range(division.fits):
+        gpu = {"env": {"CUDA_VISIBLE_DEVICES": division.gpus[number]}} if division.gpus else {}
+        workers[f"worker {number + 1}"] = {"cls": Nanny, "options": options | gpu}
     scheduler = {
         "cls": distributed.Scheduler,
-        "options": {"host": LOOPBACK, "port": 0, "protocol": "tls://", "security": security, **NO_PAGES},
+        "options": connection | {"port": 0, "allowed_failures": LOCAL_ATTEMPTS - 1},
     }
-    with SpecCluster(workers=workers, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL) as cluster:
+    # SpecCluster drops a worker that is absent some time after a crash; the Nanny is about to replace its process.
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 week"}),
+        SpecCluster(workers=workers, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL) as cluster,
+    ):
         yield cluster
 
 
 @contextmanager
-def _slurm(jobs: int, together: int) -> Iterator[Any]:
-    """A worker in each of so many jobs, as Dask's own configuration describes them; one that is lost is replaced."""
-    from dask_jobqueue import SLURMCluster  # noqa: PLC0415 - only who has Slurm needs it
+def _start_slurm(jobs: int) -> Iterator[Any]:
+    """Submit jobs with one worker each, as Dask's configuration describes them. A job that ends is replaced."""
+    from dask_jobqueue import SLURMCluster  # noqa: PLC0415 - needed for Slurm only
 
     if shutil.which("sbatch") is None:
-        raise DipError("--scheduler slurm: there is no sbatch here. Call dip where jobs are submitted to Slurm.")
+        raise DipError("--scheduler slurm: there is no sbatch here. Run dip where Slurm jobs are submitted.")
     config = dask.config.get("jobqueue.slurm")
-    with tempfile.TemporaryDirectory(
-        prefix=".dip-keys-", dir=config.get("shared-temp-directory") or Path.home(), ignore_cleanup_errors=True
-    ) as keys:
-        try:
-            cluster = SLURMCluster(
-                cores=together,  # fits at a time, each with all CPUs of the job
-                processes=1,
-                job_cpu=config.get("job-cpu") or config.get("cores"),
-                security=_written(Security.temporary(), Path(keys)),
-                scheduler_options=NO_PAGES,
-                silence_logs=logging.CRITICAL,
-            )
-        except (ValueError, RuntimeError) as error:
-            said = " ".join(str(error).split())
-            raise DipError(
-                f"--scheduler slurm: {said}. Describe the jobs in ~/.config/dask/jobqueue.yaml, as docs/scale.md shows."
-            ) from error
-        with cluster:
-            cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)
-            yield cluster
-
-
-def _written(security: Any, folder: Path) -> Any:
-    """The same keys as files, of which the names alone go to the jobs."""
-    paths = {}
-    for part in ("tls_ca_file", "tls_client_key", "tls_client_cert"):
-        paths[part] = folder / part
-        files.write(paths[part], getattr(security, part).encode())
-        paths[part].chmod(0o600)
-    key, cert = str(paths["tls_client_key"]), str(paths["tls_client_cert"])
-    return Security(
-        require_encryption=True,
-        tls_ca_file=str(paths["tls_ca_file"]),
-        **{f"tls_{role}_key": key for role in ("client", "scheduler", "worker")},
-        **{f"tls_{role}_cert": cert for role in ("client", "scheduler", "worker")},
-    )
+    try:
+        cluster = SLURMCluster(
+            cores=1,  # a fit at a time, with all CPUs of the job
+            processes=1,
+            job_cpu=config.get("job-cpu") or config.get("cores"),
+            security=True,  # temporary keys, in files that only this user can read
+            shared_temp_directory=config.get("shared-temp-directory") or str(Path.home()),
+            scheduler_options=NO_DASHBOARD,
+            silence_logs=logging.CRITICAL,
+        )
+    except (ValueError, RuntimeError) as error:
+        message = " ".join(str(error).split())
+        raise DipError(
+            f"--scheduler slurm: {message}. Describe the jobs in ~/.config/dask/jobqueue.yaml (docs/scale.md)."
+        ) from error
+    with cluster:
+        cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)
+        yield cluster
 
 
 @contextmanager
-def _client(place: Any) -> Iterator[Any]:
-    """A connexion with a scheduler, by its address or that which started it."""
+def _open_client(place: Any) -> Iterator[Client]:
+    """Connect to a scheduler, by its address or by the cluster that was started with it."""
     try:
-        client = Client(place, timeout=ANSWER, set_as_default=False, name="dip")
-    except (OSError, TimeoutError, ValueError, socket.gaierror) as error:
-        said = str(error).strip().partition("\n")[0] or "it does not answer"
+        client = Client(place, timeout=CONNECT_TIMEOUT, set_as_default=False, name="dip")
+    except (OSError, TimeoutError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0] or "it does not answer"
         raise DipError(
-            f"There is no Dask scheduler at {place} ({said}): start one with dask scheduler, or check the address."
+            f"There is no Dask scheduler at {place} ({reason}): start one with dask scheduler, or check the address."
         ) from error
     try:
         yield client

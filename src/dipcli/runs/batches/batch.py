@@ -1,4 +1,4 @@
-"""Many pictures: where each goes, which are finished, and one after the other past those that fail."""
+"""Many images: where the result of each goes, which are finished, and restoring them one after the other."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from dipcli.records.run_record import RunRecord
 from dipcli.runs.batches.finished import find_earlier_result
 from dipcli.runs.batches.sources import Source, gather, stems
 from dipcli.runs.display import Display
+from dipcli.runs.interrupt import Interrupt, NotStartedError
 from dipcli.runs.run import Announce, restore
 
-NAMED = 5  # of many files in a sentence
-# Pictures of one size that are fitted together: so many, as many as are found to be best, or, None, that on a GPU and
-# on a CPU one.
+MAX_NAMED_FILES = 5  # in a sentence
+# Images of one size that are fitted together: a number; "auto" to measure it; None for "auto" on a GPU and 1 on a CPU.
 BatchSize: TypeAlias = int | Literal["auto"] | None
 
 
 class Entry(NamedTuple):
-    """One picture to restore, or why it cannot be."""
+    """One image to restore, or why it cannot be restored."""
 
     job: Job
     wrong: DipError | None = None
@@ -35,14 +35,14 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """All that one call is to restore.
+    """All images of one call.
 
     Attributes:
-        entries: in their order.
-        several: whether more than one was asked for: then what is finished is not done again.
-        output: the folder for the results; None for beside the pictures.
-        passed: files that nobody asked for by name and that are not called what pictures are called.
-        results: pictures that were named, but lie where the result of another one goes.
+        entries: in order.
+        several: whether more than one image was asked for: then finished ones are skipped.
+        output: the folder for the results; None for beside the images.
+        passed: files that were found but whose names are not those of images.
+        results: images that were named, but are where the result of another one goes.
     """
 
     entries: tuple[Entry, ...]
@@ -53,12 +53,12 @@ class Batch:
 
     @property
     def remarks(self) -> list[str]:
-        """What there is to say of it before the first picture."""
-        told = [(self.passed, "no pictures"), (self.results, "results of other pictures")]
-        return [f"Passed over, {why}: {_listed(paths)}" for paths, why in told if paths]
+        """What to say before the first image."""
+        ignored = [(self.passed, "not images"), (self.results, "results of other images")]
+        return [f"Ignored, {why}: {_list_names(paths)}" for paths, why in ignored if paths]
 
     def of_one_size(self) -> list[list[int]]:
-        """The numbers of the pictures, those of one size together; of those of which none is known too."""
+        """The numbers of the images, grouped by size; those of unknown size form a group too."""
         sizes: dict[tuple[int, int] | None, list[int]] = {}
         for number, (job, wrong) in enumerate(self.entries, start=1):
             sizes.setdefault(None if wrong else pillow.read_size(job.source), []).append(number)
@@ -67,108 +67,117 @@ class Batch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one picture.
+    """What happened to one image.
 
     Attributes:
         source: path of the image.
         output: path of the result, if there is one.
         record: of the run, if there was one.
-        error: why it failed; None where it did not.
-        said: the sentence on that; empty where it is the folder that is wrong and it has been said.
-        skipped: why there was nothing to do; empty where there was.
-        ended_by: the signal that ended the run, and with it the batch.
-        number: its place among the pictures of the batch, from 1.
-        begun: whether a fit was begun, or there was anything else to tell, before a signal ended the batch.
-        worker: which of several was at it; empty where there is but this process.
-        notes: what was said meanwhile by another process.
+        error: why it failed; None if it did not.
+        message: the error as a sentence; empty if the same error of a folder was reported before.
+        skipped: why nothing was done; empty if something was.
+        ended_by: the signal that ended the run and the batch.
+        number: of the image in the batch, from 1.
+        started: False if a signal ended the batch before anything was known about the image.
+        worker: which of several workers restored it; empty for this process.
+        notes: messages of that worker.
     """
 
     source: str
     output: str = ""
     record: RunRecord | None = None
     error: DipError | None = None
-    said: str = ""
+    message: str = ""
     skipped: str = ""
     ended_by: signal.Signals | None = None
     number: int = 1
-    begun: bool = True
+    started: bool = True
     worker: str = ""
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The outcome as JSON-able values."""
         known: dict[str, Any] = self.record.to_json() if self.record else {"input": self.source}
-        extra = {"output": self.output, "error": self.error and str(self.error), "skipped": self.skipped}
-        return known | {name: value for name, value in (extra | {"worker": self.worker}).items() if value}
+        extra = {
+            "output": self.output,
+            "error": self.error and str(self.error),
+            "skipped": self.skipped,
+            "worker": self.worker,
+        }
+        return known | {name: value for name, value in extra.items() if value}
 
     @property
     def fate(self) -> str:
-        """In a word: restored, failed, skipped, not begun or cut short."""
+        """In a word: restored, failed, skipped, not started or cut short."""
         fates = {
             "failed": self.error,
             "skipped": self.skipped,
-            "not begun": not self.begun,
+            "not started": not self.started,
             "cut short": self.ended_by,
         }
-        return next((word for word, so in fates.items() if so), "restored")
+        return next((fate for fate, applies in fates.items() if applies), "restored")
 
 
 def lay_out(like: Job, arguments: list[Path], output: str | None) -> Batch:
-    """One job a picture, each with a place of its own for the result.
+    """Make a job for each image, with a destination of its own.
 
     Args:
-        like: what is to be done with each of them.
+        like: what to do with each image.
         arguments: files, folders, patterns; `-` is standard input.
-        output: what `-o` says: a file for one picture, else a folder.
+        output: the value of `-o`: a file for one image, else a folder.
 
     Raises:
-        UsageError: when two pictures would go to one place, or one of several to where it must not.
+        UsageError: if two results would go to one file, or `-o` cannot take several results.
+        DipError: if there is no image.
     """
     place = None if output is None else Path(output)
     found = gather(arguments, like.task.name, place)
-    if not found.pictures:
-        raise DipError(f"There is no picture among {_listed(found.passed)}: name one.")
+    if not found.images:
+        raise DipError(f"There is no image among {_list_names(found.passed)}: name one.")
     folder = place if found.several or (output or "").endswith(("/", os.sep)) else None
     if folder is None and not found.several:
-        return Batch((Entry(replace(like, source=found.pictures[0].path, output=place)),), several=False)
+        return Batch((Entry(replace(like, source=found.images[0].path, output=place)),), several=False)
     if found.several:
-        _check_folder(like, arguments, output, len(found.pictures))
-    entries = _placed(like, found.pictures, folder)
-    taken = {
-        os.path.abspath(f"{job.output_stem()}{kind}"): job.source for job, _ in entries for kind in DEFAULT_SUFFIXES
+        _check_folder(like, arguments, output, len(found.images))
+    entries = _make_entries(like, found.images, folder)
+    sources = {
+        os.path.abspath(f"{job.output_stem()}{suffix}"): job.source for job, _ in entries for suffix in DEFAULT_SUFFIXES
     }
-    results = [each for each in found.pictures if taken.get(os.path.abspath(each.path), each.path) != each.path]
-    if results:
-        others = {each.path for each in found.pictures} - {each.path for each in results}
-        entries = _placed(like, [each for each in found.pictures if each.path in others], folder)
-    named = tuple(each.path for each in results if each.named)
+
+    def is_result(path: Path) -> bool:
+        return sources.get(os.path.abspath(path), path) != path
+
+    if any(is_result(image.path) for image in found.images):
+        entries = _make_entries(like, [image for image in found.images if not is_result(image.path)], folder)
+    named = tuple(image.path for image in found.images if image.named and is_result(image.path))
     return Batch(tuple(entries), found.several, folder, found.passed, named)
 
 
 def _check_folder(like: Job, arguments: list[Path], output: str | None, count: int) -> None:
-    """What `-o` says must be a folder for several pictures, and not the one they are in."""
+    """Check that `-o` is a folder for several images, and not the one they are in."""
     if output is None:
         return
-    meant = output.endswith(("/", os.sep)) or os.path.isdir(output)
-    if output == "-" or os.path.isfile(output) or (not meant and has_image_suffix(Path(output))):
-        raise UsageError(f"-o {output} cannot take {count} pictures: name a folder.")
-    same = [each for each in arguments if os.path.isdir(each) and os.path.realpath(each) == os.path.realpath(output)]
+    is_folder = output.endswith(("/", os.sep)) or os.path.isdir(output)
+    if output == "-" or os.path.isfile(output) or (not is_folder and has_image_suffix(Path(output))):
+        raise UsageError(f"-o {output} cannot take {count} images: name a folder.")
+    place = os.path.realpath(output)
+    same = any(os.path.isdir(argument) and os.path.realpath(argument) == place for argument in arguments)
     if same and not like.outputs.overwrite:
-        raise UsageError(f"-o {output} is where the pictures are: leave it out to have the results beside them.")
+        raise UsageError(f"-o {output} is the folder of the images: leave it out to write the results beside them.")
 
 
-def _placed(like: Job, pictures: Sequence[Source], output: Path | None) -> list[Entry]:
-    """The pictures with their names among the others, and numbered."""
-    sound = [each for each in pictures if each.wrong is None]
-    folders = [each.path.parent if output is None else output / each.inside for each in sound]
-    names = iter(stems([each.path for each in sound], [Path(os.path.abspath(each)) for each in folders]))
+def _make_entries(like: Job, images: Sequence[Source], output: Path | None) -> list[Entry]:
+    """Give each image its number and its result a name that no other has."""
+    sound = [image for image in images if image.wrong is None]
+    folders = [image.path.parent if output is None else output / image.inside for image in sound]
+    names = iter(stems([image.path for image in sound], [Path(os.path.abspath(folder)) for folder in folders]))
     entries = []
-    for number, each in enumerate(pictures, start=1):
-        of = f"{number}/{len(pictures)} " if len(pictures) > 1 else ""
-        job = replace(like, source=each.path, title=of + each.path.name)
-        if each.wrong is None:
-            job = replace(job, folder=None if output is None else output / each.inside, stem=next(names))
-        entries.append(Entry(job, each.wrong))
+    for number, image in enumerate(images, start=1):
+        count = f"{number}/{len(images)} " if len(images) > 1 else ""
+        job = replace(like, source=image.path, title=count + image.path.name)
+        if image.wrong is None:
+            job = replace(job, folder=None if output is None else output / image.inside, stem=next(names))
+        entries.append(Entry(job, image.wrong))
     return entries
 
 
@@ -179,18 +188,20 @@ def restore_all(
     signals: tuple[signal.Signals, ...] = (),
     announce: Announce = lambda _plan: None,
     resume: InterruptedRun | None = None,
+    interrupt: Interrupt | None = None,
 ) -> Iterator[Outcome]:
-    """Restore one picture after the other, past those that fail.
+    """Restore one image after the other, and continue after failures.
 
     Args:
-        batch: which.
+        batch: the images.
         display: shows progress.
-        signals: the first of these ends the fit, keeps its best picture so far and ends the batch.
+        signals: the first of these ends the fit, keeps its best image so far and ends the batch.
         announce: receives each plan before its fit.
-        resume: the run to go on with, of the one picture; of several, those that were cut short are gone on with.
+        resume: the run to resume, for a single image; of several images those that were interrupted are resumed.
+        interrupt: ends the fit in place of signals, if another part of the program handles these.
 
     Yields:
-        What became of each, as soon as it is known.
+        The outcome of each image, as soon as it is known.
     """
     shut: dict[Path, DipError] = {}
     for number, (job, _) in enumerate(batch.entries, start=1):
@@ -204,9 +215,13 @@ def restore_all(
                 signals=signals,
                 announce=announce,
                 resume=resume or batch.several,
+                interrupt=interrupt,
             )
         except DipError as error:
             yield failed(batch, number, error)
+        except NotStartedError:
+            yield not_started(batch, number, (interrupt and interrupt.received) or signal.SIGTERM)
+            return
         else:
             yield Outcome(record.input, record.output, record, ended_by=ended_by, number=number)
             if ended_by:
@@ -214,54 +229,55 @@ def restore_all(
 
 
 def decide_without_fit(batch: Batch, number: int, shut: dict[Path, DipError]) -> Outcome | None:
-    """What becomes of a picture for which no fit is begun; None where one is to be.
+    """Return the outcome of an image that needs no fit; None if a fit is due.
 
     Args:
-        batch: all pictures.
-        number: which, from 1.
-        shut: folders that took nothing when they were last tried; kept from picture to picture.
+        batch: all images.
+        number: of the image, from 1.
+        shut: folders that could not be written to when last tried; keep it from image to image.
     """
     job, wrong = batch.entries[number - 1]
-    place = _nearest(batch.output or job.source.parent)
+    place = _find_existing(batch.output or job.source.parent)
     known = shut.pop(place, None)
     try:
         if wrong:
             raise wrong
         if batch.several:
             if earlier := find_earlier_result(job):
-                return Outcome(str(job.source), earlier.output, earlier.record, skipped=earlier.word, number=number)
-            _check_place(place, shut)
+                return Outcome(str(job.source), earlier.output, earlier.record, skipped=earlier.reason, number=number)
+            _check_writable(place, shut)
     except DipError as error:
         if error is not shut.get(place):
             return failed(batch, number, error)
-        said = "" if str(error) == str(known) else f"{number}/{len(batch.entries)}: {error}"
-        return Outcome(str(job.source), error=error, said=said, number=number)
+        message = "" if str(error) == str(known) else f"{number}/{len(batch.entries)}: {error}"
+        return Outcome(str(job.source), error=error, message=message, number=number)
     return None
 
 
 def not_started(batch: Batch, number: int, by: signal.Signals) -> Outcome:
-    """The outcome of a picture that a signal came before."""
+    """The outcome of an image that was not started because of a signal."""
     job = batch.entries[number - 1].job
-    return Outcome(str(job.source), ended_by=by, number=number, begun=False)
+    return Outcome(str(job.source), ended_by=by, number=number, started=False)
 
 
 def failed(batch: Batch, number: int, error: DipError) -> Outcome:
-    """What there is to say of a picture with which something is wrong."""
-    job, said = batch.entries[number - 1].job, str(error)
+    """The outcome of an image that failed."""
+    job, message = batch.entries[number - 1].job, str(error)
     if batch.several:
-        said = f"{number}/{len(batch.entries)}: {'' if str(job.source) in said else f'{job.source}: '}{said}"
-    return Outcome(str(job.source), error=error, said=said, number=number)
+        name = "" if str(job.source) in message else f"{job.source}: "
+        message = f"{number}/{len(batch.entries)}: {name}{message}"
+    return Outcome(str(job.source), error=error, message=message, number=number)
 
 
-def _nearest(folder: Path) -> Path:
-    """The folder, or of those above it the first that is there."""
+def _find_existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
     return folder
 
 
-def _check_place(place: Path, shut: dict[Path, DipError]) -> None:
-    """Find out before each picture whether its result can be written: what is wrong is not wrong with the picture."""
+def _check_writable(place: Path, shut: dict[Path, DipError]) -> None:
+    """Check before each image that its result can be written: if not, the folder is wrong and not the image."""
     try:
         files.check_writable(place)
     except DipError as error:
@@ -269,7 +285,7 @@ def _check_place(place: Path, shut: dict[Path, DipError]) -> None:
         raise
 
 
-def _listed(paths: Sequence[Path]) -> str:
-    """The first few by name."""
-    more = len(paths) - NAMED
-    return ", ".join(map(str, paths[:NAMED])) + (f" and {more} more" if more > 0 else "")
+def _list_names(paths: Sequence[Path]) -> str:
+    """The first few paths, and how many more there are."""
+    more = len(paths) - MAX_NAMED_FILES
+    return ", ".join(map(str, paths[:MAX_NAMED_FILES])) + (f" and {more} more" if more > 0 else "")

@@ -1,9 +1,12 @@
-"""Many pictures, those of one size together: their networks are computed in one pass."""
+"""Restore images of one size together: their networks are computed in one pass."""
 
 from __future__ import annotations
 
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,12 +16,13 @@ from dipcli.errors import DipError
 from dipcli.fitting.machine import memory
 from dipcli.fitting.passes import lockstep
 from dipcli.fitting.solve import use_threads
-from dipcli.runs.batches import throughput as pace
 from dipcli.runs.batches.batch import Batch, Outcome, decide_without_fit, failed, not_started
-from dipcli.runs.batches.shared_display import SharedDisplay
-from dipcli.runs.display import Display
+from dipcli.runs.batches.throughput import choose_batch_size
+from dipcli.runs.display import Display, Expected, Silent
 from dipcli.runs.interrupt import Interrupt, NotStartedError, handle_signals
 from dipcli.runs.run import Announce, restore
+from dipcli.stopping import Verdict
+from dipcli.stopping.step import Step
 
 
 def restore_together(
@@ -28,100 +32,157 @@ def restore_together(
     display: Display,
     signals: tuple[signal.Signals, ...] = (),
     announce: Announce = lambda _plan: None,
+    interrupt: Interrupt | None = None,
 ) -> Iterator[Outcome]:
-    """Restore pictures of one size together, one size after the other, past those that fail.
+    """Restore images of one size together, one size after the other, and continue after failures.
 
-    Each has its own rule, its own end, and its own files; when one is done the next takes its place.
+    Each image has its own stopping rule and its own files. When one is done, the next takes its place.
 
     Args:
-        batch: which, several.
-        wanted: how many together, as far as memory allows; None to find out on the first of each size.
-        display: shows progress, of one of them at a time.
-        signals: the first of these ends the fits at work, keeps their best pictures so far and ends the batch.
-        announce: told of each picture the preset, the settings as they will be used, and what they will take.
+        batch: several images.
+        wanted: images to fit together, as far as memory allows; None to measure it for each size.
+        display: shows progress.
+        signals: the first of these ends the fits at work, keeps their best images so far and ends the batch.
+        announce: receives each plan before its fit.
+        interrupt: ends the fits in place of signals, if another part of the program handles these.
 
     Yields:
-        What became of each, as soon as it is known.
+        The outcomes, as they become known.
     """
 
-    def warn() -> None:
-        display.note("Ending after this iteration, keeping the best pictures so far; once more to end at once.")
+    def say_stopping() -> None:
+        display.note(
+            "Stopping after this iteration and keeping the best images so far. Press Ctrl-C again to stop immediately."
+        )
 
-    with handle_signals(*signals, say=warn) as interrupt:
-        work = _Work(batch, SharedDisplay(display), signals, interrupt, announce)
+    shut: dict[Path, DipError] = {}
+    left: list[int] = []
+    with nullcontext(interrupt) if interrupt else handle_signals(*signals, say=say_stopping) as ending:
         for group in batch.of_one_size():
-            due = []
+            waiting: deque[int] = deque()
             for number in group:
-                if known := decide_without_fit(batch, number, work.shut):
-                    yield known
+                if outcome := decide_without_fit(batch, number, shut):
+                    yield outcome
                 else:
-                    due.append(number)
-            if interrupt.received:
-                work.left += due
-            elif due:
-                job = batch.entries[due[0] - 1].job
-                yield from work.done(due, pace.batch_size(job, wanted, len(due), display.note, interrupt.reason))
-        if work.left and interrupt.received:
-            yield not_started(batch, work.left[0], interrupt.received)
+                    waiting.append(number)
+            if waiting and not ending.received:
+                job, count = batch.entries[waiting[0] - 1].job, len(waiting)
+                together = choose_batch_size(job, wanted, count, display.note, ending.reason)
+                with (
+                    JointDisplay(display, count, together) as joint,
+                    _share(together, job.given.get("threads") or torch.get_num_threads()),
+                ):
+                    run = partial(_restore, batch, joint, signals, announce, ending)
+                    yield from lockstep.run(partial(_next_fit, run, waiting, ending), together)
+            left += waiting
+        if left and ending.received:
+            yield not_started(batch, left[0], ending.received)
 
 
-class _Work:
-    """Restores the pictures of a batch.
+def _next_fit(
+    run: Callable[[int], Outcome], waiting: deque[int], interrupt: Interrupt, _idle: bool
+) -> Callable[[], Outcome] | None:
+    """The fit of the next image; None if there is none, or no other should start."""
+    return partial(run, waiting.popleft()) if waiting and not interrupt.received else None
 
-    Attributes:
-        shut: folders that took nothing when they were last tried.
-        left: numbers of pictures that were not begun because somebody asked for the end.
+
+@contextmanager
+def _share(together: int, threads: int) -> Iterator[None]:
+    """Divide the memory limit by the number of fits. Set the CPU threads, as each fit does, until all have ended."""
+    token = memory.FITS_AT_ONCE.set(together)
+    try:
+        with use_threads(threads):
+            yield
+    finally:
+        memory.FITS_AT_ONCE.reset(token)
+
+
+def _restore(
+    batch: Batch,
+    joint: JointDisplay,
+    signals: tuple[signal.Signals, ...],
+    announce: Announce,
+    interrupt: Interrupt,
+    number: int,
+) -> Outcome:
+    """Restore one image, its network computed with those of the others."""
+    try:
+        record, ended_by = restore(
+            batch.entries[number - 1].job,
+            display=joint.for_image(),
+            signals=signals,
+            announce=announce,
+            resume=True,
+            interrupt=interrupt,
+            evaluate=lockstep.evaluate_jointly,
+        )
+    except DipError as error:
+        return failed(batch, number, error)
+    except NotStartedError:
+        return not_started(batch, number, interrupt.received or signal.SIGTERM)
+    interrupt.received = interrupt.received or ended_by  # a signal during the comparison ends the batch too
+    return Outcome(record.input, record.output, record, ended_by=ended_by, number=number)
+
+
+class JointDisplay(ExitStack):
+    """Shows all fits of one size as one: the iterations of all of them, and their rate.
+
+    Args:
+        display: shows it.
+        count: images of this size.
+        together: images in one pass.
     """
 
-    def __init__(
-        self,
-        batch: Batch,
-        turns: SharedDisplay,
-        signals: tuple[signal.Signals, ...],
-        interrupt: Interrupt,
-        announce: Announce,
-    ) -> None:
-        self.batch, self.turns, self.announce = batch, turns, announce
-        self.signals, self.interrupt = signals, interrupt
-        self.shut: dict[Path, DipError] = {}
-        self.left: list[int] = []
+    def __init__(self, display: Display, count: int, together: int) -> None:
+        super().__init__()
+        self.display, self.count, self.together = display, count, together
+        self.iterations = 0
+        self.shown = False
 
-    def done(self, numbers: list[int], together: int) -> Iterator[Outcome]:
-        """What becomes of these, so many at a time."""
-        waiting = list(numbers)
+    def for_image(self) -> Display:
+        """The display of one of the fits."""
+        return _FitDisplay(self)
 
-        def feed(_idle: bool) -> Callable[[], Outcome] | None:
-            if not waiting or self.interrupt.received:
-                return None
-            number = waiting.pop(0)
-            self.turns.coming = min(together - self.turns.at_work - 1, len(waiting))
-            return partial(self._restored, number)
+    def show(self, expected: Expected) -> None:
+        """Begin, with what is expected of the first image."""
+        if self.shown:
+            return
+        self.shown = True
+        fits = self.count * (expected.runs or 1)
+        expected = replace(
+            expected,
+            iterations=expected.iterations and fits * expected.iterations,
+            usual=expected.usual and fits * expected.usual,
+            most=expected.most and fits * expected.most,
+            runs=1,
+        )
+        title = f"{self.count} images, {self.together} at a time"
+        self.enter_context(self.display.watching(title, expected))
 
-        sharing = memory.FITS_AT_ONCE.set(together)
-        try:
-            # Each fit sets the number of threads, and puts it back: all to the same.
-            with use_threads(self.batch.entries[0].job.given.get("threads") or torch.get_num_threads()):
-                yield from lockstep.run(feed, together)
-        finally:
-            memory.FITS_AT_ONCE.reset(sharing)
-            self.left += waiting
+    def advance(self, step: Step) -> None:
+        """Count an iteration of one of the fits."""
+        self.iterations += 1
+        self.display(replace(step, number=self.iterations, event=None, run=1, tile=None), Verdict())
 
-    def _restored(self, number: int) -> Outcome:
-        """What becomes of one."""
-        job = self.batch.entries[number - 1].job
-        try:
-            record, ended_by = restore(
-                job,
-                display=self.turns.next(),
-                signals=self.signals,
-                announce=self.announce,
-                resume=True,
-                interrupt=self.interrupt,
-                evaluate=lockstep.evaluate_jointly,
-            )
-        except DipError as error:
-            return failed(self.batch, number, error)
-        except NotStartedError:
-            return not_started(self.batch, number, self.interrupt.received or signal.SIGTERM)
-        self.interrupt.received = self.interrupt.received or ended_by  # it may have been the comparison that was cut
-        return Outcome(record.input, record.output, record, ended_by=ended_by, number=number)
+
+class _FitDisplay(Silent):
+    """The display of one fit: its messages, and its share of the progress."""
+
+    def __init__(self, joint: JointDisplay) -> None:
+        self.joint, self.title = joint, ""
+
+    def watching(self, title: str, expected: Expected) -> AbstractContextManager[object]:
+        """Remember the title."""
+        self.title = title
+        self.joint.show(expected)
+        return nullcontext()
+
+    def __call__(self, step: Step, verdict: Verdict) -> None:  # noqa: ARG002 - each fit has its own
+        """Count the iteration; report an unusual event."""
+        self.joint.advance(step)
+        if step.event:
+            self.note(f"{self.title}: iteration {step.number}: {step.event}")
+
+    def note(self, text: str) -> None:
+        """Show a message."""
+        self.joint.display.note(text)

@@ -1,4 +1,4 @@
-"""Which pictures the arguments name, and what their results are called."""
+"""Find the images that the arguments name, and name their results."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from dipcli.records.run_files import LOG, RECORD
 from dipcli.records.run_record import read_record
 
 STDIN = Path("-")
-RUN = ".dip"  # what a run's folder is called
+RUN_SUFFIX = ".dip"  # of run folders
 
 
 @dataclass(frozen=True)
 class Source:
-    """One picture, or what stands in its place.
+    """An image, or a folder that cannot be used.
 
     Attributes:
-        path: the file.
-        inside: the sub-folder, of the folder that was named, in which it lies: its result lies in the same.
-        wrong: why it cannot be restored, where that is known already.
-        named: whether it was asked for by its own name.
+        path: of the file.
+        inside: its sub-folder within the folder that was named; its result goes to the same sub-folder.
+        wrong: why it cannot be restored, if that is known already.
+        named: whether the argument was this file.
     """
 
     path: Path
@@ -37,78 +37,78 @@ class Source:
 
 @dataclass(frozen=True)
 class Sources:
-    """What there is to restore.
+    """The images to restore.
 
     Attributes:
-        pictures: in the order of the arguments; those of a folder by their names.
-        several: whether more than one was asked for: a folder is several, whatever is in it.
-        passed: files that nobody asked for by name and that are not called what pictures are called.
+        images: in the order of the arguments, within a folder by name.
+        several: whether more than one was asked for; a folder counts as several, whatever is in it.
+        passed: files that were found but whose names are not those of images.
     """
 
-    pictures: tuple[Source, ...]
+    images: tuple[Source, ...]
     several: bool
     passed: tuple[Path, ...]
 
 
 def gather(arguments: Iterable[Path], task: str, output: Path | None = None) -> Sources:
-    """The pictures that files, folders and patterns name, each once.
+    """Find the images that files, folders and patterns name, each once.
 
-    A file that is called what the pattern says goes before what matches it. In a folder these are no pictures: hidden
-    files and folders, run folders, the folder for the results, and what an earlier run of the task has made.
+    A file whose name equals the pattern takes precedence over those that match it. In a folder these are left out:
+    hidden files and folders, run folders, the folder for the results, and results of earlier runs of the task.
 
     Args:
         arguments: as they were given.
         task: its name.
-        output: the folder for the results, where one was named.
+        output: the folder for the results, if one was named.
 
     Raises:
-        UsageError: when standard input is one of several.
+        UsageError: if standard input is one of several.
     """
-    named = [each for argument in arguments for each in _expanded(argument)]
+    named = [found for argument in arguments for found in _expand(argument)]
     if len(named) > 1 and STDIN in [path for path, _ in named]:
-        raise UsageError("Standard input is one picture by itself: name no other beside -.")
-    pictures: list[Source] = []
+        raise UsageError("Standard input is a single image: name no other beside -.")
+    images: list[Source] = []
     passed: list[Path] = []
     folders = 0
-    for path, own in named:
+    for path, exact in named:
         if not os.path.isdir(path):
-            if own or _called_a_picture(path):
-                pictures.append(Source(path, named=True))
+            if exact or has_image_suffix(path):
+                images.append(Source(path, named=True))
             else:
                 passed.append(path)
-        elif path.suffix == RUN and ((path / LOG).exists() or (path / RECORD).exists()):
+        elif path.suffix == RUN_SUFFIX and ((path / LOG).exists() or (path / RECORD).exists()):
             passed.append(path)
         else:
             folders += 1
-            pictures += list(_walked(path, task, output, passed)) or [Source(path, wrong=_nothing(path))]
-    once: dict[str, Source] = {}
-    for each in pictures:
-        once.setdefault(os.path.abspath(each.path), each)
-    return Sources(tuple(once.values()), bool(folders) or len(named) > 1, tuple(passed))
+            images += list(_walk(path, task, output, passed)) or [Source(path, wrong=_nothing_found(path))]
+    unique: dict[str, Source] = {}
+    for image in images:
+        unique.setdefault(os.path.abspath(image.path), image)
+    return Sources(tuple(unique.values()), bool(folders) or len(named) > 1, tuple(passed))
 
 
 def stems(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
-    """What each result is called, without its suffix: as its source without the suffix.
+    """Name each result, without its suffix: like its source without the suffix.
 
-    Where two sources differ in nothing else, they keep it: a.png and a.jpg become a.png.png and a.jpg.png. Capital and
-    small letters are the same here, as they are on many disks.
+    Sources that differ in the suffix only keep it: a.png and a.jpg become a.png.png and a.jpg.png. Upper and lower
+    case are the same here, as they are on many disks.
 
     Args:
         paths: the sources.
-        folders: where each one's result goes.
+        folders: the folder of each result.
 
     Raises:
-        UsageError: when two of them would be written to one file in any case.
+        UsageError: if two results would still have one name.
     """
-    whole: set[int] = set()
+    with_suffix: set[int] = set()
     while True:
-        names = [path.name if each in whole else path.stem for each, path in enumerate(paths)]
+        names = [path.name if number in with_suffix else path.stem for number, path in enumerate(paths)]
         places = [(folder, name.casefold()) for folder, name in zip(folders, names, strict=True)]
-        count = Counter(places)
-        more = {each for each, place in enumerate(places) if count[place] > 1} - whole
-        if not more:
+        counts = Counter(places)
+        clashing = {number for number, place in enumerate(places) if counts[place] > 1} - with_suffix
+        if not clashing:
             break
-        whole |= more
+        with_suffix |= clashing
     taken: dict[tuple[Path, str], Path] = {}
     for path, folder, name in zip(paths, folders, names, strict=True):
         if (first := taken.setdefault((folder, name), path)) is not path:
@@ -118,65 +118,61 @@ def stems(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def _expanded(argument: Path) -> list[tuple[Path, bool]]:
-    """What an argument names: paths, each with whether it was named itself.
+def _expand(argument: Path) -> list[tuple[Path, bool]]:
+    """The paths that an argument names, each with whether it is the argument itself.
 
-    Shells do the same, but not that of Windows, nor where the pattern is quoted. As much of it as is there in these
-    very letters is no pattern.
+    Shells expand patterns, but not that of Windows, nor quoted ones. The leading part of the argument that exists
+    literally is not a pattern.
     """
     if argument == STDIN or os.path.lexists(argument):
         return [(argument, True)]
-    there = Path()
+    literal = Path()
     for part in argument.parts:
-        if not os.path.lexists(there / part):
+        if not os.path.lexists(literal / part):
             break
-        there /= part
-    rest = argument.parts[len(there.parts) :]
-    matching = sorted(glob.glob(os.path.join(glob.escape(str(there)), *rest), recursive=True))
-    return [(Path(each), False) for each in matching] or [(argument, True)]
+        literal /= part
+    pattern = argument.parts[len(literal.parts) :]
+    matching = sorted(glob.glob(os.path.join(glob.escape(str(literal)), *pattern), recursive=True))
+    return [(Path(path), False) for path in matching] or [(argument, True)]
 
 
-def _walked(root: Path, task: str, output: Path | None, passed: list[Path]) -> Iterator[Source]:
-    """The pictures in a folder and those below; what is passed over is added to `passed`.
+def _walk(root: Path, task: str, output: Path | None, passed: list[Path]) -> Iterator[Source]:
+    """The images in a folder and its sub-folders. Files that are ignored are added to `passed`.
 
-    Links to folders are not followed: they may lead round in circles.
+    Links to folders are not followed: they may form cycles.
     """
-    unread: list[OSError] = []
+    unreadable: list[OSError] = []
     results = None if output is None else os.path.realpath(output)
-    for name, folders, names in os.walk(root, onerror=unread.append):
+    for name, folders, names in os.walk(root, onerror=unreadable.append):
         here = Path(name)
         inside = here.relative_to(root)
-        below = [here / each for each in sorted(folders) if not each.startswith(".")]
-        below = [each for each in below if each.suffix != RUN and os.path.realpath(each) != results]
-        passed += [each for each in below if each.is_symlink()]
-        below = [each for each in below if not each.is_symlink()]
-        folders[:] = [each.name for each in below]
+        below = [here / folder for folder in sorted(folders) if not folder.startswith(".")]
+        below = [folder for folder in below if folder.suffix != RUN_SUFFIX and os.path.realpath(folder) != results]
+        passed += [folder for folder in below if folder.is_symlink()]
+        below = [folder for folder in below if not folder.is_symlink()]
+        folders[:] = [folder.name for folder in below]
         for folder in below:
-            if _called_a_picture(folder):
-                yield Source(folder, inside, DipError(f"{folder} is a folder with the name of a picture: rename it."))
-        for path in (here / each for each in sorted(names) if not each.startswith(".")):
-            special = os.path.exists(path) and not os.path.isfile(path)  # to read from a pipe may take for ever
-            if special or not _called_a_picture(path):
+            if has_image_suffix(folder):
+                yield Source(folder, inside, DipError(f"{folder} is a folder with the name of an image: rename it."))
+        for path in (here / file for file in sorted(names) if not file.startswith(".")):
+            special = os.path.exists(path) and not os.path.isfile(path)  # reading from a pipe may never end
+            if special or not has_image_suffix(path):
                 passed.append(path)
-            elif not _result(path, task):
+            elif not _is_result(path, task):
                 yield Source(path, inside)
-    for error in unread:
-        sentence = f"Cannot read the folder {error.filename}: {error.strerror}. Check its permissions."
-        yield Source(Path(error.filename), wrong=DipError(sentence))
+    for error in unreadable:
+        message = f"Cannot read the folder {error.filename}: {error.strerror}. Check its permissions."
+        yield Source(Path(error.filename), wrong=DipError(message))
 
 
-def _called_a_picture(path: Path) -> bool:
-    return has_image_suffix(path)
-
-
-def _result(path: Path, task: str) -> bool:
-    """Whether it was made by this task, as the run folder beside it says."""
-    record = read_record(path.with_suffix(RUN))
+def _is_result(path: Path, task: str) -> bool:
+    """Whether this task made the image, according to the run folder beside it."""
+    record = read_record(path.with_suffix(RUN_SUFFIX))
     return record is not None and record.task == task and Path(record.output).name == path.name
 
 
-def _nothing(folder: Path) -> DipError:
+def _nothing_found(folder: Path) -> DipError:
     return DipError(
-        f"There is no picture to restore in {folder}: check the name. To restore what an earlier run has made, "
-        "name the files."
+        f"There is no image to restore in {folder}: check the name. To restore the results of an earlier run, name "
+        "the files."
     )

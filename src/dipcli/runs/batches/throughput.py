@@ -1,4 +1,4 @@
-"""How fast fits of a picture get on, one or several together: measured on it."""
+"""Choose how many images of one size are fitted together, by memory and a short measurement."""
 
 from __future__ import annotations
 
@@ -7,149 +7,130 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import NamedTuple
 
 from dipcli import images, stopping
 from dipcli.errors import DipError
 from dipcli.fitting.control import Control
-from dipcli.fitting.machine import device as machine
-from dipcli.fitting.machine import memory
+from dipcli.fitting.machine import device, memory
 from dipcli.fitting.passes import lockstep
 from dipcli.fitting.solve import PreparedFit, prepare, solve
 from dipcli.records.job import Job
 from dipcli.stopping.step import Step
 from dipcli.tasks.registry import DEFAULT_PRESET
 
-SECONDS = 1.0  # that each number of pictures is tried for
-MORE = 1.05  # times as fast as fewer, or it is not worth the memory
-MOST = 64  # pictures together that are tried
-FEW = 4  # pictures for which it is not worth finding out
-ENDLESS = 10**9  # iterations
-
-
-class Throughput(NamedTuple):
-    """What was measured.
-
-    Attributes:
-        iterations: a second, of all fits together.
-        memory: bytes that each may take.
-        limit: bytes that all may take together; None for no end.
-    """
-
-    iterations: float
-    memory: int
-    limit: int | None
-
-    def room(self, together: int) -> bool:
-        """Whether there is memory for so many."""
-        return self.limit is None or together * self.memory <= self.limit
+CANDIDATES = (1, 4, 16)  # images together that are measured
+TRIAL_SECONDS = 1.0  # for each of them
+MIN_SPEEDUP = 1.05  # over fewer images together, or it is not worth the memory
+MIN_IMAGES = 4  # for fewer a measurement does not pay
+MAX_ITERATIONS = 10**9  # a trial ends by time
 
 
 def measure_throughput(
-    bench: PreparedFit, together: int = 1, seconds: float = SECONDS, asked: Callable[[], object] = lambda: None
-) -> Throughput:
-    """Fit a picture for a while, so many times at once.
+    fit: PreparedFit,
+    together: int = 1,
+    seconds: float = TRIAL_SECONDS,
+    interrupted: Callable[[], object] = lambda: None,
+) -> float:
+    """Run several copies of a fit together for a while; return the iterations per second of all of them.
 
     Args:
-        bench: the fit, laid out; it is not changed.
-        together: how many times.
-        seconds: how long.
-        asked: whether it shall end before that: then there is not much to go by.
+        fit: it is not changed.
+        together: number of copies.
+        seconds: duration.
+        interrupted: whether to end earlier; then the result may be 0.
 
     Raises:
-        DipError: when it cannot be fitted.
+        DipError: if the fit fails.
     """
     times: list[float] = []
 
     def watch(step: Step, _verdict: object) -> None:
-        float(step.loss)  # a GPU may still be at work on it
+        float(step.loss)  # wait for a GPU
         times.append(perf_counter())
 
-    def enough() -> str | None:
-        long = len(times) > 2 * together and times[-1] - times[together] > seconds
-        return "that will do" if long or asked() else None
+    def time_is_up() -> str | None:
+        long_enough = len(times) > 2 * together and times[-1] - times[together] > seconds
+        return "the trial is over" if long_enough or interrupted() else None
 
-    works = iter(
+    copies = iter(
         [
             partial(
                 solve,
-                replace(bench, prior=deepcopy(bench.prior)),
-                stop=stopping.exactly(stopping.Never(), ENDLESS),
-                control=Control(interrupted=enough, observers=(watch,), evaluate=lockstep.evaluate_jointly),
+                replace(fit, prior=deepcopy(fit.prior)),
+                stop=stopping.exactly(stopping.Never(), MAX_ITERATIONS),
+                control=Control(interrupted=time_is_up, observers=(watch,), evaluate=lockstep.evaluate_jointly),
             )
             for _ in range(together)
         ]
     )
-    for _ in lockstep.run(lambda _idle: next(works, None), together):
+    for _ in lockstep.run(lambda _idle: next(copies, None), together):
         pass
-    # The first iteration of each is slower than the others, and so are those after the first that ended.
+    # The first iteration of each fit is slower than the others, and so are those after the first fit that ended.
     counted = times[together : len(times) - together + 1]
-    pace = (len(counted) - 1) / (counted[-1] - counted[0]) if len(counted) > 1 else 0.0
-    return Throughput(pace, bench.estimate.whole, memory.read_limit(bench.settings))
+    return (len(counted) - 1) / (counted[-1] - counted[0]) if len(counted) > 1 else 0.0
 
 
 def prepare_job(job: Job) -> PreparedFit:
-    """A fit of a picture that begins with its first iteration, and writes nothing.
+    """Prepare a single fit of an image, without warm-up or time budget. It writes nothing.
 
     Raises:
-        DipError: when it cannot be fitted.
+        DipError: if the image cannot be fitted.
     """
-    picture, _ = images.read(job.source)
+    image, _ = images.read(job.source)
     given = {name: value for name, value in job.given.items() if name != "time"} | {"warmup": 0, "runs": 1}
-    case, settings = job.task.case(picture, job.preset or DEFAULT_PRESET, job.arguments, given)
+    case, settings = job.task.case(image, job.preset or DEFAULT_PRESET, job.arguments, given)
     return prepare(case.problem, settings, stop=stopping.Never(), other_bytes=case.bytes_in_memory)
 
 
-def batch_size(
+def choose_batch_size(
     job: Job,
     wanted: int | None,
-    pictures: int,
-    say: Callable[[str], None],
-    asked: Callable[[], object] = lambda: None,
+    count: int,
+    note: Callable[[str], None],
+    interrupted: Callable[[], object] = lambda: None,
 ) -> int:
-    """How many pictures of the size of this one to fit together: so many, or as many as get on fastest.
+    """Choose how many images of the size of this one to fit together.
 
     Args:
         job: the first of them.
-        wanted: as many as memory allows, up to this; None to find out.
-        pictures: that there are.
-        say: told what was found.
-        asked: whether all shall end.
+        wanted: as many as memory allows, up to this; None for the fastest of `CANDIDATES`.
+        count: images of this size.
+        note: receives what was found.
+        interrupted: whether to end the measurement.
     """
-    most = min(wanted or MOST, pictures)
-    if most < (2 if wanted else FEW):
+    most = min(wanted or CANDIDATES[-1], count)
+    if most < (2 if wanted else MIN_IMAGES):
         return 1
     try:
-        bench = prepare_job(job)
-        if wanted:
-            limit = memory.read_limit(bench.settings)
-            fitting = most if limit is None else max(1, min(most, limit // bench.estimate.whole))
-            if fitting < most:
-                say(f"{job.source}: there is memory for {fitting} of this size together.")
-            return fitting
-        return _fastest(partial(measure_throughput, bench, asked=asked), job, most, say)
+        fit = prepare_job(job)
+        limit = memory.read_limit(fit.settings)
+        in_memory = most if limit is None else max(1, min(most, limit // fit.estimate.whole))
+        if wanted is None:
+            return _find_fastest(partial(measure_throughput, fit, interrupted=interrupted), job, in_memory, note)
     except DipError:
-        return 1  # the fit itself will tell what is wrong
+        return 1  # the fit itself will report what is wrong
+    if in_memory < most:
+        note(f"{job.source}: there is memory for {in_memory} images of this size together.")
+    return in_memory
 
 
-def _fastest(tried: Callable[[int], Throughput], job: Job, most: int, say: Callable[[str], None]) -> int:
-    """The smallest number than which neither twice nor four times as many are faster."""
-    paces: dict[int, Throughput] = {}
-    best = count = 1
-    while count <= min(most, 4 * best):
-        paces[count] = pace = tried(count)
-        if not pace.iterations:
-            return best  # it was cut short
-        if pace.iterations >= MORE * paces[best].iterations:
-            best = count
-        count *= 2
-        if not pace.room(count):
+def _find_fastest(measure: Callable[[int], float], job: Job, most: int, note: Callable[[str], None]) -> int:
+    """Return the smallest candidate that no larger one beats clearly."""
+    measured: dict[int, float] = {}
+    best = 1
+    for together in CANDIDATES:
+        if together > most:
             break
-    told = ", ".join(f"{count} {pace.iterations:.1f}" for count, pace in paces.items())
-    say(f"Iterations a second on {job.source}, by pictures together: {told}. So {best} together.")
+        measured[together] = measure(together)
+        if not measured[together]:
+            return best  # interrupted
+        if measured[together] >= MIN_SPEEDUP * measured[best]:
+            best = together
+    figures = ", ".join(f"{together} together {iterations:.1f}" for together, iterations in measured.items())
+    note(f"Iterations per second with images of the size of {job.source}: {figures}. Fitting {best} together.")
     return best
 
 
-def usual(job: Job) -> bool:
-    """Whether to find that out unasked: on a GPU. On a CPU the bits would depend on the other pictures."""
-    return machine.choose_device(job.given.get("device", "auto")).type == "cuda"
+def is_default(job: Job) -> bool:
+    """Whether images are fitted together by default: on a GPU. On a CPU the bits would depend on the other images."""
+    return device.choose_device(job.given.get("device", "auto")).type == "cuda"
