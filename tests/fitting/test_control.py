@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ import torch
 from dipcli.fitting.control import Control, Deadline
 from dipcli.fitting.started_rule import start_rule
 from dipcli.problem import Problem
-from dipcli.stopping import HoldOut, Never
+from dipcli.stopping import HoldOut, Rule
 
 
 def test_a_deadline_expires_and_has_room_until_then() -> None:
@@ -46,9 +46,9 @@ def test_a_started_rule_has_the_state_and_the_problem_of_its_rule() -> None:
 
 
 def test_a_state_that_no_checkpoint_can_hold_is_refused() -> None:
-    class Unsaved(Never):
+    class Unsaved:
         def start(self, problem: Problem) -> tuple[Any, Problem]:
             return ctypes.c_int(0), problem
 
     with pytest.raises(TypeError, match="c_int"):
-        start_rule(Unsaved(), Problem(measured=torch.rand(3, 8, 8), shape=(3, 8, 8)))
+        start_rule(cast("Rule", Unsaved()), Problem(measured=torch.rand(3, 8, 8), shape=(3, 8, 8)))

@@ -65,7 +65,9 @@ def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "NVIDIA", "; ".join(facts.gpus) or "no GPU found"
     yield "Devices", ""
     for device in facts.devices:
-        yield device.name, device.title or device.failures["device"]
+        yield device.name, device.title or "no answer"
         for kind, rate in device.iterations_per_second.items():
             error = device.gradient_error.get(kind)
-            yield "", f"{kind} {rate} it/s, gradients {'not finite' if error is None else f'off by {error:.2g}'}"
+            yield "", f"{kind} {rate} it/s" + ("" if error is None else f", gradients off by {error:.2g}")
+        for kind, failure in device.failures.items():
+            yield "", f"{kind} failed: {failure}"
