@@ -341,7 +341,7 @@ def test_one_bad_picture_does_not_end_a_batch(dip: Dip, noisy_png: Path, tmp_pat
         (["noisy.png", "-o", "-", "--snapshot-at", "1"], 2, "--run-dir"),
         (["noisy.png", "-o", "x.png", "--run-dir", "x.png"], 2, "another folder"),
         (["noisy.png", "--seed", str(10**30)], 2, "--seed"),
-        (["noisy.png", "-"], 2, "by itself"),
+        (["noisy.png", "-"], 2, "Standard input"),
         (["noisy.png", "--input", "meshgrid", "--input-depth", "7"], 2, "leave --input-depth out"),
         (["noisy.png", "--run-dir", "text.png"], 1, "another place"),
     ],
@@ -472,7 +472,7 @@ def test_running_out_of_memory_means_tiles_or_is_a_sentence(tmp_path: Path) -> N
     assert not output.exists()
     done = within(limit, "denoise", source, *wide, "--max-memory", "100G")
     assert done.returncode == 0, done.stderr
-    assert "memory ran out: going on in 4 tiles" in done.stderr
+    assert "memory ran out: continuing in 4 tiles" in done.stderr
     assert iio.imread(output).shape == (900, 900, 3)
 
 
