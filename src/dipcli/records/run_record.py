@@ -12,7 +12,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from dipcli import files
 
-SCHEMA = 2  # 1 had no number, and `astray` for `outlier`
+SCHEMA = 2  # 1 had no number, and another name for `outlier`
 FILE_NAME = "run.json"
 # Keys of run.json that are written only if there is something to say.
 ABSENT_IF_EMPTY = (
