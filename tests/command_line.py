@@ -49,3 +49,14 @@ def wait_for(ready: object, process: subprocess.Popen[str]) -> None:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "nothing happened for a minute"
         time.sleep(0.05)
+
+
+def read_terminal(master: int) -> bytes:
+    """Everything that is written to a pseudo-terminal until its other end is closed."""
+    shown = b""
+    try:
+        while piece := os.read(master, 4096):
+            shown += piece
+    except OSError:  # the other end is closed
+        pass
+    return shown

@@ -1,4 +1,4 @@
-"""Errors that the user can put right."""
+"""Errors that the user can put right, and how errors are put into messages."""
 
 
 class DipError(Exception):
@@ -23,3 +23,13 @@ class OutOfMemoryError(DipError):
 
 class TakenError(DipError):
     """Another run is writing to the same place; it may end soon."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an exception's message without its full stop, or its type if there is no message."""
+    return (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
+
+
+def describe_failure(error: Exception) -> str:
+    """Return the message of an exception, with its type if it is a bug."""
+    return str(error) if isinstance(error, DipError) else f"{type(error).__name__}: {error}"

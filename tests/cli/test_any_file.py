@@ -67,16 +67,7 @@ def exif(orientation: int) -> bytes:
 def intact_files(draw: Callable[..., Any]) -> File:
     """Intact files of every supported format, mode, depth, size and orientation."""
     kind = draw(st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "TIFF", "P", "1", "PPM", "TGA"]))
-    modes = {
-        "JPEG": ["L", "RGB"],
-        "BMP": ["L", "RGB"],
-        "PPM": ["L", "RGB"],
-        "TGA": ["L", "RGB", "RGBA"],
-        "WEBP": ["RGB", "RGBA"],
-        "P": ["RGB"],
-        "1": ["L"],
-    }
-    mode = draw(st.sampled_from(modes.get(kind, list(CHANNELS))))
+    mode = draw(st.sampled_from(MODES.get(kind, list(CHANNELS))))
     depths = {"PNG": ["8", "16"], "TIFF": list(DEPTHS)}.get(kind, ["8"])
     dtype = DEPTHS[draw(st.sampled_from(depths))]
     height, width = draw(st.integers(1, 200)), draw(st.integers(1, 200))

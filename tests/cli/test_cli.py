@@ -14,7 +14,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from command_line import TINY, Dip, start, wait_for
+from command_line import TINY, Dip, read_terminal, start, wait_for
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -488,12 +488,7 @@ def test_on_a_terminal_there_is_a_live_display_and_stdout_stays_clean(noisy_png:
         env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "OMP_NUM_THREADS": "1"},
     )
     os.close(slave)
-    shown = b""
-    try:
-        while piece := os.read(master, 4096):
-            shown += piece
-    except OSError:  # the other end is closed
-        pass
+    shown = read_terminal(master)
     stdout, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert stdout.decode() == f"{noisy_png.with_name('noisy.denoised.png')}\n"

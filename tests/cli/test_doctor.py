@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import Dip
+from command_line import Dip, read_terminal
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -514,12 +514,7 @@ def test_colours_on_a_terminal_only() -> None:
         master, slave = pty.openpty()
         process = subprocess.Popen([sys.executable, "-c", code], stdout=slave, env={**environment, **plain})
         os.close(slave)
-        shown = b""
-        try:
-            while piece := os.read(master, 4096):
-                shown += piece
-        except OSError:  # the other end is closed
-            pass
+        shown = read_terminal(master)
         assert process.wait() == 0
         os.close(master)
         assert b"dip denoise noisy.png --preset fast" in shown

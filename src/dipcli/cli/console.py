@@ -7,10 +7,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Any
 
-from dipcli.errors import DipError
+from dipcli.errors import DipError, describe_failure
 from dipcli.settings import Settings
 from dipcli.settings.options import option_fields
 from dipcli.text import escape_controls
@@ -122,9 +123,7 @@ def _restore(
     from dipcli.runs.batches.batch import restore_all
     from dipcli.runs.batches.joint import restore_together
 
-    def announce(plan: Plan) -> None:
-        _explain_plan(plan, explain)
-
+    announce = partial(_explain_plan, explain=explain)
     together = batch.several and batch_size != 1
     if together and (batch_size is not None or throughput.is_default(batch.entries[0].job)):
         return restore_together(batch, None if batch_size == "auto" else batch_size, announce=announce, **how)
@@ -174,8 +173,7 @@ def _write_index(batch: Batch, outcomes: Sequence[Outcome], display: Display) ->
     try:
         display.note(f"Overview of the results: {index.make(batch.output, failed)}")
     except Exception as error:  # noqa: BLE001 - the images are written: even a bug must not hide that
-        reason = str(error) if isinstance(error, DipError) else f"{type(error).__name__}: {error}"
-        display.note(f"Could not write {index.INDEX}: {reason}")
+        display.note(f"Could not write {index.INDEX}: {describe_failure(error)}")
 
 
 def _explain_plan(plan: Plan, explain: Callable[[str], None]) -> None:

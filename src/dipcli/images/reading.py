@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from dipcli.errors import DipError
+from dipcli.errors import DipError, first_line
 from dipcli.images.formats import formats
 from dipcli.images.image import Image, from_array
 
@@ -86,8 +86,3 @@ def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Image:
         png_colour=raster.png_colour,
         file=data,
     )
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an exception's message without its full stop, or its type if there is no message."""
-    return (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")

@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from dipcli import files
-from dipcli.errors import DipError
+from dipcli.errors import DipError, first_line
 from dipcli.images import exif, png
 from dipcli.images.formats import find_writable
 from dipcli.images.image import MIN_SIDE, Image
 from dipcli.images.raster import Raster, check_size
-from dipcli.images.reading import first_line
 
 
 def check(image: Image, suffix: str) -> None:

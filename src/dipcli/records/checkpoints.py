@@ -32,7 +32,7 @@ from dipcli.fitting.state import (
     TilesState,
 )
 from dipcli.problem import Problem
-from dipcli.stopping import Rule
+from dipcli.stopping import rule_classes
 from dipcli.stopping.step import Place
 
 UNREADABLE = (
@@ -241,17 +241,11 @@ def _has_type(value: Any, hint: Any) -> bool:
 
 def _rule_states() -> Iterator[type[Any]]:
     """The dataclasses of all modules that define a stopping rule: the states of rules are among them."""
-    modules = {rule.__module__ for rule in _subclasses(Rule)}
+    modules = {rule.__module__ for rule in rule_classes()}
     for name in modules:
         for value in vars(sys.modules[name]).values():
             if isinstance(value, type) and is_dataclass(value) and value.__module__ == name:
                 yield value
-
-
-def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
-    for subclass in cls.__subclasses__():
-        yield subclass
-        yield from _subclasses(subclass)
 
 
 def _to_file(leaf: Any) -> Any:

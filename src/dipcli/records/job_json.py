@@ -56,13 +56,22 @@ def to_json(job: Job) -> dict[str, Any]:
 
 
 def from_json(data: object) -> Job:
-    """Return the job that `to_json` described.
+    """Return the job that `to_json` gave.
 
     Raises:
         ValueError, LookupError, TypeError: if the data are not a job; a file may hold anything.
         DipError: if a value is out of range.
     """
-    described = msgspec.convert(data, JobDescription)
+    return make_job(msgspec.convert(data, JobDescription))
+
+
+def make_job(described: JobDescription) -> Job:
+    """Return the job that `describe_job` described.
+
+    Raises:
+        ValueError, LookupError, TypeError: if an argument or a setting is not one of the task.
+        DipError: if a value is out of range.
+    """
     task = tasks()[described.task]
     types = {argument.name: _plain_type(argument.annotation) for argument in task.arguments()}
     if unknown := set(described.given) - SETTING_NAMES:

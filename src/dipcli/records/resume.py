@@ -23,8 +23,8 @@ from dipcli.records.run_files import CHECKPOINT
 from dipcli.records.run_record import RunRecord, read_record
 from dipcli.stopping.step import Place
 
-# Output options that do not make it another run.
-WATCHING = ("log_every", "checkpoint_every", "keep_checkpoint", "no_report", "compare")
+# Output options that do not make it another run; the run folder may have been moved.
+WATCHING = ("run_dir", "log_every", "checkpoint_every", "keep_checkpoint", "no_report", "compare")
 
 
 class RunHeader(Struct, frozen=True, kw_only=True):
@@ -59,11 +59,6 @@ class InterruptedRun:
     def preset(self) -> str:
         """The preset that it uses."""
         return self.header.preset
-
-    @property
-    def started(self) -> bool:
-        """Whether it got as far as its first checkpoint."""
-        return self.saved.progress is not None
 
     def check_inputs(self, job: Job) -> None:
         """Check that the input files have not changed.
@@ -145,7 +140,7 @@ def find_run(run: Path) -> InterruptedRun:
     saved = checkpoints.load(path)
     try:
         header = msgspec.convert(saved.header, RunHeader)
-        job = job_json.from_json(msgspec.to_builtins(header.job))
+        job = job_json.make_job(header.job)
         job = replace(job, outputs=replace(job.outputs, run_dir=str(path.parent)))  # the folder may have been moved
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
         raise DipError(f"The checkpoint of {run} cannot be read by this version: start the run again.") from error
@@ -172,13 +167,10 @@ def find_matching_run(job: Job, output: Path, folder: Path) -> InterruptedRun | 
         return None
     try:
         before = find_run(folder)
-        there = describe_run(before.job, before.preset, before.job.output or output, folder)
-        if _essence(describe_run(job, before.preset, output, folder)) != _essence(there):
-            return None
-        before.check_inputs(job)
     except DipError:
         return None
-    return before
+    now = describe_run(job, before.preset, output, folder)
+    return before if _essence(now) == _essence(before.header) else None
 
 
 def _check_rule_state(saved: RunsState | TilesState, fresh: Any) -> None:

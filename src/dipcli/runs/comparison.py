@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipcli import files, images
+from dipcli.errors import first_line
 from dipcli.fitting.machine import memory
 from dipcli.records import ranking
 from dipcli.records.run_record import BaselineRecord, RunRecord
@@ -72,7 +73,7 @@ class Comparison:
                     except Skipped as reason:
                         skipped[baseline.name] = str(reason)
                     except Exception as error:  # noqa: BLE001 - a failing method must not cost the restored image
-                        skipped[baseline.name] = f"it failed ({_first_line(error)})"
+                        skipped[baseline.name] = f"it failed ({first_line(error)})"
         except KeyboardInterrupt:
             ended_by = interrupt.received
             if ended_by is None:
@@ -113,7 +114,3 @@ class Comparison:
 def _interrupt() -> NoReturn:
     """End the method at work, from within the signal's handler."""
     raise KeyboardInterrupt
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import dipcli
 from dipcli import images
-from dipcli.errors import DipError
+from dipcli.errors import describe_failure
 from dipcli.fitting.machine import memory
 from dipcli.fitting.machine.device import read_name
 from dipcli.fitting.results import Runs
@@ -98,19 +98,19 @@ class Results:
         images.write(images.encode(from_array(samples), path.suffix), path)
         return updated(record, uncertainty=str(path), uncertainty_most=FULL_SCALE * largest)
 
-    def write_record(self, record: RunRecord, known: Mapping[str, bytes] | None = None) -> RunRecord:
+    def write_record(self, record: RunRecord, written: bytes | None = None) -> RunRecord:
         """Write the record, if the run has a folder.
 
         Args:
             record: of the run.
-            known: bytes of `input` and `output`; with them, the record lists the files that were read and written.
+            written: bytes of the output; with them, the record lists the files that were read and written.
 
         Returns:
             The record with these files.
         """
         if self.plan.folder:
-            if known is not None:
-                record = updated(record, files=_describe_files(self.plan, known))
+            if written is not None:
+                record = updated(record, files=_describe_files(self.plan, record, written))
             write_record(self.plan.folder / RECORD, record)
         return record
 
@@ -139,8 +139,7 @@ class Results:
         try:
             page.make(self.plan.folder, record=record, given=known)
         except Exception as error:  # noqa: BLE001 - image and record are written: even a bug must not hide that
-            reason = str(error) if isinstance(error, DipError) else f"{type(error).__name__}: {error}"
-            self.display.note(f"{record.input}: could not write {REPORT}: {reason}")
+            self.display.note(f"{record.input}: could not write {REPORT}: {describe_failure(error)}")
 
 
 def make_record(plan: Plan, data: bytes, result: Runs, found: Mapping[str, Any], *, finished: bool) -> RunRecord:
@@ -217,12 +216,12 @@ def make_record(plan: Plan, data: bytes, result: Runs, found: Mapping[str, Any],
     )
 
 
-def _describe_files(plan: Plan, known: Mapping[str, bytes]) -> dict[str, FileRecord]:
+def _describe_files(plan: Plan, record: RunRecord, written: bytes) -> dict[str, FileRecord]:
     """The images that the run read and wrote, by role, so that they are found and recognised later."""
     job, folder = plan.job, plan.folder or Path()
     paths = {"input": job.source, "output": plan.output, **job.images()}
     paths |= {"uncertainty": Path(job.outputs.uncertainty)} if job.outputs.uncertainty else {}
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in known.items()}
+    digests = {"input": record.input_sha256, "output": hashlib.sha256(written).hexdigest()}
     return {name: _describe_file(path, folder, digests.get(name)) for name, path in paths.items()}
 
 

@@ -105,12 +105,11 @@ def restore(
         record = make_record(plan, data, result, found, finished=ended_by is None)
         results.write_record(record)
         record = results.write_uncertainty(record, lambda: uncertainty.map(result, plan.case.known))
-        known = {"input": data, "output": written}
-        record = results.write_record(record, known)
+        record = results.write_record(record, written)
         if ended_by is None and not job.outputs.keep_checkpoint:
             recording.drop_checkpoint()
         record, comparison_ended_by = (record, None) if ended_by else results.compare(record, signals)
-        results.write_page(record, known)
+        results.write_page(record, {"input": data, "output": written})
     if plan.folder and ended_by:
         display.note(f"{job.source}: to resume: dip resume {shlex.quote(str(plan.folder))}")
     return record, ended_by or comparison_ended_by

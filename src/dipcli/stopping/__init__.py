@@ -36,6 +36,7 @@ __all__ = [
     "describe_rules",
     "exactly",
     "parse_rule",
+    "rule_classes",
     "rules",
     "unless",
 ]
@@ -45,7 +46,7 @@ def rules() -> dict[str, type[Rule]]:
     """Return every rule that has a name: those in this package, and those imported from elsewhere."""
     for module in iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
-    found = {rule.name: rule for rule in _subclasses(Rule) if rule.name}  # type: ignore[type-abstract]
+    found = {rule.name: rule for rule in rule_classes() if rule.name}
     return dict(sorted(found.items()))
 
 
@@ -64,7 +65,8 @@ def describe_rules() -> str:
     return f"When to stop and which image to keep: {listed}. Parameters follow, as in holdout:patience=100."
 
 
-def _subclasses(rule: type[Rule]) -> Iterator[type[Rule]]:
+def rule_classes(rule: type[Rule] = Rule) -> Iterator[type[Rule]]:
+    """All subclasses of a rule that have been imported, with a name or without."""
     for subclass in rule.__subclasses__():
         yield subclass
-        yield from _subclasses(subclass)
+        yield from rule_classes(subclass)
