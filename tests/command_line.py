@@ -8,20 +8,33 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
+import typer.testing
 from typer.testing import CliRunner, Result
 
+from dipcli.tasks.registry import tasks
+
 TINY = "skip:channels=8,8:skips=4,4"
+# The runner turns the application into a command at each call, which takes as long as a short fit.
+typer.testing._get_command = cache(typer.testing._get_command)
+
+
+@cache
+def build(app: Callable[[], typer.Typer], *_poses: object) -> typer.Typer:
+    """The application for the tasks with these functions."""
+    return app()
 
 
 @dataclass
 class Dip:
-    """Calls the command line in this process."""
+    """Calls the command line in this process; it is built again only if other tasks are declared."""
 
-    app: Callable[[], object]
+    app: Callable[[], typer.Typer]
 
     def __call__(self, *arguments: object, stdin: bytes | None = None) -> Result:
-        return CliRunner().invoke(self.app(), [str(each) for each in arguments], input=stdin)
+        application = build(self.app, *(task.pose for task in tasks().values()))
+        return CliRunner().invoke(application, [str(each) for each in arguments], input=stdin)
 
     def quick(
         self, *arguments: object, iterations: int = 3, stdin: bytes | None = None, report: bool = False
