@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -216,10 +218,35 @@ def test_standard_input_may_replace_an_earlier_result(dip: Dip, noisy_png: Path,
         assert result.exit_code == 0, result.output
 
 
+KNOB_BASE: dict[str, object] = {
+    "--network": TINY,
+    "--input": "noise",
+    "--input-depth": 4,
+    "--precision": "fp32",
+    "--stop": "none",
+}
+
+
+@pytest.fixture(scope="module")
+def base_result(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], bytes]:
+    """A function from a number of iterations to the result of `KNOB_BASE`, which is computed once."""
+    folder = tmp_path_factory.mktemp("base")
+    iio.imwrite(folder / "noisy.png", noisy(scene(37, 53)))
+
+    @cache
+    def restore(iterations: int) -> bytes:
+        options = {"--iters": iterations, **KNOB_BASE}
+        result = Dip(app)("denoise", folder / "noisy.png", *[each for pair in options.items() for each in pair])
+        assert result.exit_code == 0, result.output
+        return (folder / "noisy.denoised.png").read_bytes()
+
+    return restore
+
+
 @pytest.mark.parametrize(
     "knob",
     [
-        ["--optimizer", "lbfgs"],
+        pytest.param(["--optimizer", "lbfgs"], marks=pytest.mark.slow),
         ["--optimize", "net,input"],
         ["--input", "meshgrid"],
         ["--input", "fourier"],
@@ -239,25 +266,18 @@ def test_standard_input_may_replace_an_earlier_result(dip: Dip, noisy_png: Path,
     ],
     ids=" ".join,
 )
-def test_every_knob_runs_and_makes_a_difference(dip: Dip, noisy_png: Path, tmp_path: Path, knob: list[str]) -> None:
+def test_every_knob_runs_and_makes_a_difference(
+    dip: Dip, noisy_png: Path, base_result: Callable[[int], bytes], knob: list[str]
+) -> None:
     steps = 103 if "lbfgs" in knob else 6  # L-BFGS begins after 100 steps of Adam
-    base = {
-        "--iters": steps,
-        "--network": TINY,
-        "--input": "noise",
-        "--input-depth": 4,
-        "--precision": "fp32",
-        "--stop": "none",
-    }
-    changed = {**base, knob[0]: knob[1]}
+    changed = {"--iters": steps, **KNOB_BASE, knob[0]: knob[1]}
     if "meshgrid" in knob:
         del changed["--input-depth"]
-    for name, options in (("base", base), ("changed", changed)):
-        output = tmp_path / f"{name}.png"
-        result = dip("denoise", noisy_png, "-o", output, *[each for pair in options.items() for each in pair])
-        assert result.exit_code == 0, result.output
-    assert (tmp_path / "base.png").read_bytes() != (tmp_path / "changed.png").read_bytes()
-    record = json.loads((tmp_path / "changed.dip" / "run.json").read_text())
+    result = dip("denoise", noisy_png, *[each for pair in changed.items() for each in pair])
+    assert result.exit_code == 0, result.output
+    output = noisy_png.with_name("noisy.denoised.png")
+    assert base_result(steps) != output.read_bytes()
+    record = json.loads((output.with_suffix(".dip") / "run.json").read_text())
     name = {"lr": "rate"}.get(knob[0][2:], knob[0][2:].replace("-", "_"))
     assert str(record["settings"][name]) in (knob[1], f"{float(knob[1])}" if knob[1][0].isdigit() else "")
 
@@ -459,6 +479,7 @@ def within(limit: int, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
 def test_running_out_of_memory_means_tiles_or_is_a_sentence(tmp_path: Path) -> None:
     source, output = tmp_path / "large.png", tmp_path / "large.denoised.png"
@@ -476,6 +497,7 @@ def test_running_out_of_memory_means_tiles_or_is_a_sentence(tmp_path: Path) -> N
     assert iio.imread(output).shape == (900, 900, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_on_a_terminal_there_is_a_live_display_and_stdout_stays_clean(noisy_png: Path) -> None:
     import pty
@@ -541,6 +563,33 @@ def test_version_and_help(dip: Dip) -> None:
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_signal_within_this_process_keeps_the_picture(
+    dip: Dip, noisy_png: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    from dipcli.runs.observers import Log
+
+    plain, written = Log.write, []
+
+    def interrupted(self: Log, cells: object) -> None:
+        plain(self, cells)
+        written.append(cells)
+        if len(written) == 3:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(Log, "write", interrupted)
+    output = noisy_png.with_name("kept.png")
+    result = dip.quick("denoise", noisy_png, "-o", output, "--log-every", 1, iterations=10**6)
+    assert result.exit_code == code, result.output
+    assert result.stdout == f"{output}\n"
+    assert iio.imread(output).shape == (37, 53, 3)
+    record = json.loads((output.with_suffix(".dip") / "run.json").read_text())
+    assert record["iterations"] == int(rows(output.with_suffix(".dip") / "log.csv")[-1]["iteration"])
+    assert record["reason"] == f"it was interrupted by {number.name}"
+    assert f"dip resume {output.with_suffix('.dip')}" in result.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("ignored", [False, True], ids=["", "in the background of a script"])
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_a_signal_keeps_the_picture(noisy_png: Path, number: signal.Signals, code: int, ignored: bool) -> None:
@@ -560,6 +609,7 @@ def test_a_signal_keeps_the_picture(noisy_png: Path, number: signal.Signals, cod
     assert "Traceback" not in stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_the_second_signal_ends_at_once(noisy_png: Path, number: signal.Signals, code: int) -> None:
     """The first one is held up by an iteration that never ends."""
@@ -598,12 +648,16 @@ HEAVY = (
 @pytest.mark.parametrize(
     ("arguments", "environment"),
     [
-        (["--help"], {}),
+        pytest.param(["--help"], {}, marks=pytest.mark.slow),
         (["denoise", "--help"], {}),
-        (["doctor", "--help"], {}),
-        (["denoise"], {}),
-        (["denoise", "x.png", "--preset", "quick"], {}),
-        ([], {"_DIP_COMPLETE": "complete_bash", "COMP_WORDS": "dip den", "COMP_CWORD": "1"}),
+        pytest.param(["doctor", "--help"], {}, marks=pytest.mark.slow),
+        pytest.param(["denoise"], {}, marks=pytest.mark.slow),
+        pytest.param(["denoise", "x.png", "--preset", "quick"], {}, marks=pytest.mark.slow),
+        pytest.param(
+            [],
+            {"_DIP_COMPLETE": "complete_bash", "COMP_WORDS": "dip den", "COMP_CWORD": "1"},
+            marks=pytest.mark.slow,
+        ),
         ([], {"_DIP_COMPLETE": "complete_bash", "COMP_WORDS": "dip denoise --pre", "COMP_CWORD": "2"}),
     ],
     ids=["help", "task help", "doctor help", "usage", "bad preset", "complete task", "complete option"],
@@ -670,7 +724,7 @@ def test_more_channels_than_colours_go_through_tiff(dip: Dip, tmp_path: Path, dt
     assert "cannot hold 7 channels" in refused.stderr
 
 
-def test_the_log_and_the_record_tell_of_a_collapse(dip: Dip, noisy_png: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_and_the_record_tell_of_a_collapse(dip: Dip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dipcli.fitting import optimizers
     from dipcli.fitting.optimizers import Adam
 
@@ -686,9 +740,10 @@ def test_the_log_and_the_record_tell_of_a_collapse(dip: Dip, noisy_png: Path, mo
             return loss
 
     monkeypatch.setattr(optimizers, "Adam", Spiking)
-    result = dip.quick("denoise", noisy_png, "--log-every", 25, iterations=130)
+    iio.imwrite(tmp_path / "small.png", noisy(scene(20, 24)))
+    result = dip.quick("denoise", tmp_path / "small.png", "--log-every", 25, iterations=130)
     assert result.exit_code == 0, result.output
-    folder = noisy_png.with_name("noisy.denoised.dip")
+    folder = tmp_path / "small.denoised.dip"
     log = rows(folder / "log.csv")
     assert [row["iteration"] for row in log] == ["25", "50", "75", "100", "110", "125", "130"]
     assert [row["event"] for row in log] == [
@@ -756,7 +811,8 @@ def test_grey_pictures_go_into_any_format(dip: Dip, tmp_path: Path, suffix: str)
 
 def test_a_figure_takes_no_other_files_place(dip: Dip, clean_png: Path, tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("keep")
-    command = ("impedance", clean_png, "--preset", "fast", "--size", 32, "--iters", 1, "-o", tmp_path / "data.PNG")
+    command = ("impedance", clean_png, "--preset", "fast", "--size", 32, "--iters", 1)
+    command = (*command, "--network", TINY, "-o", tmp_path / "data.PNG")
     refused = dip(*command)
     assert refused.exit_code == 2
     assert "--overwrite" in refused.stderr
