@@ -32,6 +32,7 @@ from documentation.in_process import Capture, call, in_process
 from documentation.pages import DOCUMENTS, ROOT, Snippet, anchors, links, options, snippets
 
 from dipcli.runs.interrupt import Interrupt
+from dipcli.tasks import registry
 from dipcli.tasks.registry import tasks
 
 # Set like commands, but are none.
@@ -82,7 +83,8 @@ SMALLER_VALUES: dict[str, dict[str, tuple[str | None, Callable[[str], str]]]] = 
         "--iterations": (None, divided(20, 3)),
         "--seconds": ("5", lambda _: "0.1"),
     },
-    "baselines.py": {},
+    "baselines.py": {"--only": ("butterfly,half", str)},
+    "published.py": {"--only": ("text,zebra,snail,cave,monkey,impedance", str)},
     "tiles.py": {
         "--sizes": (None, divided(8, 64)),
         "--side": (None, divided(8, 192)),
@@ -151,8 +153,9 @@ def _fast_fits() -> Iterator[None]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory of a command; its subprocesses are fast too, and find `dip`."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory of a command; its subprocesses are fast too, and find `dip`; tasks it declares go."""
+    declared = dict(registry.DECLARED)
     work, site = tmp_path / "work", tmp_path / "site"
     work.mkdir()
     site.mkdir()
@@ -173,7 +176,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setattr(subprocess, "run", in_process(subprocess.run))
     monkeypatch.chdir(work)
-    return work
+    yield work
+    registry.DECLARED.clear()
+    registry.DECLARED.update(declared)
 
 
 @pytest.mark.parametrize("snippet", list(_mark_slow(SNIPPETS)))
