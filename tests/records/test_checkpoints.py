@@ -40,6 +40,7 @@ from dipcli.records.checkpoints import Checkpoints
 from dipcli.settings import Settings
 from dipcli.stopping.step import Step
 
+slow = pytest.mark.slow
 KILLS = int(os.environ.get("DIP_KILLS", "3"))  # how often a process is killed; 20 by night
 SHAPE = (3, 16, 16)
 SMALL = Settings(network=TINY, input_depth=4, iterations=60, rate=0.02, stop="none")
@@ -70,16 +71,16 @@ def through_a_file(checkpoint: Checkpoint, settings: Settings, path: Path) -> Ch
     "changed",
     [
         {},
-        {"precision": "bf16"},
-        {"ema": 0.9, "tv": 0.1},
+        pytest.param({"precision": "bf16"}, marks=slow),
+        pytest.param({"ema": 0.9, "tv": 0.1}, marks=slow),
         {"optimize": "net,input"},
-        {"reg_noise": 0.0},
-        {"optimizer": "lbfgs", "iterations": 130},
-        {"stop": "holdout"},
-        {"stop": "emv:guard=5"},
+        pytest.param({"reg_noise": 0.0}, marks=slow),
+        pytest.param({"optimizer": "lbfgs", "iterations": 130}, marks=slow),
+        pytest.param({"stop": "holdout"}, marks=slow),
+        pytest.param({"stop": "emv:guard=5"}, marks=slow),
         {"stop": "wmv:window=20:guard=5"},
-        {"stop": "sigma:level=60"},
-        {"stop": "auto", "iterations": None, "max_iterations": 200},
+        pytest.param({"stop": "sigma:level=60"}, marks=slow),
+        pytest.param({"stop": "auto", "iterations": None, "max_iterations": 200}, marks=slow),
         {"warmup": 5, "input_depth": 2},
         {"network": "pixels", "rate": 0.1},
         {"rate": 3.0, "stop": "holdout"},
@@ -148,7 +149,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return [{**row, "seconds": ""} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("count", [pytest.param(0, marks=slow), 1, pytest.param(3, marks=slow)])
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -200,7 +201,7 @@ def test_what_was_cut_short_goes_on(
     assert not list(folder.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("count", [pytest.param(0, marks=slow), 1, *(pytest.param(n, marks=slow) for n in (2, 3, 4))])
 def test_a_picture_in_tiles_goes_on_where_it_was(
     dip: Dip, tmp_path: Path, cut: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
@@ -208,7 +209,7 @@ def test_a_picture_in_tiles_goes_on_where_it_was(
 
     def call(name: str) -> tuple[Any, ...]:
         doubt = tmp_path / f"{name}.doubt.tif"
-        every = ("--checkpoint-every", "0.000001s", "--uncertainty", doubt)
+        every = ("--checkpoint-every", "0.000001s", "--uncertainty", doubt, "--warmup", 5)
         return ("denoise", tmp_path / "noisy.png", "-o", tmp_path / f"{name}.png", "--tile", 140, *every)
 
     assert dip.quick(*call("whole"), iterations=25).exit_code == 0
@@ -274,6 +275,7 @@ def run(*arguments: object, cwd: Path) -> None:
     assert running.returncode == 0, said
 
 
+@slow
 def test_killed_at_random_moments_and_resumed_each_time_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     iio.imwrite(tmp_path / "noisy.png", noisy(scene(48, 64)))
     options = ("--network", TINY, "--input-depth", 4, "--input", "noise", "--threads", 1, "--iters", 150 * KILLS)
@@ -303,6 +305,7 @@ def test_killed_at_random_moments_and_resumed_each_time_it_ends_with_the_same_bi
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@slow
 def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path) -> None:
     iio.imwrite(tmp_path / "noisy.png", noisy(scene(48, 64)))
     options = ("--network", TINY, "--input-depth", 4, "--input", "noise", "--threads", 1, "--iters", 400)
@@ -397,9 +400,7 @@ def changes(draw: st.DrawFn) -> Callable[[bytes], bytes]:
     return spoil
 
 
-@hypothesis_settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(spoil=changes())
 def test_a_damaged_checkpoint_is_answered_with_a_sentence(
     dip: Dip, half_done: Path, tmp_path_factory: pytest.TempPathFactory, spoil: Callable[[bytes], bytes]
@@ -433,9 +434,7 @@ def test_a_checkpoint_of_something_else_is_told(
     assert sentence in result.stderr
 
 
-@hypothesis_settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(chance=st.randoms(use_true_random=False), nonsense=st.sampled_from([None, 7, "x", [], {}, torch.zeros(2), (1,)]))
 def test_a_checkpoint_that_tells_nonsense_is_told(dip: Dip, half_done: Path, chance: Any, nonsense: Any) -> None:
     path = half_done / "checkpoint.pt"
