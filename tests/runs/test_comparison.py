@@ -67,12 +67,21 @@ KINDS: dict[str, Callable[[], np.ndarray]] = {
 }
 
 
+FAST = [("denoise", name) for name in ("colour.jpg", "alpha.png", "float.tif")] + [("superres", "seven.tif")]
+
+
 def keep(picture: np.ndarray, path: Path) -> None:
     images.write(images.encode(from_array(picture), path.suffix), path)
 
 
-@pytest.mark.parametrize("task", ["denoise", "superres"])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        pytest.param(task, name, marks=[] if (task, name) in FAST else pytest.mark.slow)
+        for task in ("denoise", "superres")
+        for name in KINDS
+    ],
+)
 def test_pictures_of_every_kind_are_compared(dip: Dip, tmp_path: Path, name: str, task: str) -> None:
     source = tmp_path / name
     keep(KINDS[name](), source)

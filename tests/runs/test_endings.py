@@ -53,7 +53,9 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "rule", [pytest.param(rule, marks=[] if rule in ("auto", "none") else pytest.mark.slow) for rule in RULES]
+)
 def test_the_reference_changes_nothing_whatever_the_rule(
     dip: Dip, noisy_png: Path, clean_png: Path, tmp_path: Path, rule: str
 ) -> None:
@@ -135,10 +137,10 @@ def test_auto_says_which_rule_it_chose(dip: Dip, tmp_path: Path) -> None:
         ("smooth.png", smooth.reshape(96, 96, 3).astype(np.uint8), "rule sigma: neighbouring pixels share their noise"),
     ):
         iio.imwrite(tmp_path / name, picture)
-        result = dip("denoise", tmp_path / name, *SMALL)
+        result = dip("denoise", tmp_path / name, *SMALL, "--max-iters", 5)
         assert words in " ".join(result.stderr.split())
         assert words in told((tmp_path / name).with_suffix(".denoised.dip"))["rule"]
-    result = dip("denoise", tmp_path / name, *SMALL, "--stop", "emv")
+    result = dip("denoise", tmp_path / name, *SMALL, "--max-iters", 5, "--stop", "emv")
     assert "rule " not in result.stderr.replace(str(tmp_path), ""), "who names a rule need not be told"
 
 
@@ -172,15 +174,16 @@ def test_several_runs_are_logged_apart(dip: Dip, noisy_png: Path, tmp_path: Path
 
 
 def test_the_mean_of_runs_is_what_is_written(noisy_png: Path) -> None:
-    rest = {"network": TINY, "input": "noise", "input_depth": 4, "iterations": 60, "progress": False}
+    rest = {"network": TINY, "input": "noise", "input_depth": 4, "iterations": 20, "progress": False}
     picture = iio.imread(noisy_png).astype(np.float32) / 255
     alone = [dipcli.denoise(picture, seed=seed, **rest).image for seed in (0, 1)]
     both = dipcli.denoise(picture, runs=2, **rest)
     assert np.allclose(both.image, np.mean(alone, axis=0), atol=1e-6)
-    assert both.steps == 120
+    assert both.steps == 40
     assert "the mean of 2 of 2 runs" in both.reason
 
 
+@pytest.mark.slow
 def test_a_time_budget_is_kept_and_a_preset_chosen_for_it(dip: Dip, noisy_png: Path) -> None:
     result = dip("denoise", noisy_png, "--time", "2s", "--json")
     account = json.loads(result.stdout)
@@ -193,6 +196,7 @@ def test_a_time_budget_is_kept_and_a_preset_chosen_for_it(dip: Dip, noisy_png: P
     assert "using preset" not in result.stderr
 
 
+@pytest.mark.slow
 def test_what_time_is_left_goes_into_further_runs(dip: Dip, noisy_png: Path) -> None:
     rest = ("--network", TINY, "--input", "noise", "--input-depth", 4, "--preset", "fast", "--iters", 5, "--json")
     assert len(json.loads(dip("denoise", noisy_png, "--time", "3s", *rest).stdout)["runs"]) > 1
@@ -339,8 +343,14 @@ def test_planning_goes_by_what_there_is() -> None:
     assert time_budget.choose_preset(alone, pose, Deadline(1e6)) == "balanced"
 
 
-@pytest.mark.parametrize("loss", ["l1", "huber", "poisson"])
-@pytest.mark.parametrize("task", ["denoise", "inpaint", "superres", "flash"])
+@pytest.mark.parametrize(
+    ("task", "loss"),
+    [
+        pytest.param(task, loss, marks=[] if task == "denoise" or loss == "l1" else pytest.mark.slow)
+        for task in ("denoise", "inpaint", "superres", "flash")
+        for loss in ("l1", "huber", "poisson")
+    ],
+)
 def test_other_losses_lead_elsewhere(dip: Dip, noisy_png: Path, clean_png: Path, task: str, loss: str) -> None:
     mask = noisy_png.with_name("mask.png")
     holes = np.zeros((37, 53), np.uint8)
@@ -356,6 +366,7 @@ def test_other_losses_lead_elsewhere(dip: Dip, noisy_png: Path, clean_png: Path,
     assert not np.array_equal(*pictures)
 
 
+@pytest.mark.slow
 def test_the_absolute_error_is_the_one_for_impulse_noise() -> None:
     """With free pixels and a smooth prior: wild pixels pull the square far, the distance hardly."""
     clean = scene(32, 32).astype(np.float32) / 255
@@ -374,12 +385,11 @@ def test_the_absolute_error_is_the_one_for_impulse_noise() -> None:
 @pytest.mark.parametrize(
     ("picture", "words"),
     [
-        (np.zeros((96, 96, 3), np.uint8), "of one colour"),
-        (np.full((96, 96, 3), 200, np.uint8), "of one colour"),
-        (scene(96, 96), "nearly noise-free"),
-        (iio.imread(CAT)[80:176, 80:176], "the noise is faint"),
+        pytest.param(np.zeros((96, 96, 3), np.uint8), "of one colour", id="black", marks=pytest.mark.slow),
+        pytest.param(np.full((96, 96, 3), 200, np.uint8), "of one colour", id="constant"),
+        pytest.param(scene(96, 96), "nearly noise-free", id="noise-free", marks=pytest.mark.slow),
+        pytest.param(iio.imread(CAT)[80:176, 80:176], "the noise is faint", id="photograph", marks=pytest.mark.slow),
     ],
-    ids=["black", "constant", "noise-free", "photograph"],
 )
 def test_a_picture_with_nothing_to_remove_ends_soundly_and_it_is_said(
     dip: Dip, tmp_path: Path, picture: np.ndarray, words: str
