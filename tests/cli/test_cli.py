@@ -82,6 +82,7 @@ def test_the_log_leaves_empty_what_is_not_known(dip: Dip, noisy_png: Path) -> No
 
 
 def test_without_iterations_the_rule_ends_the_run(dip: Dip, noisy_png: Path) -> None:
+    iio.imwrite(noisy_png, noisy(scene(20, 24)))
     rest = ("--network", TINY, "--input", "noise", "--input-depth", 4, "--json")
     told = json.loads(dip("denoise", noisy_png, "--stop", "holdout:patience=5:fraction=0.2", *rest).stdout)
     assert told["iterations"] == told["kept"] + 5

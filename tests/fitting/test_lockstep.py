@@ -66,17 +66,17 @@ def run_together(*functions: Callable[[], Any], most: int = 8) -> list[Any]:
     "given",
     [
         SMALL,
-        replace(SMALL, pad="zero", reg_noise=0),
-        replace(SMALL, optimize="net,input"),
+        pytest.param(replace(SMALL, pad="zero", reg_noise=0), marks=pytest.mark.slow),
+        pytest.param(replace(SMALL, optimize="net,input"), marks=pytest.mark.slow),
         replace(SMALL, optimize="net,input", reg_noise=0),
         pytest.param(replace(SMALL, optimizer="lbfgs", iterations=104), marks=pytest.mark.slow),
         replace(SMALL, network=UNET),
-        replace(SMALL, network=RESNET),
+        pytest.param(replace(SMALL, network=RESNET), marks=pytest.mark.slow),
         replace(SMALL, network="skip:channels=8,8:skips=0,4:up=nearest:down=average:pointwise=no"),
-        replace(SMALL, network="pixels"),
+        pytest.param(replace(SMALL, network="pixels"), marks=pytest.mark.slow),
         pytest.param(replace(SMALL, warmup=5), marks=pytest.mark.slow),
         replace(SMALL, stop="holdout", iterations=None, max_iterations=25),
-        replace(SMALL, tv=1e-3, ema=0.9),
+        pytest.param(replace(SMALL, tv=1e-3, ema=0.9), marks=pytest.mark.slow),
     ],
 )
 def test_a_fit_in_lockstep_gives_the_result_it_gives_alone(given: Settings) -> None:
@@ -313,8 +313,15 @@ def fit_with_limit(seed: int, given: Settings, limit: LimitedMemory) -> Callable
     return lambda: fit(make_problem(seed), limited, given, control=JOINTLY)
 
 
-@pytest.mark.parametrize("most", [1, 2, 3])
-@pytest.mark.parametrize("where", ["forward", "backward"])
+@pytest.mark.parametrize(
+    ("where", "most"),
+    [
+        ("forward", 2),
+        ("backward", 1),
+        *(pytest.param("forward", most, marks=pytest.mark.slow) for most in (1, 3)),
+        *(pytest.param("backward", most, marks=pytest.mark.slow) for most in (2, 3)),
+    ],
+)
 def test_when_memory_runs_out_passes_become_smaller(where: str, most: int, passes: list[int]) -> None:
     given = replace(SMALL, iterations=6)
     results = run_together(*(fit_with_limit(seed, given, LimitedMemory(where, most)) for seed in range(5)))

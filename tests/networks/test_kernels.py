@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -52,7 +51,6 @@ def upsample(x: Tensor, mode: str) -> Tensor:
     st.sampled_from(["bilinear", "nearest"]),
     st.sampled_from(["reflection", "zero"]),
 )
-@hypothesis_settings(max_examples=40, deadline=None)
 def test_convolving_before_upsampling_equals_convolving_after(
     height: int, width: int, kernel: int, mode: str, pad: str
 ) -> None:
@@ -97,7 +95,6 @@ def test_repeated_blocks_multiply_like_the_whole_matrix(
 
 
 @given(st.integers(2, 20), st.integers(2, 20), st.sampled_from(["bilinear", "nearest"]))
-@hypothesis_settings(max_examples=40, deadline=None)
 def test_a_norm_before_upsampling_equals_a_norm_after(height: int, width: int, mode: str) -> None:
     def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return upsample(upsampled.batch_norm(x, weight, bias, EPS, mode), mode)
@@ -258,8 +255,7 @@ LBFGS = {"optimizer": "lbfgs", "iterations": 103}  # the first 100 are Adam's
     ("precision", "change"),
     [
         *((precision, change) for precision in ("fp32", "bf16") for change in ({}, {"optimize": "net,input"})),
-        ("fp32", LBFGS),
-        pytest.param("bf16", LBFGS, marks=pytest.mark.slow),
+        *(pytest.param(precision, LBFGS, marks=pytest.mark.slow) for precision in ("fp32", "bf16")),
     ],
 )
 def test_a_fit_of_a_wide_network_is_reproducible_bit_for_bit(
