@@ -149,14 +149,12 @@ def test_invalid_array_is_refused(array: np.ndarray, message: str) -> None:
 
 
 @given(st.binary(max_size=400))
-@hypothesis_settings(max_examples=60, deadline=None)
 def test_random_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(DipError):
         images.decode(data)
 
 
 @given(st.integers(1, 10_000), st.sampled_from([".png", ".jpg", ".tif", ".webp", ".bmp"]), st.binary(max_size=8))
-@hypothesis_settings(max_examples=60, deadline=None)
 def test_damaged_file_is_read_or_refused(place: int, suffix: str, damage: bytes) -> None:
     array = np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8)
     data = images.encode(from_array(array), suffix)

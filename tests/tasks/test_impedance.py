@@ -250,12 +250,11 @@ def test_the_table_can_be_read_back() -> None:
 @pytest.mark.parametrize(
     "table",
     [
-        [[0.08, 0.09, 0.08, 0.1]],
-        [[0.08, 0.09, 0.08, 0.1], [0.0, 0.0, 0.0, 0.0]],
-        [[float("nan")] * 4],
-        [[0.08, 0.09, 0.08, 0.1], [0.05, float("inf"), 0.0, float("nan")]],
+        pytest.param([[0.08, 0.09, 0.08, 0.1]], id="one", marks=pytest.mark.slow),
+        pytest.param([[0.08, 0.09, 0.08, 0.1], [0.0, 0.0, 0.0, 0.0]], id="zero", marks=pytest.mark.slow),
+        pytest.param([[float("nan")] * 4], id="not finite", marks=pytest.mark.slow),
+        pytest.param([[0.08, 0.09, 0.08, 0.1], [0.05, float("inf"), 0.0, float("nan")]], id="some not finite"),
     ],
-    ids=["one", "zero", "not finite", "some not finite"],
 )
 def test_any_errors_can_be_drawn(table: list[list[float]]) -> None:
     rendered = curves(table).render()
