@@ -28,7 +28,7 @@ def mark_outliers(problem: Problem, fitted: Problem, runs: list[Run]) -> list[Ru
         fitted: the same without the pixels that the stopping rule holds out.
         runs: at least one.
     """
-    heldout = _find_heldout(problem, fitted)
+    heldout = find_heldout(problem, fitted)
     images = [run.fit.average for run in runs]
     if heldout is None:
         errors = [float(((problem.operator(image) - problem.measured) ** 2).mean()) for image in images]
@@ -38,7 +38,7 @@ def mark_outliers(problem: Problem, fitted: Problem, runs: list[Run]) -> list[Ru
     return [replace(run, outlier=number not in agreeing) for number, run in enumerate(runs)]
 
 
-def _find_heldout(problem: Problem, fitted: Problem) -> Tensor | None:
+def find_heldout(problem: Problem, fitted: Problem) -> Tensor | None:
     """Return the mask of the held-out values of the measurement; None if there are none."""
     ones = torch.ones_like(problem.measured)
     full, reduced = (ones if part.weight is None else part.weight.expand_as(ones) for part in (problem, fitted))

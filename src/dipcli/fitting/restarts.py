@@ -6,22 +6,25 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from dipcli import networks
 from dipcli.errors import DipError
 from dipcli.fitting.control import NO_CONTROL, TIME_UP, Control, Deadline
 from dipcli.fitting.engine import fit
 from dipcli.fitting.machine.memory import translate_memory_errors
-from dipcli.fitting.outliers import mark_outliers
+from dipcli.fitting.outliers import find_heldout, mark_outliers
 from dipcli.fitting.results import Run, Runs
 from dipcli.fitting.started_rule import StartedRule, start_rule
 from dipcli.fitting.state import Checkpoint, RunsState
 from dipcli.networks.prior import Prior
 from dipcli.problem import Problem
+from dipcli.problem.fusion import find_share, fuse
 from dipcli.settings import Settings
 from dipcli.stopping import Rule
 
 MAX_RUNS = 100  # runs with which a time budget is filled
+MAX_UNUSED_FRACTION = 0.005  # of held-out pixels that the final companion may be without: 0.02 dB
 
 
 def fit_runs(
@@ -83,7 +86,11 @@ def fit_runs(
     runs = mark_outliers(problem, started.problem, runs)
     mean = torch.stack([run.fit.average for run in runs if not run.outlier]).mean(dim=0)
     reason = _describe_end(runs, failures, settings.runs, control.interrupted())
-    return Runs(problem.finish(mean), tuple(runs), reason, sum(run.fit.seconds for run in runs))
+    average, share = _fuse_with_companion(problem, started.problem, mean)
+    if share is not None:
+        reason += f"; fused: fit {share:.0%}, non-local estimate {1 - share:.0%}"
+    seconds = sum(run.fit.seconds for run in runs)
+    return Runs(problem.finish(average), tuple(runs), reason, seconds, average, share)
 
 
 def fresh_prior(problem: Problem, settings: Settings) -> Prior:
@@ -95,6 +102,27 @@ def fresh_prior(problem: Problem, settings: Settings) -> Prior:
     """
     guide = problem.visible_guide() if settings.input == "guide" else None
     return networks.build(settings, problem.shape, guide, problem.members)
+
+
+def _fuse_with_companion(problem: Problem, fitted: Problem, mean: Tensor) -> tuple[Tensor, float | None]:
+    """Return the mean of the fits, fused with the companion, and its share; the mean itself if nothing was held out.
+
+    The share is found with the companion that was made without the held-out pixels. The image is fused with one made
+    with them, unless they are too few to matter.
+
+    Args:
+        problem: the whole measurement.
+        fitted: the same without the pixels that the stopping rule holds out.
+        mean: the mean of the fits, shape (C, H, W).
+    """
+    heldout = find_heldout(problem, fitted)
+    companion = fitted.visible_companion()
+    if heldout is None or companion is None:
+        return mean, None
+    share = find_share(mean, companion, problem.measured, heldout.to(mean))
+    if heldout.float().mean() > MAX_UNUSED_FRACTION:
+        companion = problem.visible_companion()
+    return (mean if companion is None else fuse(mean, companion, share)), share
 
 
 def _describe_end(runs: list[Run], failures: list[DipError], wanted: int | None, interrupted: str | None) -> str:

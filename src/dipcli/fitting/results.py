@@ -61,6 +61,8 @@ class Runs:
         runs: the runs that did not fail, in order.
         reason: why the first run in the mean ended, with remarks on the others.
         seconds: time spent in the fits, without the observers.
+        average: the same image before the problem finished it.
+        share: of the fit in the fusion with the problem's companion, 0..1; of tiles the mean; None if not fused.
         places: the positions of the tiles; empty if the whole image was fitted.
     """
 
@@ -68,6 +70,8 @@ class Runs:
     runs: tuple[Run, ...]
     reason: str
     seconds: float
+    average: Tensor
+    share: float | None = None
     places: tuple[tuple[Any, ...], ...] = ()
 
     @property

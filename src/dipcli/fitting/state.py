@@ -137,10 +137,11 @@ class FittedTile:
 
     Attributes:
         place: its position in the image.
-        image: the mean of its runs, on the CPU, shape (C, h, w), not yet finished by the problem.
+        image: the mean of its runs, fused with the companion, on the CPU, shape (C, h, w), not yet finished.
         runs: its runs, outliers included; empty if nothing was fitted.
         reason: why its fit ended.
         seconds: time spent in its fits.
+        share: of the fit in the fusion; None if not fused.
     """
 
     place: Place
@@ -148,6 +149,7 @@ class FittedTile:
     runs: tuple[Run, ...] = ()
     reason: str = "nothing was missing"
     seconds: float = 0.0
+    share: float | None = None
 
 
 @dataclass(frozen=True)

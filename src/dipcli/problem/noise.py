@@ -160,6 +160,28 @@ def _measure_details(image: NDArray[np.float32], usable: NDArray[np.bool_]) -> t
     return float(np.sqrt(fine_variances[flattest].mean())), float(np.sqrt(coarse_variances[flattest].mean()))
 
 
+def find_flat_blocks(
+    image: NDArray[np.float32], side: int
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+    """Return mean brightness, variance of the finest diagonal details, and of those one scale coarser, of each block.
+
+    Blocks with clipped values are left out, as are constant ones.
+
+    Args:
+        image: shape (C, H, W), values 0..1.
+        side: of the blocks, a multiple of 4, pixels.
+    """
+    height, width = (length // side * side for length in image.shape[1:])
+    image = image[:, :height, :width]
+    means, fine = _transform_haar(image)
+    _, coarse = _transform_haar(means)
+    variances = [
+        (_split_blocks(details, side // scale) ** 2).mean(axis=1) for details, scale in ((fine, 2), (coarse, 4))
+    ]
+    usable = _find_usable_blocks(image, None, side) & (variances[0] > 0)
+    return _split_blocks(image, side).mean(axis=1)[usable], variances[0][usable], variances[1][usable]
+
+
 def _transform_haar(image: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return means and diagonal details of 2x2 pixels, from (C, H, W) to two arrays of (C, H/2, W/2)."""
     p, q, r, s = (image[:, row::2, column::2] for row in (0, 1) for column in (0, 1))

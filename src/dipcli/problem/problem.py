@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+Guide: TypeAlias = "Tensor | Callable[[Tensor | None], Tensor]"  # a companion is of this type too
 Finish: TypeAlias = "Callable[[Tensor], Tensor]"
-Guide: TypeAlias = "Tensor | Callable[[Tensor | None], Tensor]"
 
 
 class Operator(Protocol):
@@ -62,9 +62,12 @@ class Problem:
         guide: an image with the same content as x, shape (any C, H, W), values 0..1, for `--input guide`. A guide that
             is computed from y is a function from the weight to that image, so that it can leave out the pixels of
             weight 0 that a stopping rule holds out.
+        companion: another estimate of x from y, shape (C, H, W), values 0..1, with which the fit is fused; a function
+            from the weight to it, likewise. None for none.
         members: number of images that x consists of, concatenated along the channels, each with its own network.
-        finish: a last step on the restored image, before it is shown or written. To be fitted in tiles, a finish or a
-            guide that is a function needs a method `window(rows, columns)` that returns it for a window of the image.
+        finish: a last step on the restored image, before it is shown or written. To be fitted in tiles, a finish, and
+            a guide or a companion that is a function, need a method `window(rows, columns)` that returns it for a
+            window of the image.
     """
 
     measured: Tensor
@@ -73,13 +76,14 @@ class Problem:
     loss: Loss = squared_error
     weight: Tensor | None = None
     guide: Guide | None = None
+    companion: Guide | None = None
     members: int = 1
     finish: Finish = identity
 
     @property
     def tileable(self) -> bool:
-        """Whether `window` can cut the problem: it has one member, and operator, guide and finish can be cut."""
-        functions = [part for part in (self.operator, self.guide, self.finish) if callable(part)]
+        """Whether `window` can cut the problem: it has one member, and its functions can be cut."""
+        functions = [part for part in (self.operator, self.guide, self.companion, self.finish) if callable(part)]
         return self.members == 1 and all(
             function is identity or callable(getattr(function, "window", None)) for function in functions
         )
@@ -99,16 +103,18 @@ class Problem:
             columns: its columns, likewise.
         """
         parts: Any = self  # the optional methods `window` are not in the types
-        operator, finish, guide = parts.operator, parts.finish, parts.guide
+        operator, finish = parts.operator, parts.finish
         measured_rows, measured_columns = rows, columns
         if operator is not identity:
             operator, measured_rows, measured_columns = operator.window(rows, columns)
         if finish is not identity:
             finish = finish.window(rows, columns)
-        if callable(guide):
-            guide = guide.window(rows, columns)
-        elif guide is not None:
-            guide = guide[..., rows, columns].contiguous()
+
+        def cut(image: Any) -> Any:
+            if image is None:
+                return None
+            return image.window(rows, columns) if callable(image) else image[..., rows, columns].contiguous()
+
         weight = self.weight
         if weight is not None:
             weight = weight.expand_as(self.measured)[..., measured_rows, measured_columns]
@@ -118,7 +124,8 @@ class Problem:
             shape=(self.shape[0], rows.stop - rows.start, columns.stop - columns.start),
             operator=operator,
             weight=weight,
-            guide=guide,
+            guide=cut(parts.guide),
+            companion=cut(parts.companion),
             finish=finish,
         )
 
@@ -126,11 +133,16 @@ class Problem:
         """Return the guide without the pixels of weight 0."""
         return self.guide(self.weight) if callable(self.guide) else self.guide
 
+    def visible_companion(self) -> Tensor | None:
+        """Return the companion without the pixels of weight 0."""
+        return self.companion(self.weight) if callable(self.companion) else self.companion
+
     def to(self, device: torch.device) -> Problem:
         """Return the problem on another device.
 
-        Tensors, and operator, guide and finish if they have a method `to`, are moved by it. As PyTorch does, a module
-        is moved in place, not copied.
+        Tensors, and operator, guide, companion and finish if they have a method `to`, are moved by it. As PyTorch does,
+        a module is moved in place, not copied.
         """
-        parts = {name: getattr(self, name) for name in ("measured", "operator", "weight", "guide", "finish")}
+        names = ("measured", "operator", "weight", "guide", "companion", "finish")
+        parts = {name: getattr(self, name) for name in names}
         return replace(self, **{name: part.to(device) for name, part in parts.items() if hasattr(part, "to")})

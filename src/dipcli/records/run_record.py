@@ -17,7 +17,7 @@ FILE_NAME = "run.json"
 # Keys of run.json that are written only if there is something to say.
 ABSENT_IF_EMPTY = (
     "psnr_ref_y", "psnr_ref_unknown", "ssim_ref", "baselines", "figures", "uncertainty", "uncertainty_most", "files",
-    "comparison", "compared", "worker",
+    "comparison", "compared", "worker", "fusion",
 )  # fmt: skip
 
 
@@ -159,6 +159,7 @@ class RunRecord(
         iterations: iterations of all fits.
         kept: the iteration whose average was kept, of the first fit.
         decay: EMA decay of that average.
+        fusion: share of the fit, 0..1, in its fusion with the companion; None if it was not fused.
         rule: the stopping rule, in words.
         reason: why the run ended.
         events: what happened out of the ordinary.
@@ -203,6 +204,7 @@ class RunRecord(
     iterations: int = 0
     kept: int = 0
     decay: float = 0.0
+    fusion: float | None = None
     rule: str = ""
     reason: str = ""
     events: tuple[str, ...] = ()

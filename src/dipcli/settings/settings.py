@@ -43,6 +43,13 @@ class Settings:
             "given, and averages restarts while there is time."
         ),
     ] = None
+    fusion: Annotated[
+        Literal["auto", "none"],
+        OptionInfo(
+            "Combine the fit with a classical estimate of the same image, as held-out pixels tell how much of each; "
+            "auto where the task has one (denoise, for independent noise); none: the fit alone."
+        ),
+    ] = "auto"
     runs: Annotated[
         int | None,
         OptionInfo(

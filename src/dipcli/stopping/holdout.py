@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dipcli.errors import UsageError
+from dipcli.problem.fusion import find_share, fuse
 from dipcli.problem.losses import squared_error
 from dipcli.stopping.rule import Rule, Verdict
 
@@ -30,6 +31,9 @@ class HoldOut(Rule):
     Noise that is independent from pixel to pixel cannot be predicted from the neighbours: the error of an average at
     the held-out pixels falls as long as the network learns structure, and rises when it learns the noise. No noise
     level is needed. The same error chooses among the averages.
+
+    If the problem has a companion, made without the held-out pixels too, it is the fusion of an average with it that
+    has to predict them: the fit goes on as long as it adds something.
 
     If neighbouring pixels share their noise, hold out squares of `block` pixels; only the centre of each is measured.
 
@@ -74,7 +78,9 @@ class HoldOut(Rule):
         else:
             held_out = checked = self._choose(usable)
         held_out, checked = (mask.reshape(size).to(measured) for mask in (held_out, checked))
-        return _HoldOutState(problem, weight * checked), replace(problem, weight=weight * (1 - held_out))
+        fitted = replace(problem, weight=weight * (1 - held_out))
+        companion = fitted.visible_companion()
+        return _HoldOutState(problem, weight * checked, companion), replace(fitted, companion=companion)
 
     def judge(self, step: Step, state: _HoldOutState) -> tuple[Verdict, _HoldOutState]:
         """Compare the errors at the held-out pixels with the smallest so far."""
@@ -85,16 +91,14 @@ class HoldOut(Rule):
             verdict = Verdict(unknown, criterion=state.criterion, patience_left=None if unknown else patience_left)
             return verdict, state
         problem = state.problem
-        errors = [
-            float(problem.loss(problem.operator(average), problem.measured, state.weight)) for average in step.averages
-        ]
+        predictions = [problem.operator(self._fuse(average, state)) for average in step.averages]
+        errors = [float(problem.loss(prediction, problem.measured, state.weight)) for prediction in predictions]
         error, index = min((error, index) for index, error in enumerate(errors))
         criterion = ("holdout", error)
         if error < state.least:
-            best = problem.operator(step.averages[index])
             reason = None
             if _is_image(problem.measured) and (
-                float(squared_error(best, problem.measured, state.weight)) < NEGLIGIBLE_ERROR
+                float(squared_error(predictions[index], problem.measured, state.weight)) < NEGLIGIBLE_ERROR
             ):
                 reason = "the held-out pixels are predicted to a fraction of a grey level"
             verdict = Verdict(True, reason, criterion, index, patience_left=self.patience)
@@ -102,6 +106,13 @@ class HoldOut(Rule):
         reason = None if patience_left else f"the held-out pixels were not predicted better for {waited} iterations"
         verdict = Verdict(stop=reason, criterion=criterion, patience_left=patience_left)
         return verdict, replace(state, criterion=criterion)
+
+    def _fuse(self, average: Tensor, state: _HoldOutState) -> Tensor:
+        """Return the average, fused with the companion if there is one."""
+        if state.companion is None:
+            return average
+        share = find_share(average, state.companion, state.problem.measured, state.weight)
+        return fuse(average, state.companion, share)
 
     def _choose(self, usable: Tensor) -> Tensor:
         """Mark a random fraction of the usable values, at least one, with 1."""
@@ -144,10 +155,15 @@ def _is_image(measured: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class _HoldOutState:
-    """The whole problem, the weight of the checked pixels, the least error, its iteration, the latest criterion."""
+    """The state of a fit.
+
+    The whole problem, the weight of the checked pixels, the companion that was made without them, the least error, its
+    iteration, the latest criterion.
+    """
 
     problem: Any
     weight: Any
+    companion: Any = None
     least: float = math.inf
     best_iteration: int = 0
     criterion: tuple[str, float] | None = None

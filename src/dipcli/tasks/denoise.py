@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dipcli.errors import UsageError
-from dipcli.problem import Problem, losses
+from dipcli.problem import Problem, identity, losses
+from dipcli.problem.companion import MIN_SIDE, NonLocalCompanion
 from dipcli.problem.noise import FULL_SCALE, Noise, measure_noise
+from dipcli.problem.noise_model import UndoClipping, fit_noise_model
 from dipcli.problem.prefilter import PrefilteredGuide
 from dipcli.tasks import LossOption
 from dipcli.tasks.case import Case
@@ -39,6 +41,7 @@ BALANCED: dict[str, Any] = {
     "beta2": 0.99,
     "reg_noise": 0.07,
     "warmup": 200,
+    "stop": "auto:patience=100",
 }
 PRESETS: Presets = {
     "fast": {
@@ -46,11 +49,11 @@ PRESETS: Presets = {
         "network": "skip:channels=8,16,32,64,128:skips=4,4,4,4,4",
         "rate": 0.03,
         "reg_noise": 0.03,
-        "stop": "auto:patience=100",
+        "stop": "auto:patience=50",
     },
     "balanced": BALANCED,
     # A wider network takes longer and is no better; the average of several fits is better.
-    "best": {**BALANCED, "runs": 3},
+    "best": {**BALANCED, "runs": 3, "stop": "auto:patience=200"},
     # Ulyanov et al., CVPR 2018, and the settings published with it: 2,217,831 parameters for a colour image.
     "paper": {**PUBLISHED, "network": "skip:channels=128x5:skips=4x5", "reg_noise": 1 / 30, "iterations": 1800},
 }
@@ -91,6 +94,7 @@ def denoise(
     *,
     sigma: str = "auto",
     input: str = "guide",  # noqa: A002 - the setting's name
+    fusion: str = "auto",
 ) -> Case:
     """Remove noise of unknown strength.
 
@@ -128,24 +132,33 @@ def denoise(
     noise = measure_noise(pixels)
     level = str(FULL_SCALE * noise.level) if noise and noise.level and sigma == "auto" else sigma
     max_level = float(sigma) if sigma != "auto" else FULL_SCALE * noise.max_level if noise else 0.0
+    # The filters of the guide, and the companion, keep impulses, and noise that neighbouring pixels share.
+    filterable = max_level > 0 and loss != "l1" and not (noise and noise.correlated)
+    companion, finish = None, identity
+    if fusion == "auto" and filterable and min(pixels.shape[1:]) >= MIN_SIDE:
+        model = fit_noise_model(pixels, noise.level if noise and sigma == "auto" else max_level / FULL_SCALE)
+        companion = NonLocalCompanion(pixels, model)
+        finish = UndoClipping(model)
     problem = Problem(
         measured=torch.from_numpy(pixels),
         shape=pixels.shape,
         loss=losses.make_loss(loss, level),
         guide=PrefilteredGuide(pixels, max_level / FULL_SCALE) if max_level else None,
+        companion=companion,
+        finish=finish,
     )
-    # The filters of the guide keep impulses, and noise that neighbouring pixels share.
-    unguided = input != "guide" or not max_level or loss == "l1" or (noise is not None and noise.correlated)
-    presets = dict(UNGUIDED) if unguided else _adapt_input_noise(max_level)
+    presets = _adapt_input_noise(max_level) if filterable and input == "guide" else dict(UNGUIDED)
     if simulate_noise is not None and simulate_noise >= STRONG_NOISE:
         presets["paper"] = {"reg_noise": 1 / 20}
     remarks = make_remarks(pixels, noise, loss)
 
     def baselines() -> list[Baseline]:
+        from dipcli.tasks.baselines.baseline import Baseline
         from dipcli.tasks.baselines.denoising import make_baselines
 
         known_level = None if level == "auto" else float(level) / FULL_SCALE
-        return make_baselines(pixels, known_level, impulses=loss == "l1")
+        own = [Baseline("non-local ridge", "ridge", lambda _: finish(companion()).numpy())] if companion else []
+        return own + make_baselines(pixels, known_level, impulses=loss == "l1")
 
     case = Case(problem=problem, image=image, baselines=baselines, remarks=remarks, presets=presets)
     if simulate_noise is None:

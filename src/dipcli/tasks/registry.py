@@ -38,6 +38,7 @@ PUBLISHED: Mapping[str, Any] = {
     "tv": 0.0,
     "warmup": 0,
     "stop": "none",
+    "fusion": "none",
 }
 SETTING_NAMES = frozenset(setting.name for setting in fields(Settings))
 # Names that every task has on the command line, or every function of the Python API.

@@ -111,9 +111,7 @@ def _fit_tile(
     prior = fresh_prior(started.problem, settings).to(part.measured.device)
     result = fit_runs(part, prior, settings, stop=started, control=replace(control, observers=observers))
     runs = tuple(replace(run, tile=tile.number, fit=_move_to_cpu(run.fit)) for run in result.runs)
-    averages = [run.fit.average for run in runs if not run.outlier]
-    image = averages[0] if len(averages) == 1 else torch.stack(averages).mean(dim=0)
-    return FittedTile(place, image, runs, result.reason, result.seconds)
+    return FittedTile(place, result.average.cpu(), runs, result.reason, result.seconds, result.share)
 
 
 def _move_to_cpu(result: Fit) -> Fit:
@@ -138,4 +136,7 @@ def _blend_tiles(problem: Problem, tiles: list[FittedTile], interrupted: str | N
         reasons.append("the tiles that were not reached show the input")
     image = blend(problem.shape, ((tile.place, tile.image) for tile in tiles))
     seconds = sum(tile.seconds for tile in tiles)
-    return Runs(problem.finish(image), runs, "; ".join(reasons), seconds, tuple(tile.place for tile in tiles))
+    shares = [tile.share for tile in tiles if tile.share is not None]
+    share = sum(shares) / len(shares) if shares else None
+    places = tuple(tile.place for tile in tiles)
+    return Runs(problem.finish(image), runs, "; ".join(reasons), seconds, image, share, places)

@@ -1,0 +1,170 @@
+"""The noise of an image as a function of its brightness, and values that were cut off at the ends of the range.
+
+Independent noise has the variance
+
+    v(x) = offset + slope x        (photon noise, and noise that does not depend on brightness)
+
+In a file, values below 0 and above 1 are cut off. With noise of standard deviation s the mean of what is left is
+
+    E[y] = x P + s (phi(a) - phi(b)) + (1 - Phi(b)),    a = -x / s,  b = (1 - x) / s,  P = Phi(b) - Phi(a),
+
+so that any estimate from neighbouring pixels is too bright in the dark and too dark in the bright parts. The inverse of
+E[y] corrects it.
+
+Source:
+    Foi, "Clipped noisy images: heteroskedastic modeling and practical denoising", Signal Processing 2009.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from dipcli.problem.noise import FLATTEST_FRACTION, MIN_BLOCKS, MIN_LEVEL_RATIO, find_flat_blocks
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+GROUPS = 6  # of blocks, by brightness
+BLOCK_SIDE = 8  # pixels
+MIN_EXPLAINED = 0.8  # fraction of the variance among the groups that v(x) must explain
+TABLE_MARGIN, TABLE_SIZE = 4.0, 4001  # noise levels beyond the range; entries
+# The values at an end of the range count as cut off if there are this many of those expected, ...
+MIN_CUT_OFF = 0.5
+MIN_EXPECTED = 1e-4  # ... and if the expected fraction of the image is at least this.
+BLUR = 2.0  # pixels, of the estimate of brightness for that
+# More is not undone: where half of the values and more are cut off, the inverse amplifies errors by two and more.
+MAX_AMPLIFICATION = 2.5
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """Independent noise.
+
+    Attributes:
+        offset: variance at x = 0, values 0..1.
+        slope: growth of the variance with x.
+        dark: whether values below 0 were cut off.
+        bright: whether values above 1 were.
+    """
+
+    offset: float
+    slope: float = 0.0
+    dark: bool = False
+    bright: bool = False
+
+    @property
+    def typical_level(self) -> float:
+        """Standard deviation at medium brightness, 0..1."""
+        return float(self._unclipped_variance(0.5) ** 0.5)
+
+    def variance(self, expected: Tensor) -> Tensor:
+        """Return the variance of y where its expected value is this."""
+        return self._look_up(expected, 2)
+
+    def undo_clipping(self, expected: Tensor) -> Tensor:
+        """Return x from the expected value of y: the identity unless values were cut off."""
+        return self._look_up(expected, 1) if self.dark or self.bright else expected
+
+    def _look_up(self, expected: Tensor, column: int) -> Tensor:
+        import numpy as np
+        import torch
+
+        table = self._table
+        values = np.interp(expected.detach().float().cpu().numpy(), table[0], table[column])
+        return torch.from_numpy(values.astype(np.float32)).to(expected.device)
+
+    @cached_property
+    def _table(self) -> NDArray[np.float64]:
+        """E[y], x and the variance of y, at growing x, shape (3, entries)."""
+        import numpy as np
+        from scipy.stats import norm
+
+        largest = max(self._unclipped_variance(0.0), self._unclipped_variance(1.0)) ** 0.5
+        x = np.linspace(-TABLE_MARGIN * largest, 1 + TABLE_MARGIN * largest, TABLE_SIZE)
+        level = np.sqrt(self._unclipped_variance(np.clip(x, 0, 1)))
+        low = -x / level if self.dark else np.full_like(x, -np.inf)
+        high = (1 - x) / level if self.bright else np.full_like(x, np.inf)
+        inside, above = norm.cdf(high) - norm.cdf(low), norm.sf(high)
+        density_low, density_high = norm.pdf(low), norm.pdf(high)
+        mean = x * inside + level * (density_low - density_high) + above
+        edges = np.where(np.isfinite(low), low, 0) * density_low - np.where(np.isfinite(high), high, 0) * density_high
+        square = (x**2 + level**2) * inside + 2 * x * level * (density_low - density_high) + level**2 * edges + above
+        usable = inside >= 1 / MAX_AMPLIFICATION
+        return np.stack([mean, x, np.maximum(square - mean**2, 1e-9)])[:, usable]
+
+    def _unclipped_variance(self, x: Any) -> Any:
+        import numpy as np
+
+        return np.maximum(self.offset + self.slope * x, 1e-8)
+
+
+@dataclass(frozen=True)
+class UndoClipping:
+    """`NoiseModel.undo_clipping` as the last step on a restored image, or on a window of it."""
+
+    noise: NoiseModel
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return the corrected image."""
+        return self.noise.undo_clipping(image)
+
+    def window(self, rows: slice, columns: slice) -> UndoClipping:  # noqa: ARG002 - each pixel by itself
+        """Return the same step."""
+        return self
+
+
+def fit_noise_model(noisy: NDArray[np.float32], level: float) -> NoiseModel:
+    """Fit the model to an image.
+
+    Args:
+        noisy: shape (C, H, W), values 0..1, with independent noise.
+        level: standard deviation of the noise over the whole image, 0..1.
+    """
+    offset, slope = _fit_variance(noisy, level)
+    model = NoiseModel(offset, slope)
+    return replace(
+        model, dark=_is_cut_off(noisy, model), bright=_is_cut_off(1 - noisy, NoiseModel(offset + slope, -slope))
+    )
+
+
+def _fit_variance(noisy: NDArray[np.float32], level: float) -> tuple[float, float]:
+    """Return offset and slope of the variance: level^2 and 0 unless it clearly depends on brightness."""
+    import numpy as np
+
+    constant = level**2, 0.0
+    means, fine, coarse = find_flat_blocks(noisy, BLOCK_SIDE)
+    groups = [group for group in np.array_split(np.argsort(means, kind="stable"), GROUPS) if len(group) >= MIN_BLOCKS]
+    if len(groups) < GROUPS:
+        return constant
+    points = []
+    for group in groups:
+        flattest = group[np.argsort(coarse[group], kind="stable")][
+            : max(MIN_BLOCKS, int(FLATTEST_FRACTION * len(group)))
+        ]
+        points.append((means[flattest].mean(), fine[flattest].mean()))
+    brightness, variances = np.array(points).T
+    slope, offset = np.polyfit(brightness, variances, 1)
+    fitted = offset + slope * brightness
+    explained = 1 - ((variances - fitted) ** 2).sum() / max(((variances - variances.mean()) ** 2).sum(), 1e-20)
+    lowest, highest = fitted.min(), fitted.max()
+    if lowest <= 0 or highest < MIN_LEVEL_RATIO**2 * lowest or explained < MIN_EXPLAINED:
+        return constant
+    return float(max(offset, 0.0)), float(slope)
+
+
+def _is_cut_off(noisy: NDArray[np.float32], model: NoiseModel) -> bool:
+    """Return whether there are about as many zeros as noise that was cut off there would leave."""
+    import numpy as np
+    import torch
+    from scipy.ndimage import gaussian_filter
+    from scipy.stats import norm
+
+    smooth = np.stack([gaussian_filter(channel, BLUR) for channel in noisy])
+    x = replace(model, dark=True).undo_clipping(torch.from_numpy(smooth)).numpy()
+    level = np.sqrt(model._unclipped_variance(np.clip(x, 0, 1)))  # noqa: SLF001
+    expected = float(norm.cdf(-x / level).mean())
+    return expected > MIN_EXPECTED and float((noisy <= 0).mean()) > MIN_CUT_OFF * expected
