@@ -75,7 +75,7 @@ class NoiseModel:
 
         table = self._table
         values = np.interp(expected.detach().float().cpu().numpy(), table[0], table[column])
-        return torch.from_numpy(values.astype(np.float32)).to(expected.device)
+        return torch.as_tensor(values, dtype=torch.float32, device=expected.device)
 
     @cached_property
     def _table(self) -> NDArray[np.float64]:

@@ -89,7 +89,7 @@ def make_dct(size: int) -> Tensor:
     index = torch.arange(size, dtype=torch.float64)
     matrix = torch.cos(torch.pi * (2 * index + 1) * index[:, None] / (2 * size)) * (2 / size) ** 0.5
     matrix[0] /= 2**0.5
-    return matrix.float()
+    return matrix.to(torch.float32)
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
@@ -103,7 +103,8 @@ def blur(image: Tensor, sigma: float) -> Tensor:
 
 
 def _mix(matrix: Tensor, image: Tensor) -> Tensor:
-    return torch.tensordot(matrix, image, dims=1)
+    mixed: Tensor = torch.tensordot(matrix, image, dims=1)
+    return mixed
 
 
 def _estimate(noisy: Tensor, variances: Tensor, pilot: Tensor | None, step: RidgeStep) -> Tensor:
