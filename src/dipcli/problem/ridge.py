@@ -87,7 +87,7 @@ def estimate_by_ridge(
 def make_dct(size: int) -> Tensor:
     """Return the orthonormal DCT-II matrix, shape (size, size)."""
     index = torch.arange(size, dtype=torch.float64)
-    matrix = torch.cos(torch.pi * (2 * index + 1) * index[:, None] / (2 * size)) * (2 / size) ** 0.5
+    matrix: Tensor = torch.cos(torch.pi * (2 * index + 1) * index[:, None] / (2 * size)) * (2 / size) ** 0.5
     matrix[0] /= 2**0.5
     return matrix.to(torch.float32)
 
