@@ -5,11 +5,14 @@
     python benchmarks/frontier.py --out frontier.jsonl --table
     python benchmarks/frontier.py IMAGES --out frontier.jsonl --methods paper --images f16,house,kodim01,kodim12
     python benchmarks/frontier.py --out frontier.jsonl --table --seconds-per-iteration 1.2
+    pip install bm3d
+    python benchmarks/frontier.py IMAGES --out frontier.jsonl --noise gauss10,gauss25,gauss50,poisson30 --methods cbm3d
 
-IMAGES is a folder of clean images named NAME_clean.png; the middle of each is used, --side pixels square. The noise is
-that of benchmarks/stopping.py: Gaussian, sigma 25, clipped, 8 bits. Presets end by their stopping rule and estimate the
-noise level; the peers (benchmarks/peers.py) run for their published number of iterations and receive the noise level if
-they need it. The clock runs from the noisy pixels to the restored ones and pauses while PSNRs are computed. The table
+IMAGES is a folder of clean images named NAME_clean.png; the middle of each is used, --side pixels square, 0 for the
+whole. The noise is that of benchmarks/stopping.py: clipped, 8 bits. Presets end by their stopping rule and estimate the
+noise level; `ridge` is the non-local estimate with which they fuse the fit. The peers (benchmarks/peers.py) run for
+their published number of iterations and receive the true noise level if they need it (of Poisson noise, the standard
+deviation of the whole image's noise). The clock runs from the noisy pixels to the restored ones and pauses while PSNRs are computed. The table
 shows for each method the time at which it first reached the final PSNR of the published method's running average.
 Results already in the file are not computed again.
 
@@ -24,6 +27,7 @@ import argparse
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from time import perf_counter
@@ -44,7 +48,6 @@ from dipcli.stopping.step import Step
 from dipcli.tasks.registry import tasks
 
 PSNR_EVERY = 20  # iterations
-SIGMA = 25
 ALLOWED_LOSS = 0.7  # dB that `fast` may be below the published method
 
 
@@ -55,10 +58,12 @@ class Clock:
     Attributes:
         clean: the reference, float (C, H, W) of 0..1.
         started: reading of `perf_counter` at the start, moved forward by every pause.
+        true_level: standard deviation of the noise before it was clipped, 0..1; None if it depends on brightness.
         trace: iteration, seconds and PSNR of each measurement.
     """
 
     clean: np.ndarray
+    true_level: float | None = None
     started: float = field(default_factory=perf_counter)
     trace: list[tuple[int, float, float]] = field(default_factory=list)
 
@@ -76,7 +81,10 @@ class Clock:
 def restore_with_dip(noisy_image: np.ndarray, preset: str, clock: Clock, options: argparse.Namespace) -> np.ndarray:
     """Run `dip denoise` with a preset and return the image that its rule keeps."""
     given = {"seed": options.seed, "threads": options.threads}
-    case, settings = tasks()["denoise"].case(from_array(noisy_image), preset, {"loss": "l2"}, given)
+    name = "balanced" if preset == "ridge" else preset
+    case, settings = tasks()["denoise"].case(from_array(noisy_image), name, {"loss": "l2"}, given)
+    if preset == "ridge":
+        return pixels(case.problem.finish(case.problem.visible_companion()))
     prepared = prepare(case.problem, settings)
 
     def observe(step: Step, _verdict: Verdict) -> None:
@@ -96,24 +104,29 @@ def restore_with_peer(noisy_image: np.ndarray, name: str, clock: Clock, options:
         if iteration % PSNR_EVERY == 0:
             clock.measure(iteration, pixels(image[0]))
 
-    return pixels(restore(y, SIGMA / 255, options.iterations or iterations, watch)[0])
+    sigma = clock.true_level or float(np.std(y[0].numpy() - clock.clean))
+    return pixels(restore(y, sigma, options.iterations or iterations, watch)[0])
 
 
 def print_table(rows: list[dict[str, Any]], seconds_per_iteration: float) -> None:
     """Print a row per image and method, then the means of each method."""
-    targets = {(row["image"], row["side"]): row for row in rows if row["method"] == "published"}
+    targets = {(row["image"], row["side"], row["noise"]): row for row in rows if row["method"] == "published"}
     if seconds_per_iteration:
         paper = [row for row in rows if row["method"] == "paper"]
         targets = {
-            (row["image"], row["side"]): row | {"seconds": seconds_per_iteration * row["iterations"]} for row in paper
+            (row["image"], row["side"], row["noise"]): row | {"seconds": seconds_per_iteration * row["iterations"]}
+            for row in paper
         }
-    print("| image | method | PSNR, dB | seconds | iterations | as good as published after | 0.7 dB below it after |")
-    print("|---|---|---|---|---|---|---|")
-    for row in sorted(rows, key=lambda row: (row["image"], row["side"], row["seconds"])):
-        target = targets.get((row["image"], row["side"]))
+    print(
+        "| image | noise | method | PSNR, dB | seconds | iterations | as good as published after | 0.7 dB below after |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for row in sorted(rows, key=lambda row: (row["noise"], row["image"], row["side"], row["seconds"])):
+        target = targets.get((row["image"], row["side"], row["noise"]))
         reached = [_time_to_reach(row, target, loss) for loss in (0.0, ALLOWED_LOSS)] if target else ["", ""]
         cells = [
             row["image"],
+            row["noise"],
             row["method"],
             f"{row['psnr']:.2f}",
             f"{row['seconds']:.1f}",
@@ -121,15 +134,16 @@ def print_table(rows: list[dict[str, Any]], seconds_per_iteration: float) -> Non
             *reached,
         ]
         print(f"| {' | '.join(map(str, cells))} |")
-    print("\n| method | images | PSNR, dB, mean | seconds, mean |\n|---|---|---|---|")
+    print("\n| noise | method | images | PSNR, dB, mean | seconds, mean |\n|---|---|---|---|---|")
     groups = defaultdict(list)
     for row in rows:
-        groups[row["method"], row["side"]].append(row)
-    for (method, side), group in sorted(groups.items(), key=lambda item: mean(row["seconds"] for row in item[1])):
-        print(
-            f"| {method} | {len(group)} of {side}x{side} | {mean(row['psnr'] for row in group):.2f} "
-            f"| {mean(row['seconds'] for row in group):.1f} |"
-        )
+        groups[row["noise"], row["method"], row["side"]].append(row)
+    for (noise, method, side), group in sorted(
+        groups.items(), key=lambda item: (item[0][0], mean(row["seconds"] for row in item[1]))
+    ):
+        size = f"{side}x{side}" if side else "whole"
+        quality, seconds = (mean(row[name] for row in group) for name in ("psnr", "seconds"))
+        print(f"| {noise} | {method} | {len(group)} of {size} | {quality:.2f} | {seconds:.1f} |")
 
 
 def _time_to_reach(row: dict[str, Any], target: dict[str, Any], loss: float) -> str:
@@ -147,7 +161,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", default=NAMES)
     parser.add_argument("--methods", default="nlm,noise2noise,fast,balanced")
-    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--noise", default="gauss25", help="kinds, as in benchmarks/stopping.py")
+    parser.add_argument("--side", type=int, default=256, help="of the middle of each image, pixels; 0 for the whole")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--iterations", type=int, default=0, help="of the peers, instead of their own")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -160,18 +175,19 @@ def main() -> None:
         return
     torch.set_num_threads(options.threads)
     for name in options.images.split(","):
-        clean = crop_middle(options.folder / f"{name}_clean.png", options.side) / 255.0
+        clean = crop_middle(options.folder / f"{name}_clean.png", options.side or None) / 255.0
         clean_pixels = from_array(clean).pixels
-        noisy_image = add_noise(clean, f"gauss{SIGMA}", options.seed)
-        for method in options.methods.split(","):
-            key = {"image": name, "side": options.side, "method": method, "seed": options.seed}
+        for noise, method in product(options.noise.split(","), options.methods.split(",")):
+            key = {"image": name, "side": options.side, "noise": noise, "method": method, "seed": options.seed}
             if any(key.items() <= row.items() for row in rows):
                 continue
-            clock = Clock(clean_pixels)
+            noisy_image = add_noise(clean, noise, options.seed)
+            level = float(noise.removeprefix("gauss")) / 255 if noise.startswith("gauss") else None
+            clock = Clock(clean_pixels, level)
             restored = (restore_with_peer if method in PEERS else restore_with_dip)(noisy_image, method, clock, options)
             seconds, iterations = clock.seconds(), clock.trace[-1][0] if clock.trace else 0
             result = {"seconds": round(seconds, 2), "iterations": iterations, "psnr": psnr(restored, clean_pixels)}
-            print(f"{name} {method}: {result}", flush=True)
+            print(f"{name} {noise} {method}: {result}", flush=True)
             result |= {"threads": options.threads, "trace": clock.trace}
             with options.out.open("a") as file:
                 file.write(json.dumps(key | result) + "\n")

@@ -146,9 +146,21 @@ def non_local_means(noisy: Tensor, sigma: float, _iterations: int, _watch: Watch
     return torch.from_numpy(np.ascontiguousarray(smooth.transpose(2, 0, 1)))[None]
 
 
+def cbm3d(noisy: Tensor, sigma: float, _iterations: int, _watch: Watch) -> Tensor:
+    """Run the authors' CBM3D (Dabov et al., ICIP 2007) with the true noise level.
+
+    It needs `pip install bm3d`, whose licence excludes commercial use: never a dependency.
+    """
+    from bm3d import bm3d_rgb
+
+    restored = bm3d_rgb(noisy[0].permute(1, 2, 0).numpy(), sigma)
+    return torch.from_numpy(np.ascontiguousarray(restored.transpose(2, 0, 1), dtype=np.float32))[None]
+
+
 PEERS: dict[str, tuple[Callable[[Tensor, float, int, Watch], Tensor], int]] = {
     "published": (published, 1800),
     "deepinv": (conv_decoder, 2500),
     "noise2noise": (noise2noise, 2000),
     "nlm": (non_local_means, 0),
+    "cbm3d": (cbm3d, 0),
 }
