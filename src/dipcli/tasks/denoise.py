@@ -32,7 +32,8 @@ OUTLIER_FRACTION, OUTLIER_DISTANCE = 0.02, 0.3
 STRIP_ROWS = 256  # a whole copy of a large image would need much memory
 
 # Narrow networks with the filtered images of `problem/prefilter.py` as input, and more input noise than was published:
-# measured on 256x256 images with noise of sigma 25, docs/performance.md.
+# measured on 256x256 images with noise of sigma 25, docs/performance.md. Fused with the companion, the result changes
+# little after the first 100 iterations (docs/notes/fusion.md): hence the short patience.
 BALANCED: dict[str, Any] = {
     "network": "skip:channels=16,32,64,128,128:skips=4,4,4,4,4",
     "pad": "zero",
@@ -41,7 +42,7 @@ BALANCED: dict[str, Any] = {
     "beta2": 0.99,
     "reg_noise": 0.07,
     "warmup": 200,
-    "stop": "auto:patience=100",
+    "stop": "auto:patience=50",
 }
 PRESETS: Presets = {
     "fast": {
@@ -49,14 +50,16 @@ PRESETS: Presets = {
         "network": "skip:channels=8,16,32,64,128:skips=4,4,4,4,4",
         "rate": 0.03,
         "reg_noise": 0.03,
-        "stop": "auto:patience=50",
     },
     "balanced": BALANCED,
     # A wider network takes longer and is no better; the average of several fits is better.
-    "best": {**BALANCED, "runs": 3, "stop": "auto:patience=200"},
+    "best": {**BALANCED, "runs": 3, "stop": "auto:patience=100"},
     # Ulyanov et al., CVPR 2018, and the settings published with it: 2,217,831 parameters for a colour image.
     "paper": {**PUBLISHED, "network": "skip:channels=128x5:skips=4x5", "reg_noise": 1 / 30, "iterations": 1800},
 }
+
+# The patience of a fit without a companion.
+STOP_ALONE = {"fast": "auto:patience=100", "balanced": "auto", "best": "auto"}
 
 # Standard deviation of the input noise per grey level (of 255) of the image's noise, part of which the filters leave.
 INPUT_NOISE_PER_LEVEL = {"fast": 0.0012, "balanced": 0.0028, "best": 0.0028}
@@ -80,7 +83,7 @@ UNGUIDED: Presets = {
 }
 
 
-@task(presets=PRESETS, result="denoised", lengths={"fast": 450, "balanced": 950, "best": 950})
+@task(presets=PRESETS, result="denoised", lengths={"fast": 180, "balanced": 350, "best": 450})
 def denoise(
     image: Image,
     simulate_noise: Annotated[
@@ -100,7 +103,8 @@ def denoise(
 
     The network sees only this one image. It is stopped when it has learned
     the structure and before it learns the noise. If the noise is independent
-    from pixel to pixel, a few held-out pixels decide when; if neighbouring
+    from pixel to pixel, a few held-out pixels decide when, and how much of the
+    result is of the network and how much of a non-local filter; if neighbouring
     pixels share it, as after JPEG or demosaicing, the noise level does. It is
     estimated from the image unless --sigma gives it.
 
@@ -148,6 +152,8 @@ def denoise(
         finish=finish,
     )
     presets = _adapt_input_noise(max_level) if filterable and input == "guide" else dict(UNGUIDED)
+    if companion is None:
+        presets |= {preset: {"stop": stop, **presets[preset]} for preset, stop in STOP_ALONE.items()}
     if simulate_noise is not None and simulate_noise >= STRONG_NOISE:
         presets["paper"] = {"reg_noise": 1 / 20}
     remarks = make_remarks(pixels, noise, loss)
