@@ -53,8 +53,7 @@ def to_samples(image: Image) -> NDArray[np.uint8]:
         return samples
     full = 1.0 if image.alpha.dtype.kind == "f" else float(np.iinfo(image.alpha.dtype).max)
     alpha = np.rint(np.clip(image.alpha / full, 0, 1) * 255).astype(np.uint8)
-    colours = samples if samples.ndim == COLOURS else np.repeat(samples[..., None], COLOURS, axis=2)
-    return np.concatenate([colours, alpha[..., None]], axis=2)
+    return np.dstack([samples if samples.ndim == COLOURS else np.dstack([samples] * COLOURS), alpha])
 
 
 def embed_image(
@@ -66,11 +65,11 @@ def embed_image(
     legend: str = "",
     place: tuple[float, float, float, float] | None = None,
 ) -> EmbeddedImage:
-    """Embed an image.
+    """Embed an image of any size and type.
 
     Args:
         name: its label.
-        image: the image, of any size and type.
+        image: the image.
         max_side: pixels; an image with a longer side is reduced to it.
         max_lossless_side: pixels; up to this side the image is stored without loss.
         legend: the text beneath it.
@@ -94,27 +93,12 @@ def embed_image(
     file = io.BytesIO()
     pillow_image.save(file, "WEBP", **options)
     has_transparency = image.alpha is not None and bool((samples[..., -1] < np.iinfo(np.uint8).max).any())
-    return EmbeddedImage(
-        name,
-        f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}",
-        size,
-        ", ".join(treatment),
-        has_transparency,
-        legend,
-        place,
-    )
+    url = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+    return EmbeddedImage(name, url, size, ", ".join(treatment), has_transparency, legend, place)
 
 
 def mark_filled_pixels(image: Image, filled: Image) -> Image | None:
-    """Paint the pixels to be filled in one flat colour.
-
-    Args:
-        image: the damaged image.
-        filled: white where pixels were filled.
-
-    Returns:
-        None if the two differ in size.
-    """
+    """Paint the pixels that are white in `filled` in one flat colour; None if the two images differ in size."""
     if image.pixels.shape[1:] != filled.pixels.shape[1:]:
         return None
     colour = np.array(FILL_COLOUR, np.float32)[:, None, None] / 255

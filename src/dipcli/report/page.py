@@ -66,6 +66,7 @@ def check_path(path: Path) -> None:
 def compose_page(run: RunFolder, place: Path) -> str:
     """Return the HTML of a page that will be in the folder `place`."""
     gallery = build_gallery(run)
+    snapshot = next((snapshot for snapshot in run.snapshots if snapshot.psnr is not None), None)
     return render_template(
         "page.html",
         "page.js",
@@ -76,7 +77,7 @@ def compose_page(run: RunFolder, place: Path) -> str:
         facts=text.list_facts(run),
         gallery=gallery,
         notes=[*map(escape_controls, gallery.notes), *_describe_treatment(gallery)],
-        strip_note=_describe_strip(run),
+        strip_target=snapshot and ("reference" if snapshot.has_reference else "measurement"),
         sentences=text.describe_run(run),
         comparison=text.compare_methods(run),
         compared=run.record and run.record.compared,
@@ -118,20 +119,13 @@ def mark_safe(markup: str) -> Any:
     return Markup(markup)  # noqa: S704 - nothing in it comes from outside
 
 
-def _describe_strip(run: RunFolder) -> str:
-    """The caption of the film strip; empty if no PSNR is known."""
-    snapshot = next((snapshot for snapshot in run.snapshots if snapshot.psnr is not None), None)
-    if snapshot is None:
-        return ""
-    return f"Iteration, and PSNR of the average to the {'reference' if snapshot.has_reference else 'measurement'}."
-
-
 def _describe_treatment(gallery: Gallery) -> list[str]:
     """How the images of the page differ from their files."""
-    names: dict[str, list[str]] = {}
-    for image in (*gallery.images, *([gallery.figure] if gallery.figure else [])):
-        names.setdefault(image.treatment, []).append(image.name)
-    for image in gallery.strip:
-        names.setdefault(image.treatment, []).append("snapshots")
-    notes = [f"{', '.join(dict.fromkeys(own))}: {treatment}." for treatment, own in names.items() if treatment]
+    named = [(image.name, image.treatment) for image in (*gallery.images, gallery.figure) if image]
+    named += [("snapshots", image.treatment) for image in gallery.strip]
+    treatments = dict.fromkeys(treatment for _, treatment in named if treatment)
+    notes = [
+        f"{', '.join(dict.fromkeys(name for name, own in named if own == treatment))}: {treatment}."
+        for treatment in treatments
+    ]
     return [f"On this page only: {' '.join(notes)}"] if notes else []
