@@ -13,12 +13,23 @@ from dipcli import images
 from dipcli.errors import DipError
 from dipcli.images import Image, tiff
 from dipcli.problem import metrics
+from dipcli.problem.residual import amplify, autocorrelation
 from dipcli.records.run_files import DAMAGED, FILLED, PREVIEW
-from dipcli.report.embedding import EmbeddedImage, embed_image, mark_filled_pixels, space_evenly, stretch_contrast
+from dipcli.report.embedding import (
+    COLOURS,
+    EmbeddedImage,
+    embed_image,
+    mark_filled_pixels,
+    space_evenly,
+    stretch_contrast,
+)
 from dipcli.report.run_folder import RunFolder, Snapshot
 
 MAX_SNAPSHOTS = 24  # of the film strip
 SNAPSHOT_MAX_SIDE, SNAPSHOT_MAX_LOSSLESS_SIDE = 1024, 256  # pixels
+TASKS_WITH_RESIDUAL = ("denoise",)  # y = x + noise
+MAX_LAG = 8  # pixels
+MAX_CORRELATED_SIDE = 2048  # pixels, of the middle of the image
 INPUT, RESTORED, PREVIEWED, REFERENCE = "Input", "Restored", "Preview", "Reference"
 FILE_NOTES = {
     "changed": "The {role} {path} has changed since the run; the current file is shown.",
@@ -34,6 +45,7 @@ class Gallery:
     Attributes:
         images: the large ones; before and after come first.
         strip: the snapshots.
+        residual: of a denoised image: what was removed, amplified, and its autocorrelation; empty for other tasks.
         figure: the curves that the task drew instead of an image.
         size: width and height of the result in pixels.
         notes: sentences on images that are not shown.
@@ -41,6 +53,7 @@ class Gallery:
 
     images: tuple[EmbeddedImage, ...]
     strip: tuple[EmbeddedImage, ...]
+    residual: tuple[EmbeddedImage, ...]
     figure: EmbeddedImage | None
     size: tuple[int, int]
     notes: tuple[str, ...]
@@ -95,14 +108,15 @@ def build_gallery(run: RunFolder) -> Gallery:
     image_files = ImageFiles(run)
     if run.request.figures and (drawn := image_files.open("output")):
         figure = embed_image("Curves", drawn)
-        return Gallery((), (), figure, figure.size, tuple(image_files.notes))
+        return Gallery((), (), (), figure, figure.size, tuple(image_files.notes))
     shown = tuple(_embed_images(run, image_files))
     sizes = {image.name: image.size for image in shown}
     size = sizes.get(RESTORED) or sizes.get(PREVIEWED) or max([image.size for image in shown], default=(1, 1))
     strip = tuple(_embed_snapshots(run, size, image_files))
     if RESTORED not in sizes and not any(image.place for image in strip):
         size = max([size, *(image.size for image in strip)])
-    return Gallery(shown, strip, None, size, tuple(image_files.notes))
+    residual = tuple(_embed_residual(image_files)) if run.request.task in TASKS_WITH_RESIDUAL else ()
+    return Gallery(shown, strip, residual, None, size, tuple(image_files.notes))
 
 
 def _embed_images(run: RunFolder, image_files: ImageFiles) -> Iterator[EmbeddedImage]:
@@ -131,6 +145,32 @@ def _embed_images(run: RunFolder, image_files: ImageFiles) -> Iterator[EmbeddedI
         most = run.request.uncertainty_most
         legend = f"white is the largest uncertainty, {most:.1f} of 255" if most else ""
         yield embed_image("Uncertainty", stretch_contrast(image), legend=legend)
+
+
+def _embed_residual(image_files: ImageFiles) -> Iterator[EmbeddedImage]:
+    """Yield the measurement minus the result, amplified, and a map of its autocorrelation."""
+    measured, result = image_files.open(image_files.damaged), image_files.open("output", image_files.span)
+    if not measured or not result or measured.pixels.shape[1:] != result.pixels.shape[1:]:
+        return
+    removed = measured.pixels - result.pixels[: len(measured.pixels)]  # WebP makes three channels of one
+    shown, gain = amplify(removed)
+    yield embed_image(
+        "Residual",
+        Image(shown, np.dtype(np.uint8)),
+        max_side=SNAPSHOT_MAX_SIDE,
+        max_lossless_side=SNAPSHOT_MAX_LOSSLESS_SIDE,
+        legend=f"input minus result, times {gain:.2g}; grey is zero",
+    )
+    luma = metrics.luma(removed) if len(removed) == COLOURS else removed.mean(axis=0)
+    top, left = (max(0, side - MAX_CORRELATED_SIDE) // 2 for side in luma.shape)
+    found = autocorrelation(luma[top : top + MAX_CORRELATED_SIDE, left : left + MAX_CORRELATED_SIDE], MAX_LAG)
+    (across, two_across), (down, two_down) = found[MAX_LAG, MAX_LAG + 1 :][:2], found[MAX_LAG + 1 :, MAX_LAG][:2]
+    legend = (
+        f"shifts of up to {MAX_LAG} pixels; grey is 0, white 0.5 and more, the centre is 1. Shifted by one pixel: "
+        f"{across:.2f} across, {down:.2f} down; by two: {two_across:.2f} across, {two_down:.2f} down"
+    )
+    shown = np.clip(1 / 2 + found[None], 0, 1).astype(np.float32)
+    yield embed_image("Autocorrelation", Image(shown, np.dtype(np.uint8)), legend=legend)
 
 
 def label_snapshots(run: RunFolder, image_files: ImageFiles) -> Iterator[tuple[Snapshot, str, str]]:

@@ -121,7 +121,7 @@ def mark_safe(markup: str) -> Any:
 
 def _describe_treatment(gallery: Gallery) -> list[str]:
     """How the images of the page differ from their files."""
-    named = [(image.name, image.treatment) for image in (*gallery.images, gallery.figure) if image]
+    named = [(image.name, image.treatment) for image in (*gallery.images, *gallery.residual, gallery.figure) if image]
     named += [("snapshots", image.treatment) for image in gallery.strip]
     treatments = dict.fromkeys(treatment for _, treatment in named if treatment)
     notes = [
