@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from dipcli.errors import DipError
-from dipcli.images import imageio, pillow, png, tiff
+from dipcli.images import pillow, png, tiff
 from dipcli.images.image import Image
 from dipcli.images.raster import Raster
 
@@ -94,7 +94,7 @@ FORMATS = (
     ),
     Format(name="GIF", suffixes=(".gif",), signatures=(b"GIF8",), read=partial(pillow.read, kind="GIF")),
     Format(
-        name="any that imageio reads", signatures=(b"",), read=imageio.read,
+        name="any that imageio reads", signatures=(b"",), read=pillow.read_other,
         suffixes=(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".avif", ".tga", ".sgi", ".pcx", ".hdr"),
     ),
 )  # fmt: skip

@@ -140,7 +140,5 @@ def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) 
 def _resize_alpha(alpha: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
     from skimage.transform import resize  # noqa: PLC0415 - half a second of SciPy
 
-    values = resize(alpha.astype(np.float64), size, order=1, anti_aliasing=True)
-    values = values if alpha.dtype.kind == "f" else np.rint(values)
-    resized: NDArray[Any] = values.astype(alpha.dtype)
-    return resized
+    values: NDArray[Any] = resize(alpha.astype(np.float64), size, order=1, anti_aliasing=True)
+    return (values if alpha.dtype.kind == "f" else np.rint(values)).astype(alpha.dtype)

@@ -21,10 +21,7 @@ DEFAULT_INPUT_DEPTH = 32  # channels of z, published for most images with a nois
 
 
 class Crop(nn.Module):
-    """Cut out the centre of an image, so that the padding of z enters neither loss nor output.
-
-    An image that is smaller, because the network was given only a part of z, is returned as it is.
-    """
+    """Cut out the centre of an image, so that the padding of z enters neither loss nor output; smaller ones stay."""
 
     def __init__(self, height: int, width: int) -> None:
         super().__init__()

@@ -22,15 +22,11 @@ FILL_COLOUR = (225, 29, 116)  # of pixels to be filled; rare in photographs
 
 @dataclass(frozen=True)
 class EmbeddedImage:
-    """An image of the page.
+    """An image of the page, with its label, its legend, and a data URL that holds it.
 
     Attributes:
-        name: its label.
-        url: a data URL that holds it.
         size: width and height in pixels before it was reduced.
         treatment: how it differs from its file, in words; empty if it does not.
-        has_transparency: whether it has transparent pixels.
-        legend: the text beneath it.
         place: left, top, width and height of the part of the result that it shows, in percent; None for all of it.
     """
 
@@ -65,16 +61,7 @@ def embed_image(
     legend: str = "",
     place: tuple[float, float, float, float] | None = None,
 ) -> EmbeddedImage:
-    """Embed an image of any size and type.
-
-    Args:
-        name: its label.
-        image: the image.
-        max_side: pixels; an image with a longer side is reduced to it.
-        max_lossless_side: pixels; up to this side the image is stored without loss.
-        legend: the text beneath it.
-        place: the part of the result that it shows, in percent.
-    """
+    """Embed an image of any type, without loss up to one side in pixels, reduced beyond the other."""
     samples = to_samples(image)
     pillow_image = PIL.Image.fromarray(samples)
     size = pillow_image.size

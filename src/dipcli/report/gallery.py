@@ -40,15 +40,12 @@ FILE_NOTES = {
 
 @dataclass(frozen=True)
 class Gallery:
-    """The images of a page.
+    """The images of a page, before and after first; the snapshots; sentences on images that are not shown.
 
     Attributes:
-        images: the large ones; before and after come first.
-        strip: the snapshots.
         residual: of a denoised image: what was removed, amplified, and its autocorrelation; empty for other tasks.
         figure: the curves that the task drew instead of an image.
         size: width and height of the result in pixels.
-        notes: sentences on images that are not shown.
     """
 
     images: tuple[EmbeddedImage, ...]
@@ -61,9 +58,6 @@ class Gallery:
 
 class ImageFiles:
     """The images that a run left, decoded one at a time to save memory.
-
-    Args:
-        run: the run.
 
     Attributes:
         names: of the files that can be opened: roles, and paths inside the run folder.

@@ -48,16 +48,7 @@ class Row:
 def update(folder: Path, path: Path | None, warn: Callable[[str], None]) -> Path:
     """Write the page of a folder of runs, and those of its runs that are missing or older than their record or log.
 
-    Args:
-        folder: searched for runs with its sub-folders.
-        path: of the page; `index.html` in the folder by default.
-        warn: receives what is wrong with single runs.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        DipError: if there is no such folder, or `make` does.
+    What is wrong with single runs goes to `warn`; for the rest see `make`.
     """
     if not folder.is_dir():
         raise DipError(f"There is no folder {folder}: name a run folder, for example noisy.denoised.dip.")
@@ -73,15 +64,9 @@ def update(folder: Path, path: Path | None, warn: Callable[[str], None]) -> Path
 
 
 def make(folder: Path, failed: Sequence[tuple[str, str]] = (), path: Path | None = None) -> Path:
-    """Write the page of a folder of runs.
+    """Write the page of a folder of runs and its sub-folders, and return its path: `index.html` there by default.
 
-    Args:
-        folder: searched for runs with its sub-folders.
-        failed: inputs that left no run, and why.
-        path: of the page; `index.html` in the folder by default.
-
-    Returns:
-        The path of the page.
+    Inputs that left no run (failed) are listed with the reason.
 
     Raises:
         DipError: if there is no run, or a file exists that dipcli did not make.

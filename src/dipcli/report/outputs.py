@@ -13,11 +13,7 @@ from dipcli.report.run_folder import RunFolder, is_run_folder, read_run_folder
 
 
 def plan_outputs(
-    folders: Sequence[Path],
-    output: Path | None,
-    curves: Path | None,
-    sheet: Path | None,
-    warn: Callable[[str], None],
+    folders: Sequence[Path], output: Path | None, curves: Path | None, sheet: Path | None, warn: Callable[[str], None]
 ) -> Iterator[Callable[[], Path]]:
     """Yield a function for each file to write; it returns the path.
 

@@ -30,16 +30,9 @@ def make(
     given: Mapping[str, bytes] | None = None,
     path: Path | None = None,
 ) -> Path:
-    """Write the page of a run.
+    """Write the page of a run, and return its path: `report.html` in the folder by default.
 
-    Args:
-        folder: the run folder.
-        record: the run record, if the run itself asks; read from the folder otherwise.
-        given: bytes of files that are in memory already, by role.
-        path: of the page; `report.html` in the folder by default.
-
-    Returns:
-        The path of the page.
+    Record and bytes of files that are in memory already are given by the run itself: see `read_run_folder`.
 
     Raises:
         DipError: if the run cannot be read, or a file exists that dipcli did not make.

@@ -47,8 +47,6 @@ class Snapshot:
     """An image written during the fit.
 
     Attributes:
-        path: its file.
-        iteration: when it was written.
         run: number of the fit, from 1.
         tile: number of the tile, from 1; 0 if it shows the whole image.
         psnr: in dB, from the log; None if the log has no row for this iteration.
@@ -68,8 +66,6 @@ class RunFolder:
     """The contents of a run folder.
 
     Attributes:
-        folder: its path.
-        state: whether the run finished.
         record: None if the run was cut short before it wrote one.
         request: the record, or as much of one as the checkpoint tells: what the run was asked to do.
         files: what the run read and wrote, by role: `input`, `output`, `reference`, `uncertainty`, or an argument of

@@ -108,7 +108,8 @@ def inpaint(
         dip inpaint img.png --mask mask.png --preset paper --damage hole
         dip inpaint img.png --mask mask.png --network unet
     """
-    import torch  # imported late: `dip --help` must be fast
+    import numpy as np  # imported late: `dip --help` must be fast
+    import torch
 
     from dipcli.problem.operators import KeepKnown
 
@@ -127,15 +128,16 @@ def inpaint(
     if damage == "auto":
         remarks.append(f"using the settings for {kind} (--damage)")
 
-    measured = torch.from_numpy(image.pixels)
-    known = torch.from_numpy(~marked)[None]
+    measured, known = torch.from_numpy(image.pixels), torch.from_numpy(~marked)[None]
 
     def baselines() -> list[Baseline]:
         from dipcli.tasks.baselines.inpainting import make_baselines
 
         return make_baselines(image.pixels, marked)
 
-    carrier = replace(image, alpha=_make_opaque(image.alpha, marked)) if use_alpha else image
+    carrier = image
+    if image.alpha is not None and use_alpha:  # opaque where it is filled, so that this can be seen
+        carrier = replace(image, alpha=np.where(marked, image.alpha.dtype.type(_opaque(image.alpha)), image.alpha))
     return Case(
         problem=Problem(
             measured=measured,
@@ -214,13 +216,6 @@ def _threshold(levels: NDArray[Any], source: str) -> tuple[NDArray[np.bool_], li
     intermediate = float(((levels > 1 / 64) & (levels < 63 / 64)).mean())
     remark = f"{source} has intermediate levels ({100 * intermediate:.1f} % of it): filling from one half up"
     return levels >= 1 / 2, [remark] if intermediate else []
-
-
-def _make_opaque(alpha: NDArray[Any] | None, marked: NDArray[np.bool_]) -> NDArray[Any] | None:
-    """Return the transparency with the filled pixels opaque, so that they can be seen."""
-    import numpy as np
-
-    return None if alpha is None else np.where(marked, alpha.dtype.type(_opaque(alpha)), alpha)
 
 
 def _opaque(alpha: NDArray[Any]) -> int:

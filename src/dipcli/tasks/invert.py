@@ -127,13 +127,11 @@ def invert(
         error = float((reached - measured).norm() / measured.norm())
         return f"Its features at {layer} differ from the image's by {100 * error:.3g} % (relative error)."
 
-    carrier = image.to_8_bits(truth)
-    if len(image.pixels) != len(truth):
-        carrier = replace(carrier, profile=None)  # a grey profile does not fit three channels
+    profile = image.profile if len(image.pixels) == len(truth) else None  # a grey one does not fit three channels
     untrained = f"The weights of {model} are random, not trained on images."
     return Case(
         problem=Problem(measured=measured, shape=truth.shape, operator=features),
-        image=carrier,
+        image=replace(image.to_8_bits(truth), profile=profile),
         truth=truth,
         remarks=(untrained,) if weights == "random" else (),
         conclude=conclude,
@@ -141,15 +139,7 @@ def invert(
 
 
 def crop_square(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Return the central square of an image, scaled without aliasing, in three channels.
-
-    Args:
-        pixels: shape (C, H, W), values 0..1, C = 1 or 3.
-        size: the side of the square.
-
-    Returns:
-        Shape (3, size, size), values 0..1.
-    """
+    """Return the central square of an image, (1 or 3, H, W) in 0..1, scaled without aliasing to (3, size, size)."""
     import numpy as np
     from PIL import Image
 
@@ -158,10 +148,8 @@ def crop_square(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     left, top = (width - side) / 2, (height - side) / 2
     box = (left, top, left + side, top + side)
     # Pillow widens its kernel when it downsamples. A bicubic kernel overshoots at edges.
-    scaled = [
-        np.asarray(Image.fromarray(channel).resize((size, size), Image.Resampling.BICUBIC, box)) for channel in pixels
-    ]
-    cropped: NDArray[np.float32] = np.clip(np.broadcast_to(np.stack(scaled), (3, size, size)), 0, 1)
+    scaled = [Image.fromarray(channel).resize((size, size), Image.Resampling.BICUBIC, box) for channel in pixels]
+    cropped: NDArray[np.float32] = np.clip(np.broadcast_to([*map(np.asarray, scaled)], (3, size, size)), 0, 1)
     return cropped
 
 

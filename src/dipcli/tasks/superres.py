@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dipcli.images.image import Image
-    from dipcli.tasks.baselines.baseline import Baseline
 
 PUBLISHED = {
     **registry.PUBLISHED,
@@ -119,21 +118,17 @@ def superres(
         raise UsageError(f"--scale {scale} is out of range: use {MIN_SCALE:g} to {MAX_SCALE:g}.")
     resampling_kernel = operators.parse_kernel(kernel)
     channels, *sides = image.pixels.shape
+    small = large = (sides[0], sides[1])
+    measured = image.pixels
     if simulate:
-        large = (sides[0], sides[1])
         small = _downsampled_size(large, scale)
         measured = image.quantize(operators.resample(image.pixels, small, resampling_kernel))
     else:
-        small = (sides[0], sides[1])
         large = (round(scale * small[0]), round(scale * small[1]))
-        measured = image.pixels
 
     def conclude(restored: NDArray[np.float32]) -> str:
         downsampled = operators.resample(restored, small, resampling_kernel)
         return f"downsampled, it matches the input to {psnr(downsampled, measured):.1f} dB"
-
-    def baselines() -> list[Baseline]:
-        return enlarging.make_baselines(measured, large)
 
     return Case(
         problem=Problem(
@@ -150,7 +145,7 @@ def superres(
             for name in ("bicubic", "nearest")
             if simulate
         },
-        baselines=baselines,
+        baselines=lambda: enlarging.make_baselines(measured, large),
         border=math.ceil(scale),
         presets=dict.fromkeys(("best", "paper"), LARGE_SCALE_SETTINGS) if scale > LARGE_SCALE else {},
         remarks=(f"{small[1]}x{small[0]} becomes {large[1]}x{large[0]}",),
@@ -159,11 +154,7 @@ def superres(
 
 
 def _downsampled_size(large: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Return the size of the small image, (h, w).
-
-    Raises:
-        DipError: if it is below the smallest size allowed.
-    """
+    """Return the size of the small image, (h, w); raise a DipError if it is below the smallest size allowed."""
     from dipcli.images.image import MIN_SIDE
 
     height, width = (round(side / scale) for side in large)
