@@ -65,13 +65,9 @@ def orientation(block: bytes) -> int:
 
 
 def upright(block: bytes, size: tuple[int, int] | None = None) -> bytes | None:
-    """Set the orientation to 1 and unlink the thumbnail, which shows the unrestored image.
+    """Set the orientation to 1 and, where the block has it, the size; unlink the thumbnail of the unrestored image.
 
     Everything else keeps its position, because a camera's maker note refers to positions in the block.
-
-    Args:
-        block: the EXIF block.
-        size: width and height of the image in pixels, to be set where the block has them.
 
     Returns:
         None if the block is damaged.

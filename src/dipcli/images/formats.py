@@ -119,14 +119,10 @@ def formats() -> tuple[Format, ...]:
 
 
 def find_writable(suffix: str, image: Image | None = None) -> Format:
-    """Find the format to write for a suffix.
-
-    Args:
-        suffix: as ".png"; capitals do not matter.
-        image: what is to be written, if that is known.
+    """Find the format to write for a suffix as ".png", in capitals or not.
 
     Raises:
-        DipError: if there is no such format or it cannot hold the image.
+        DipError: if there is no such format, or it cannot hold the image that is to be written.
     """
     writable = [row for row in formats() if row.write]
     found = next((row for row in writable if suffix.lower() in row.suffixes), None)

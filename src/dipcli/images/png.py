@@ -85,11 +85,7 @@ def is_marked(path: Path) -> bool:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield type and content of each chunk up to IEND.
-
-    Raises:
-        DipError: if there is no IEND or a checksum is wrong.
-    """
+    """Yield type and content of each chunk up to IEND; refuse a file without IEND, or with a wrong checksum."""
     view, start, kind = memoryview(data), len(SIGNATURE), b""
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", data, start) if len(data) >= start + 8 else (len(data), b"")

@@ -76,11 +76,7 @@ def write(raster: Raster) -> bytes:
 
 
 def _check_complete(page: Any, length: int) -> None:
-    """Check that all strips or tiles of a page lie within the file; tifffile would read missing ones as black.
-
-    Raises:
-        DipError: if one does not.
-    """
+    """Refuse a page whose strips or tiles do not all lie within the file; tifffile would read missing ones as black."""
     pieces = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     if len(pieces) < math.prod(page.chunked) or any(
         not (start > 0 and size > 0 and start + size <= length) for start, size in pieces
@@ -89,11 +85,7 @@ def _check_complete(page: Any, length: int) -> None:
 
 
 def _samples(page: Any) -> NDArray[Any] | None:
-    """Decode a page to shape (H, W) or (H, W, channels); None if Pillow has to read it: palettes, single bits, JPEG.
-
-    Raises:
-        DipError: if it cannot be read without loss.
-    """
+    """Decode a page to (H, W) or (H, W, channels); None if Pillow has to read it: palettes, single bits, JPEG."""
     plain = page.photometric in PLAIN and page.compression in COMPRESSIONS
     if page.bitspersample <= 8 and page.samplesperpixel <= COLOURS + 1 and not (plain and page.bitspersample == 8):  # noqa: PLR2004
         return None

@@ -47,8 +47,7 @@ def to_samples(image: Image) -> NDArray[np.uint8]:
     samples: NDArray[np.uint8] = image.to_8_bits(image.pixels).array()
     if image.alpha is None:
         return samples
-    full = 1.0 if image.alpha.dtype.kind == "f" else float(np.iinfo(image.alpha.dtype).max)
-    alpha = np.rint(np.clip(image.alpha / full, 0, 1) * 255).astype(np.uint8)
+    alpha = np.rint(np.clip(image.alpha / image.full, 0, 1) * 255).astype(np.uint8)
     return np.dstack([samples if samples.ndim == COLOURS else np.dstack([samples] * COLOURS), alpha])
 
 
@@ -91,12 +90,6 @@ def mark_filled_pixels(image: Image, filled: Image) -> Image | None:
     colour = np.array(FILL_COLOUR, np.float32)[:, None, None] / 255
     marked = image.to_8_bits(np.where(filled.pixels[:1] > 1 / 2, colour, image.pixels[:COLOURS]).astype(np.float32))
     return marked if len(image.pixels) >= COLOURS else replace(marked, profile=None)  # no longer grey
-
-
-def stretch_contrast(image: Image) -> Image:
-    """Scale a map so that its largest value is white."""
-    largest = float(image.pixels.max())
-    return image.to_8_bits(image.pixels / largest if largest else image.pixels)
 
 
 def space_evenly(count: int, most: int) -> Sequence[int]:

@@ -21,7 +21,6 @@ from dipcli.report.embedding import (
     embed_image,
     mark_filled_pixels,
     space_evenly,
-    stretch_contrast,
 )
 from dipcli.report.run_folder import RunFolder, Snapshot
 
@@ -138,7 +137,7 @@ def _embed_images(run: RunFolder, image_files: ImageFiles) -> Iterator[EmbeddedI
     if image := image_files.open("uncertainty"):
         most = run.request.uncertainty_most
         legend = f"white is the largest uncertainty, {most:.1f} of 255" if most else ""
-        yield embed_image("Uncertainty", stretch_contrast(image), legend=legend)
+        yield embed_image("Uncertainty", image.to_8_bits(image.pixels / (image.pixels.max() or 1)), legend=legend)
 
 
 def _embed_residual(image_files: ImageFiles) -> Iterator[EmbeddedImage]:

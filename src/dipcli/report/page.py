@@ -74,7 +74,7 @@ def compose_page(run: RunFolder, place: Path) -> str:
         sentences=text.describe_run(run),
         comparison=text.compare_methods(run),
         compared=run.record and run.record.compared,
-        charts=[(chart, mark_safe(draw_svg(chart))) for chart in build_charts(run)],
+        charts=[(chart, draw_svg(chart)) for chart in build_charts(run)],
         fits=text.list_fits(run),
         command=[text.quote_arguments([argument]) for argument in ("dip", *run.request.argv[1:])],
         settings=text.list_settings(run),
@@ -97,28 +97,19 @@ def render_template(template: str, script: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(
-        style=mark_safe((TEMPLATES / "page.css").read_text(encoding="utf-8")),
-        script=mark_safe(code),
+        style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
+        script=code,
         script_digest=f"sha256-{digest}",
         version=dipcli.__version__,
         **values,
     )
 
 
-def mark_safe(markup: str) -> Any:
-    """Exempt our own markup from escaping."""
-    from markupsafe import Markup  # noqa: PLC0415 - comes with Jinja
-
-    return Markup(markup)  # noqa: S704 - nothing in it comes from outside
-
-
 def _describe_treatment(gallery: Gallery) -> list[str]:
     """How the images of the page differ from their files."""
-    named = [(image.name, image.treatment) for image in (*gallery.images, *gallery.residual, gallery.figure) if image]
-    named += [("snapshots", image.treatment) for image in gallery.strip]
-    treatments = dict.fromkeys(treatment for _, treatment in named if treatment)
-    notes = [
-        f"{', '.join(dict.fromkeys(name for name, own in named if own == treatment))}: {treatment}."
-        for treatment in treatments
-    ]
+    names: dict[str, dict[str, None]] = {}  # each once, in order
+    for image in (*gallery.images, *gallery.residual, gallery.figure, *gallery.strip):
+        if image and image.treatment:
+            names.setdefault(image.treatment, {})["snapshots" if image in gallery.strip else image.name] = None
+    notes = [f"{', '.join(own)}: {treatment}." for treatment, own in names.items()]
     return [f"On this page only: {' '.join(notes)}"] if notes else []

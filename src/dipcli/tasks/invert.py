@@ -155,10 +155,17 @@ def crop_square(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 
 def _load_network(model: str, layer: str, weights: str | None, seed: int) -> tuple[nn.Module, str, bool]:
     """Return the classifier, the name of the layer's module, and whether inputs are normalised as for ImageNet."""
-    from dipcli.problem.classifiers import MODELS, load_model
+    from dipcli.problem.classifiers import MODELS, load_model, load_weights
 
     if ":" in model:
-        return _load_own_network(model, weights, seed), layer, False
+        if weights in ("random", "download"):
+            raise UsageError(
+                f"--weights {weights} is for the built-in models: with --model {model} name a file, or leave it out."
+            )
+        network = _call_function(model, seed)
+        if weights is not None:
+            load_weights(network, Path(weights))
+        return network, layer, False
     if model not in MODELS:
         raise UsageError(
             f"--model {model} is unknown: choose from {', '.join(MODELS)}, or name a function that returns a network "
@@ -172,20 +179,12 @@ def _load_network(model: str, layer: str, weights: str | None, seed: int) -> tup
     return *load_model(model, layer, weights, seed), True
 
 
-def _load_own_network(model: str, weights: str | None, seed: int) -> nn.Module:
-    """Call the user's function for a network, and load its weights if a file is given.
-
-    PyTorch's generator is seeded, so that random weights are the same each time.
-    """
+def _call_function(model: str, seed: int) -> nn.Module:
+    """Call the user's function for a network, with PyTorch's generator seeded so that random weights are repeatable."""
     import torch
 
-    from dipcli.problem.classifiers import load_weights
     from dipcli.problem.features import describe_error
 
-    if weights in ("random", "download"):
-        raise UsageError(
-            f"--weights {weights} is for the built-in models: with --model {model} name a file, or leave it out."
-        )
     module, _, function = model.partition(":")
     folder = str(Path.cwd())
     sys.path.insert(0, folder)  # as `python -m` does, but an installed command does not
@@ -203,6 +202,4 @@ def _load_own_network(model: str, weights: str | None, seed: int) -> nn.Module:
         sys.path.remove(folder)
     if not isinstance(network, torch.nn.Module):
         raise DipError(f"--model {model} returns a {type(network).__name__}: return a torch.nn.Module.")
-    if weights is not None:
-        load_weights(network, Path(weights))
     return network
