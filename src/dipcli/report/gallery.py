@@ -15,13 +15,7 @@ from dipcli.images import Image, tiff
 from dipcli.problem import metrics
 from dipcli.problem.residual import amplify, autocorrelation
 from dipcli.records.run_files import DAMAGED, FILLED, PREVIEW
-from dipcli.report.embedding import (
-    COLOURS,
-    EmbeddedImage,
-    embed_image,
-    mark_filled_pixels,
-    space_evenly,
-)
+from dipcli.report.embedding import COLOURS, EmbeddedImage, embed_image, mark_filled_pixels, space_evenly
 from dipcli.report.run_folder import RunFolder, Snapshot
 
 MAX_SNAPSHOTS = 24  # of the film strip

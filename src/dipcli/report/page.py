@@ -24,11 +24,7 @@ TEMPLATES = Path(__file__).parent
 
 
 def make(
-    folder: Path,
-    *,
-    record: RunRecord | None = None,
-    given: Mapping[str, bytes] | None = None,
-    path: Path | None = None,
+    folder: Path, *, record: RunRecord | None = None, given: Mapping[str, bytes] | None = None, path: Path | None = None
 ) -> Path:
     """Write the page of a run, and return its path: `report.html` in the folder by default.
 

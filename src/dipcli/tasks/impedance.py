@@ -102,11 +102,7 @@ def impedance(
         remarks.append(f"a single colour has a mean squared error of only {variance:.2g}: try a smaller --error")
     return Case(
         problem=Problem(
-            measured=measured,
-            shape=stacked.shape,
-            loss=summed_squared_error,
-            members=len(TARGETS),
-            finish=side_by_side,
+            measured=measured, shape=stacked.shape, loss=summed_squared_error, members=len(TARGETS), finish=side_by_side
         ),
         image=image.to_8_bits(pixels),
         remarks=tuple(remarks),

@@ -84,8 +84,7 @@ def invert(
         ),
     ] = None,
     size: Annotated[
-        int,
-        typer.Option(help="Scale the image's shorter side to this many pixels and crop the central square."),
+        int, typer.Option(help="Scale the image's shorter side to this many pixels and crop the central square.")
     ] = 224,
     *,
     seed: int,

@@ -19,12 +19,7 @@ if TYPE_CHECKING:
 
     from dipcli.images.image import Image
 
-PUBLISHED = {
-    **registry.PUBLISHED,
-    "network": "skip:channels=128x5:skips=4x5",
-    "reg_noise": 0.03,
-    "iterations": 2000,
-}
+PUBLISHED = {**registry.PUBLISHED, "network": "skip:channels=128x5:skips=4x5", "reg_noise": 0.03, "iterations": 2000}
 # Narrow networks with no skip at full resolution, tuned at a factor of 4 on butterfly (256x256) and bird (288x288) of
 # Set5, downsampled by lanczos3. Luma, 4 pixels of border left out, bf16: balanced 26.6 and 31.2 dB; published 26.2 and
 # 31.8; bicubic 22.4 and 30.6. There is hardly any noise to fit: less input noise than for denoising is enough, and
@@ -63,8 +58,7 @@ LARGE_SCALE_SETTINGS = {"iterations": 4000, "reg_noise": 0.05}
 def superres(
     image: Image,
     scale: Annotated[
-        float,
-        typer.Option(help="Factor by which each side grows: 1.5 to 8, fractions allowed.", metavar="FACTOR"),
+        float, typer.Option(help="Factor by which each side grows: 1.5 to 8, fractions allowed.", metavar="FACTOR")
     ] = 4.0,
     kernel: Annotated[
         str,
