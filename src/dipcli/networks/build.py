@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -114,9 +115,6 @@ def _make_code(settings: Settings, height: int, width: int, guide: Tensor | None
 
 def _mirror_to_size(image: Tensor, height: int, width: int) -> Tensor:
     """Extend an image on all sides, where `Crop` cuts it off, by mirroring it at its borders as often as needed."""
-    for dimension, side in ((-2, height), (-1, width)):
-        length = image.shape[dimension]
-        period = max(1, 2 * (length - 1))
-        index = (torch.arange(side) - (side - length) // 2) % period
-        image = image.index_select(dimension, torch.minimum(index, period - index).to(image.device))
-    return image
+    sides = zip(image.shape[-2:], (height, width), strict=True)
+    margins = [((side - own) // 2, side - own - (side - own) // 2) for own, side in sides]
+    return torch.from_numpy(np.pad(image.cpu().numpy(), [(0, 0), *margins], mode="reflect")).to(image.device)

@@ -65,12 +65,6 @@ class Plane:
         (rows, columns), (down, across) = self.levels.shape[:2], self.sampling
         return rows * BLOCK_SIDE * down, columns * BLOCK_SIDE * across
 
-    def find_inside(self, height: int, width: int) -> NDArray[np.bool_]:
-        """Return whether the block of each coefficient lies inside an image of this size, in the shape of `levels`."""
-        inside = np.zeros(self.levels.shape, np.bool_)
-        inside[: height // (BLOCK_SIDE * self.sampling[0]), : width // (BLOCK_SIDE * self.sampling[1])] = True
-        return inside
-
 
 @dataclass(frozen=True)
 class JpegCoefficients:
@@ -124,7 +118,10 @@ class Encoder(nn.Module):
             steps = np.broadcast_to(np.float32(plane.steps / WHITE), plane.levels.shape)
             values["measured"].append(plane.levels * steps)
             values["half_steps"].append(steps / 2)
-            values["inside"].append(plane.find_inside(coefficients.height, coefficients.width))
+            inside = np.zeros(plane.levels.shape, np.bool_)
+            (down, across), sides = plane.sampling, (coefficients.height, coefficients.width)
+            inside[: sides[0] // (BLOCK_SIDE * down), : sides[1] // (BLOCK_SIDE * across)] = True
+            values["inside"].append(inside)
             values["weight"].append(np.full_like(steps, float(gain) * math.prod(plane.sampling)))
         for name, arrays in values.items():
             self.register_buffer(name, torch.from_numpy(np.concatenate([array.ravel() for array in arrays])))
@@ -276,7 +273,6 @@ def cosine_transform() -> Tensor:
     Source:
         ITU-T T.81, A.3.3, which transforms both sides of a block.
     """
-    frequency, sample = torch.arange(BLOCK_SIDE).double()[:, None], torch.arange(BLOCK_SIDE).double()[None]
-    waves = torch.cos(math.pi * frequency * (2 * sample + 1) / (2 * BLOCK_SIDE)) * math.sqrt(2 / BLOCK_SIDE)
-    waves[0] /= math.sqrt(2)
-    return waves.float()
+    from scipy.fft import dct  # noqa: PLC0415 - only for JPEG files
+
+    return torch.from_numpy(dct(np.eye(BLOCK_SIDE), axis=0, norm="ortho")).float()

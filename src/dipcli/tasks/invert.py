@@ -140,15 +140,12 @@ def invert(
 def crop_square(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     """Return the central square of an image, (1 or 3, H, W) in 0..1, scaled without aliasing to (3, size, size)."""
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageOps
 
-    _, height, width = pixels.shape
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
     # Pillow widens its kernel when it downsamples. A bicubic kernel overshoots at edges.
-    scaled = [Image.fromarray(channel).resize((size, size), Image.Resampling.BICUBIC, box) for channel in pixels]
-    cropped: NDArray[np.float32] = np.clip(np.broadcast_to([*map(np.asarray, scaled)], (3, size, size)), 0, 1)
+    bicubic = Image.Resampling.BICUBIC
+    scaled = [np.asarray(ImageOps.fit(Image.fromarray(channel), (size, size), bicubic)) for channel in pixels]
+    cropped: NDArray[np.float32] = np.clip(np.broadcast_to(np.stack(scaled), (3, size, size)), 0, 1)
     return cropped
 
 
