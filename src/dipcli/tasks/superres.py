@@ -104,6 +104,7 @@ def superres(
     """
     import torch  # imported late: `dip --help` must be fast
 
+    from dipcli.images import MIN_SIDE
     from dipcli.problem import operators
     from dipcli.problem.metrics import psnr
     from dipcli.tasks.baselines import enlarging
@@ -115,7 +116,12 @@ def superres(
     small = large = (sides[0], sides[1])
     measured = image.pixels
     if simulate:
-        small = _downsampled_size(large, scale)
+        small = (round(large[0] / scale), round(large[1] / scale))
+        if min(small) < MIN_SIDE:
+            raise DipError(
+                f"Downsampled by {scale:g} the image would be {small[1]}x{small[0]}, the smallest is "
+                f"{MIN_SIDE}x{MIN_SIDE}: choose a smaller --scale or a larger image."
+            )
         measured = image.quantize(operators.resample(image.pixels, small, resampling_kernel))
     else:
         large = (round(scale * small[0]), round(scale * small[1]))
@@ -145,16 +151,3 @@ def superres(
         remarks=(f"{small[1]}x{small[0]} becomes {large[1]}x{large[0]}",),
         conclude=conclude,
     )
-
-
-def _downsampled_size(large: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Return the size of the small image, (h, w); raise a DipError if it is below the smallest size allowed."""
-    from dipcli.images.image import MIN_SIDE
-
-    height, width = (round(side / scale) for side in large)
-    if min(height, width) < MIN_SIDE:
-        raise DipError(
-            f"Downsampled by {scale:g} the image would be {width}x{height}, the smallest is {MIN_SIDE}x{MIN_SIDE}: "
-            "choose a smaller --scale or a larger image."
-        )
-    return height, width
