@@ -45,11 +45,7 @@ class Entry(NamedTuple):
 
 
 def byte_order(block: bytes) -> Literal["<", ">"]:
-    """Return the byte order of a block or TIFF file, as `struct` writes it.
-
-    Raises:
-        ValueError: if it is neither.
-    """
+    """Return the byte order of a block or TIFF file, as `struct` writes it; a ValueError if it is neither."""
     return _parse_header(_strip(block))[0]
 
 

@@ -94,13 +94,8 @@ def read_other(data: bytes) -> Raster:
 
 def make_raster(samples: NDArray[Any], orientation: int, info: Mapping[Any, Any]) -> Raster:
     """Combine samples with Pillow's metadata."""
-    return Raster(
-        samples,
-        orientation,
-        profile=info.get("icc_profile") or None,
-        exif=info.get("exif") or None,
-        resolution=valid_resolution(*info.get("dpi", (None, None))),
-    )
+    resolution = valid_resolution(*info.get("dpi", (None, None)))
+    return Raster(samples, orientation, info.get("icc_profile") or None, info.get("exif") or None, resolution)
 
 
 def read_size(path: Path) -> tuple[int, int] | None:
@@ -117,10 +112,9 @@ def write(raster: Raster, kind: str, **options: Any) -> bytes:
         OSError: if the format cannot hold the image; so do ValueError and TypeError.
     """
     metadata = {"icc_profile": raster.profile, "exif": raster.exif, "dpi": raster.resolution}
+    options |= {name: value for name, value in metadata.items() if value}
     file = io.BytesIO()
-    PIL.Image.fromarray(raster.samples).save(
-        file, kind, **options, **{name: value for name, value in metadata.items() if value}
-    )
+    PIL.Image.fromarray(raster.samples).save(file, kind, **options)
     return file.getvalue()
 
 

@@ -16,7 +16,7 @@ from dipcli.errors import DipError, UsageError
 from dipcli.report.charts import Chart, build_charts
 from dipcli.report.embedding import to_samples
 from dipcli.report.gallery import ImageFiles, label_snapshots
-from dipcli.report.run_folder import RunFolder
+from dipcli.report.run_folder import read_run_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,28 +58,29 @@ def draw_svg(chart: Chart) -> str:
     return head + body
 
 
-def write_curves(run: RunFolder, path: Path) -> None:
-    """Write the charts of a run as a figure for a paper, one below the other.
+def write_curves(folder: Path, path: Path) -> Path:
+    """Write the charts of a run as a figure for a paper, one below the other; return its path.
 
     Raises:
-        DipError: if there are none, or the file cannot be written.
+        DipError: if there are none, the run cannot be read, or the file cannot be written.
     """
-    charts = build_charts(run)
+    charts = build_charts(read_run_folder(folder))
     if not charts:
-        raise DipError(f"{run.folder} has no curves yet: its log has fewer than two rows.")
+        raise DipError(f"{folder} has no curves yet: its log has fewer than two rows.")
     with _use_default_style():
-        _save(_draw_charts(charts, PAPER_COLOURS), path, DPI)
+        return _save(_draw_charts(charts, PAPER_COLOURS), path, DPI)
 
 
-def write_contact_sheet(run: RunFolder, path: Path) -> None:
-    """Write the snapshots of a run with iteration and PSNR above each, as a figure for a paper.
+def write_contact_sheet(folder: Path, path: Path) -> Path:
+    """Write the snapshots of a run with iteration and PSNR above each, as a figure for a paper; return its path.
 
     Raises:
-        DipError: if there are no snapshots, or the file cannot be written.
+        DipError: if there are none, the run cannot be read, or the file cannot be written.
     """
+    run = read_run_folder(folder)
     labelled = [*label_snapshots(run, ImageFiles(run))]
     if not labelled:
-        raise DipError(f"{run.folder} has no snapshots: restore with --snapshot-every or --snapshot-at.")
+        raise DipError(f"{folder} has no snapshots: restore with --snapshot-every or --snapshot-at.")
     pixels = [to_samples(images.read(snapshot.path)[0]) for snapshot, _, _ in labelled]
     columns = min(SHEET_COLUMNS, len(labelled))
     rows = math.ceil(len(labelled) / columns)
@@ -95,7 +96,7 @@ def write_contact_sheet(run: RunFolder, path: Path) -> None:
             axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none")
             axes.set_title(f"{name.replace('iteration ', '')}   {psnr}".rstrip(), loc="left", fontsize=9)
         dots_per_inch = max(image.shape[1] for image in pixels) / COLUMN_INCHES
-        _save(figure, path, min(max(dots_per_inch, DPI_LIMITS[0]), DPI_LIMITS[1]))
+        return _save(figure, path, min(max(dots_per_inch, DPI_LIMITS[0]), DPI_LIMITS[1]))
 
 
 def check_figure_path(path: Path, option: str) -> None:
@@ -112,11 +113,12 @@ def check_figure_path(path: Path, option: str) -> None:
         raise UsageError(f"{option} {path} exists and was not made by dip report: choose another name.")
 
 
-def _save(figure: Figure, path: Path, dpi: float) -> None:
+def _save(figure: Figure, path: Path, dpi: float) -> Path:
     suffix = path.suffix.lower()
     file = io.BytesIO()
     figure.savefig(file, format=suffix[1:], dpi=dpi, metadata=dict(METADATA[suffix]))
     files.write(path, file.getvalue())
+    return path
 
 
 def _use_default_style() -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from dipcli.errors import UsageError
 from dipcli.report import index, page
 from dipcli.report.figures import check_figure_path, write_contact_sheet, write_curves
-from dipcli.report.run_folder import RunFolder, is_run_folder, read_run_folder
+from dipcli.report.run_folder import is_run_folder
 
 
 def plan_outputs(
@@ -45,9 +45,4 @@ def plan_outputs(
             yield partial(index.update, folder, output, warn)
     for write, path in ((write_curves, curves), (write_contact_sheet, sheet)):
         if path:
-            yield partial(_write_figure, write, folders[0], path)
-
-
-def _write_figure(write: Callable[[RunFolder, Path], None], folder: Path, path: Path) -> Path:
-    write(read_run_folder(folder), path)
-    return path
+            yield partial(write, folders[0], path)
