@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -110,17 +111,16 @@ def open_atomically(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         DipError: if it cannot be written; an existing file stays unchanged.
     """
+    temporary = path.with_name(f"{_temporary_prefix(path)}{secrets.token_hex(8)}.tmp")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_temporary_prefix(path), suffix=".tmp")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:  # unlike a file of `tempfile` with the usual permissions
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).chmod(0o666 & ~_umask())
-            Path(temporary).replace(path)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink()
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise _write_error(f"Cannot write {path}", error) from error
@@ -197,10 +197,3 @@ def check_name(path: Path) -> None:
 def _write_error(action: str, error: OSError) -> DipError:
     advice = "Make room, or choose another place" if error.errno in OUT_OF_SPACE_ERRNOS else "Choose another place"
     return DipError(f"{action}: {error.strerror or error}. {advice}.")
-
-
-def _umask() -> int:
-    """Return the file mode mask of the process, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

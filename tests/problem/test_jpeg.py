@@ -22,8 +22,7 @@ from torch.func import vjp
 from dipcli import images
 from dipcli.errors import DipError
 from dipcli.images.exif import ORIENTATION
-from dipcli.problem.jpeg import CENTRE_WEIGHT, Encoder, cosine_transform, make_encoder
-from dipcli.problem.jpeg_file import read_coefficients
+from dipcli.problem.jpeg import CENTRE_WEIGHT, Encoder, cosine_transform, make_encoder, read_coefficients
 
 NATURAL = np.asarray(skimage.data.chelsea()[60:156, 150:262])  # 96 x 112: whole blocks for every sampling
 ODD = NATURAL[:37, :53]

@@ -145,6 +145,38 @@ def test_page_is_self_contained_and_shows_everything(full: Path) -> None:
     assert not re.search(r"url\((?!#)|@import|<link|http-equiv=.refresh", read.source)
 
 
+def read_residual(run: Path) -> list[np.ndarray]:
+    read = Page(run / "report.html")
+    assert ("Residual" in read.text) == ("Autocorrelation" in read.text)
+    return [
+        decode_url(str(image["src"])) for image in read.all("img") if image.get("src") and not image.get("data-name")
+    ]
+
+
+def test_residual_of_a_denoised_image_is_shown(dip: Dip, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "out.dip")
+    assert dip("report", run).exit_code == 0
+    shown, lags = read_residual(run)
+    removed = iio.imread(tmp_path / "noisy.png").astype(float) - iio.imread(tmp_path / "out.png")
+    gain = float(str(re.search(r"times ([\d.]+); grey is zero", Page(run / "report.html").text)[1]))
+    assert gain == pytest.approx(255 / (6 * removed.std()), rel=0.05)
+    assert np.abs(shown - np.clip(127.5 + gain * removed, 0, 255)).mean() < 3
+    assert lags.shape[:2] == (17, 17)
+    assert lags[8, 8, 0] == 255
+    assert np.abs(np.delete(lags[..., 0].ravel(), 8 * 17 + 8) - 127.5).max() < 40, "independent noise"
+    assert re.search(
+        r"by one pixel: -?0\.0\d across, -?0\.0\d down; by two: -?0\.0\d across", Page(run / "report.html").text
+    )
+
+
+def test_only_a_denoised_image_of_the_same_size_has_a_residual(dip: Dip, tmp_path: Path) -> None:
+    filled, other_size = write_run(tmp_path / "a/out.dip", task="inpaint"), write_run(tmp_path / "b/out.dip")
+    iio.imwrite(tmp_path / "b/out.png", scene(40, 64))
+    for run in (filled, other_size):
+        assert dip("report", run).exit_code == 0
+        assert read_residual(run) == []
+
+
 def test_importing_the_report_does_not_import_torch() -> None:
     code = "import sys, dipcli.report.outputs; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,5 +1,6 @@
 """Images in memory and on disk: reading and writing any format, with metadata."""
 
+from dipcli.images.coding import check, decode, encode, encode_preview, read, to_image, write
 from dipcli.images.formats import (
     DEFAULT_SUFFIXES,
     Format,
@@ -11,26 +12,9 @@ from dipcli.images.formats import (
 )
 from dipcli.images.image import MIN_SIDE, Image, from_array
 from dipcli.images.raster import Raster
-from dipcli.images.reading import decode, read, to_image
-from dipcli.images.writing import check, encode, encode_preview, write
 
 __all__ = [
-    "DEFAULT_SUFFIXES",
-    "MIN_SIDE",
-    "Format",
-    "Image",
-    "Raster",
-    "check",
-    "decode",
-    "default_suffix",
-    "encode",
-    "encode_preview",
-    "find_writable",
-    "formats",
-    "from_array",
-    "has_image_suffix",
-    "read",
-    "register_format",
-    "to_image",
-    "write",
-]
+    "DEFAULT_SUFFIXES", "MIN_SIDE", "Format", "Image", "Raster", "check", "decode", "default_suffix", "encode",
+    "encode_preview", "find_writable", "formats", "from_array", "has_image_suffix", "read", "register_format",
+    "to_image", "write",
+]  # fmt: skip

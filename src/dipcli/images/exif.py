@@ -45,11 +45,7 @@ class Entry(NamedTuple):
 
 
 def byte_order(block: bytes) -> Literal["<", ">"]:
-    """Return the byte order of a block or TIFF file, as `struct` writes it.
-
-    Raises:
-        ValueError: if it is neither.
-    """
+    """Return the byte order of a block or TIFF file, as `struct` writes it; a ValueError if it is neither."""
     return _parse_header(_strip(block))[0]
 
 
@@ -64,8 +60,8 @@ def orientation(block: bytes) -> int:
     return int.from_bytes(values[0][:2], "little" if order == "<" else "big") if values else 1
 
 
-def upright(block: bytes) -> bytes | None:
-    """Set the orientation to 1 and unlink the thumbnail, which shows the unrestored image.
+def upright(block: bytes, size: tuple[int, int] | None = None) -> bytes | None:
+    """Set the orientation to 1 and, where the block has it, the size; unlink the thumbnail of the unrestored image.
 
     Everything else keeps its position, because a camera's maker note refers to positions in the block.
 
@@ -75,25 +71,18 @@ def upright(block: bytes) -> bytes | None:
     data = bytearray(_strip(block))
     try:
         order, first = _parse_header(data)
-        for entry in _entries(data, order, first):
+        numbers = dict(zip((WIDTH, HEIGHT), size, strict=True)) if size else {}
+        for entry in _directory(data, order, first):
             if entry.tag == ORIENTATION:
                 _replace_number(data, order, entry, 1)
+            for child in entry.children:
+                if entry.tag == PHOTO and child.tag in numbers:
+                    _replace_number(data, order, child, numbers[child.tag])
         end = first + 2 + ENTRY_BYTES * struct.unpack_from(order + "H", data, first)[0]
         if len(data) >= end + INLINE_BYTES:
             struct.pack_into(order + "I", data, end, 0)
     except (ValueError, struct.error):
         return None
-    return HEADER + bytes(data)
-
-
-def resize(block: bytes, width: int, height: int) -> bytes:
-    """Set the image size in a valid block, if it has one."""
-    data = bytearray(_strip(block))
-    order, first = _parse_header(data)
-    for photo in _directory(data, order, first):
-        for entry in photo.children if photo.tag == PHOTO else ():
-            if entry.tag in (WIDTH, HEIGHT):
-                _replace_number(data, order, entry, width if entry.tag == WIDTH else height)
     return HEADER + bytes(data)
 
 

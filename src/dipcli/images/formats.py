@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from dipcli.errors import DipError
-from dipcli.images import imageio, pillow, png, tiff
+from dipcli.images import pillow, png, tiff
 from dipcli.images.image import Image
 from dipcli.images.raster import Raster
 
@@ -94,7 +94,7 @@ FORMATS = (
     ),
     Format(name="GIF", suffixes=(".gif",), signatures=(b"GIF8",), read=partial(pillow.read, kind="GIF")),
     Format(
-        name="any that imageio reads", signatures=(b"",), read=imageio.read,
+        name="any that imageio reads", signatures=(b"",), read=pillow.read_other,
         suffixes=(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".avif", ".tga", ".sgi", ".pcx", ".hdr"),
     ),
 )  # fmt: skip
@@ -119,14 +119,10 @@ def formats() -> tuple[Format, ...]:
 
 
 def find_writable(suffix: str, image: Image | None = None) -> Format:
-    """Find the format to write for a suffix.
-
-    Args:
-        suffix: as ".png"; capitals do not matter.
-        image: what is to be written, if that is known.
+    """Find the format to write for a suffix as ".png", in capitals or not.
 
     Raises:
-        DipError: if there is no such format or it cannot hold the image.
+        DipError: if there is no such format, or it cannot hold the image that is to be written.
     """
     writable = [row for row in formats() if row.write]
     found = next((row for row in writable if suffix.lower() in row.suffixes), None)

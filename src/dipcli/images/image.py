@@ -44,6 +44,11 @@ class Image:
     samples: NDArray[Any] | None = None
     known: NDArray[np.bool_] | None = None
 
+    @property
+    def full(self) -> float:
+        """The sample value of an opaque pixel, and unless samples are floats of white."""
+        return 1.0 if self.dtype.kind == "f" else float(np.iinfo(self.dtype).max)
+
     def with_pixels(self, pixels: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> Image:
         """Replace the pixels.
 
@@ -63,11 +68,7 @@ class Image:
     def quantize(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Clip pixels to 0..1 and round them to the levels of this bit depth, as writing and reading would."""
         pixels = np.clip(pixels, 0, 1)
-        if self.dtype.kind == "f":
-            return pixels
-        full = np.float32(np.iinfo(self.dtype).max)
-        levels: NDArray[np.float32] = np.rint(pixels * full) / full
-        return levels
+        return pixels if self.dtype.kind == "f" else np.rint(pixels * np.float32(self.full)) / np.float32(self.full)
 
     def array(self) -> NDArray[Any]:
         """Return the samples to write to a file: shape (H, W) or (H, W, channels), in the file's dtype."""
@@ -77,7 +78,7 @@ class Image:
             values *= high - low
             values += low
         else:
-            values *= np.iinfo(self.dtype).max
+            values *= self.full
             np.rint(values, out=values)
         samples = values.transpose(1, 2, 0).astype(self.dtype, order="C")
         if self.known is not None and self.samples is not None:
@@ -140,7 +141,5 @@ def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) 
 def _resize_alpha(alpha: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
     from skimage.transform import resize  # noqa: PLC0415 - half a second of SciPy
 
-    values = resize(alpha.astype(np.float64), size, order=1, anti_aliasing=True)
-    values = values if alpha.dtype.kind == "f" else np.rint(values)
-    resized: NDArray[Any] = values.astype(alpha.dtype)
-    return resized
+    values: NDArray[Any] = resize(alpha.astype(np.float64), size, order=1, anti_aliasing=True)
+    return (values if alpha.dtype.kind == "f" else np.rint(values)).astype(alpha.dtype)

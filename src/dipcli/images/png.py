@@ -43,9 +43,7 @@ def read(data: bytes) -> Raster:
         raise DipError("The PNG does not begin with a header: check the file.")
     width, height, _, colour_type = struct.unpack(">IIBB", header[:10])
     check_size(width, height, CHANNELS.get(colour_type, 1))
-    first: dict[bytes, memoryview] = {}
-    for kind, content in chunks:
-        first.setdefault(kind, content)
+    first = dict(reversed(chunks))  # of each kind
     if b"acTL" in first and (frames := int.from_bytes(first[b"acTL"][:4])) > 1:
         raise DipError(f"The PNG is animated, with {frames} frames: extract the one to restore.")
     sample_chunks = b"".join(_encode_chunk(kind, content) for kind, content in chunks if kind in SAMPLE_CHUNKS)
@@ -67,9 +65,7 @@ def read(data: bytes) -> Raster:
 def write(raster: Raster, *, preview: bool = False) -> bytes:
     """Encode a file of 8 or 16 bits: grey, grey with alpha, RGB or RGBA.
 
-    Args:
-        raster: samples and metadata.
-        preview: compress quickly, and add a marker by which `is_marked` knows a file that may be replaced.
+    A preview is compressed quickly, and has a marker by which `is_marked` knows a file that may be replaced.
     """
     data = bytes(imagecodecs.png_encode(np.ascontiguousarray(raster.samples), level=PREVIEW_LEVEL if preview else None))
     metadata = raster.png_colour + (MARKER if preview else b"")
@@ -89,11 +85,7 @@ def is_marked(path: Path) -> bool:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield type and content of each chunk up to IEND.
-
-    Raises:
-        DipError: if there is no IEND or a checksum is wrong.
-    """
+    """Yield type and content of each chunk up to IEND; refuse a file without IEND, or with a wrong checksum."""
     view, start, kind = memoryview(data), len(SIGNATURE), b""
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", data, start) if len(data) >= start + 8 else (len(data), b"")

@@ -16,6 +16,7 @@ from dipcli.images import exif
 MAX_PIXELS = 250_000_000
 MAX_SAMPLES = 4 * MAX_PIXELS  # colours and alpha
 MAX_PIXELS_PER_INCH = 65535
+TOO_LARGE = f"is larger than the limit of {MAX_PIXELS // 10**6} megapixels: make it smaller first."
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,7 @@ def check_size(width: int, height: int, channels: int = 1) -> None:
     """
     if width * height > MAX_PIXELS or width * height * channels > MAX_SAMPLES:
         size = f"{width}x{height}" + (f" with {channels} channels" if width * height <= MAX_PIXELS else "")
-        raise size_error(f"An image of {size}")
-
-
-def size_error(image: str) -> DipError:
-    """The error for an image beyond the size limit."""
-    return DipError(f"{image} is larger than the limit of {MAX_PIXELS // 10**6} megapixels: make it smaller first.")
+        raise DipError(f"An image of {size} {TOO_LARGE}")
 
 
 def valid_resolution(horizontal: Any, vertical: Any) -> tuple[float, float] | None:

@@ -17,7 +17,7 @@ from dipcli.images import exif, pillow
 from dipcli.images.raster import Raster, check_size, valid_resolution
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, ICC_PROFILE = 274, 282, 283, 296, 34675  # tags
+CODES = ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, ICC_PROFILE = 274, 282, 283, 296, 34675  # tags
 UNITS_PER_INCH = {2: 1.0, 3: 2.54}  # by resolution unit
 DEPTHS = (8, 16, 32, 64)
 COLOURS = 3
@@ -48,47 +48,35 @@ def read(data: bytes) -> Raster:
         if pages := sum(not other.subfiletype & REDUCED for other in others):
             raise DipError(f"The file has {1 + pages} pages: extract the one to restore.")
         _check_complete(page, len(data))
-        codes = (ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, ICC_PROFILE)
-        tags = {code: tag.value for code in codes if (tag := page.tags.get(code))}
+        tags = {code: tag.value for code in CODES if (tag := page.tags.get(code))}
         samples, orientation = _samples(page), tags.get(ORIENTATION, 1)
     if samples is None:
         raster = pillow.read(data, "TIFF")
         samples, orientation = raster.samples, raster.orientation  # Pillow may have applied it
-    profile = tags.get(ICC_PROFILE)
-    return Raster(
-        samples,
-        orientation,
-        profile=profile if isinstance(profile, bytes) else None,
-        exif=exif.from_tiff(data),
-        resolution=_resolution(tags),
-    )
+    profile = tags.get(ICC_PROFILE) if isinstance(tags.get(ICC_PROFILE), bytes) else None
+    return Raster(samples, orientation, profile, exif.from_tiff(data), _resolution(tags))
 
 
 def write(raster: Raster) -> bytes:
     """Encode a file, uncompressed."""
     samples = raster.samples
     channels = samples.shape[2] if samples.ndim > 2 else 1  # noqa: PLR2004 - height, width, channels
-    options: dict[str, Any] = {"photometric": "rgb" if channels in (COLOURS, COLOURS + 1) else "minisblack"}
+    options: dict[str, Any] = {"metadata": None, "software": False, "iccprofile": raster.profile}
+    options["photometric"] = "rgb" if channels in (COLOURS, COLOURS + 1) else "minisblack"
+    options["byteorder"] = exif.byte_order(raster.exif) if raster.exif else "<"
     if channels > 1:
-        options |= {"planarconfig": "contig"}
+        options["planarconfig"] = "contig"
     if channels in (2, COLOURS + 1):
-        options |= {"extrasamples": ["unassalpha"]}
+        options["extrasamples"] = ["unassalpha"]
     if raster.resolution:
         options |= {"resolution": raster.resolution, "resolutionunit": "inch"}
     file = io.BytesIO()
-    order = exif.byte_order(raster.exif) if raster.exif else "<"
-    tifffile.imwrite(
-        file, samples, byteorder=order, iccprofile=raster.profile, metadata=None, software=False, **options
-    )
+    tifffile.imwrite(file, samples, **options)
     return exif.to_tiff(file.getvalue(), raster.exif) if raster.exif else file.getvalue()
 
 
 def _check_complete(page: Any, length: int) -> None:
-    """Check that all strips or tiles of a page lie within the file; tifffile would read missing ones as black.
-
-    Raises:
-        DipError: if one does not.
-    """
+    """Refuse a page whose strips or tiles do not all lie within the file; tifffile would read missing ones as black."""
     pieces = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     if len(pieces) < math.prod(page.chunked) or any(
         not (start > 0 and size > 0 and start + size <= length) for start, size in pieces
@@ -97,11 +85,7 @@ def _check_complete(page: Any, length: int) -> None:
 
 
 def _samples(page: Any) -> NDArray[Any] | None:
-    """Decode a page to shape (H, W) or (H, W, channels); None if Pillow has to read it: palettes, single bits, JPEG.
-
-    Raises:
-        DipError: if it cannot be read without loss.
-    """
+    """Decode a page to (H, W) or (H, W, channels); None if Pillow has to read it: palettes, single bits, JPEG."""
     plain = page.photometric in PLAIN and page.compression in COMPRESSIONS
     if page.bitspersample <= 8 and page.samplesperpixel <= COLOURS + 1 and not (plain and page.bitspersample == 8):  # noqa: PLR2004
         return None

@@ -164,11 +164,7 @@ class Pixels(Architecture):
 
 
 def check_channels(name: str, channels: tuple[int, ...]) -> None:
-    """Check the channels of the levels of the network of this name.
-
-    Raises:
-        UsageError: when there are too few or too many channels or levels.
-    """
+    """Refuse too few or too many channels or levels of the network of this name, by a UsageError."""
     if min(channels) < 1 or max(channels) > MAX_CHANNELS:
         raise UsageError(f"The network {name} needs channels of 1 to {MAX_CHANNELS}.")
     if len(channels) > MAX_LEVELS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,10 +22,7 @@ DEFAULT_INPUT_DEPTH = 32  # channels of z, published for most images with a nois
 
 
 class Crop(nn.Module):
-    """Cut out the centre of an image, so that the padding of z enters neither loss nor output.
-
-    An image that is smaller, because the network was given only a part of z, is returned as it is.
-    """
+    """Cut out the centre of an image, so that the padding of z enters neither loss nor output; smaller ones stay."""
 
     def __init__(self, height: int, width: int) -> None:
         super().__init__()
@@ -117,9 +115,6 @@ def _make_code(settings: Settings, height: int, width: int, guide: Tensor | None
 
 def _mirror_to_size(image: Tensor, height: int, width: int) -> Tensor:
     """Extend an image on all sides, where `Crop` cuts it off, by mirroring it at its borders as often as needed."""
-    for dimension, side in ((-2, height), (-1, width)):
-        length = image.shape[dimension]
-        period = max(1, 2 * (length - 1))
-        index = (torch.arange(side) - (side - length) // 2) % period
-        image = image.index_select(dimension, torch.minimum(index, period - index).to(image.device))
-    return image
+    sides = zip(image.shape[-2:], (height, width), strict=True)
+    margins = [((side - own) // 2, side - own - (side - own) // 2) for own, side in sides]
+    return torch.from_numpy(np.pad(image.cpu().numpy(), [(0, 0), *margins], mode="reflect")).to(image.device)

@@ -14,17 +14,13 @@ COUNT_ATTRIBUTES = ("in_channels", "out_channels", "groups", "num_features", "me
 
 
 class GroupedNetworks(nn.Module):
-    """Networks with the same initial weights and the same z; each makes its own image.
+    """Some copies (members) of a network with the same z; each makes its own image.
 
     On one CPU thread in bf16 four members of the network for dejpeg take 0.6 (128x128) to 0.8 (256x256) of the time of
     four networks in sequence; in fp32, and with wide networks, 0.9 to 1.25.
 
     A loss that sums over the members fits each as if it were alone, unless the shared z is fitted too. The mean over
     the members divides every gradient by their number, which Adam's eps makes noticeable for small gradients.
-
-    Args:
-        network: the initial network of each member.
-        members: number of members.
     """
 
     def __init__(self, network: nn.Module, members: int) -> None:
@@ -45,14 +41,9 @@ def can_group(network: nn.Module) -> bool:
 
 
 def group_networks(networks: Sequence[nn.Module]) -> nn.Module:
-    """Return one network that computes the same as these, from their inputs concatenated along the channels.
+    """Return one network that computes the same as these of one architecture, from inputs concatenated along channels.
 
-    Args:
-        networks: of the same architecture, each for one image.
-
-    Returns:
-        A network whose weights are those of the members, concatenated along the first dimension; free pixels along the
-        second.
+    Its weights are those of the members, concatenated along the first dimension; free pixels along the second.
     """
     grouped = deepcopy(networks[0])
     for layer, *members in zip(grouped.modules(), *(network.modules() for network in networks), strict=True):

@@ -116,15 +116,9 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 def convolution(inputs: int, outputs: int, kernel: int, pad: str, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:
-    """Return a convolution that keeps the size, or divides it by the stride.
+    """Return a convolution that keeps the size, or divides it by the stride, with an odd kernel side.
 
-    Args:
-        inputs: channels of x.
-        outputs: channels of y.
-        kernel: side of the kernel, odd.
-        pad: reflection or zero.
-        stride: step of the kernel, in pixels.
-        bias: whether to add a constant to each channel of y.
+    It has `inputs` channels of x and `outputs` of y; the padding is reflection or zero.
     """
     mode: Literal["reflect", "zeros"] = "reflect" if pad == "reflection" and kernel > 1 else "zeros"
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, padding_mode=mode, bias=bias)
@@ -155,16 +149,12 @@ def _is_faster_before_upsampling(x: Tensor, convolution: nn.Conv2d) -> bool:
 
 def _apply(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
     """Apply the layers in order, a norm and the LeakyReLU after it in one step."""
-    pending: nn.BatchNorm2d | None = None
-    for layer in layers:
-        if pending is not None and isinstance(layer, nn.LeakyReLU):
-            x = norm.batch_norm_leaky_relu(x, pending.weight, pending.bias, pending.eps, layer.negative_slope)
-            pending = None
-            continue
-        if pending is not None:
-            x, pending = pending(x), None
-        if isinstance(layer, nn.BatchNorm2d):
-            pending = layer
+    left = [*layers][::-1]
+    while left:
+        layer, following = left.pop(), left[-1] if left else None
+        if isinstance(layer, nn.BatchNorm2d) and isinstance(following, nn.LeakyReLU):
+            x = norm.batch_norm_leaky_relu(x, layer.weight, layer.bias, layer.eps, following.negative_slope)
+            left.pop()
         else:
             x = layer(x)
-    return x if pending is None else pending(x)
+    return x

@@ -51,20 +51,16 @@ class Skip(Architecture):
     pointwise: bool = True
 
     def __post_init__(self) -> None:
-        levels = len(self.channels)
+        levels, once = len(self.channels), "one value for all levels, or one for each"
         check_channels(self.name, self.channels)
-        if len(self.skips) != levels:
-            raise UsageError(
-                f"The network skip has {levels} levels in channels but {len(self.skips)} in skips: "
-                "give both the same number."
-            )
         if min(self.skips) < 0 or max(self.skips) > MAX_CHANNELS:
             raise UsageError(f"The network skip needs skips of 0 to {MAX_CHANNELS}.")
-        for key, values in (("up", self.up), ("kernel_down", self.kernel_down), ("kernel_up", self.kernel_up)):
-            if len(values) not in (1, levels):
+        allowed = {"skips": "both the same number", "up": once, "kernel_down": once, "kernel_up": once}
+        for key, advice in allowed.items():
+            found = len(getattr(self, key))
+            if found != levels and not (found == 1 and advice is once):
                 raise UsageError(
-                    f"The network skip has {levels} levels in channels but {len(values)} in {key}: "
-                    "give one value for all levels, or one for each."
+                    f"The network skip has {levels} levels in channels but {found} in {key}: give {advice}."
                 )
         if any(side % 2 == 0 or not 1 <= side <= MAX_KERNEL_SIDE for side in self.kernel_down + self.kernel_up):
             raise UsageError(f"The network skip needs odd kernels: choose odd numbers of 1 to {MAX_KERNEL_SIDE}.")

@@ -51,7 +51,7 @@ def alexnet() -> Classifier:
         *_convolution("3", 192, 384), *_convolution("4", 384, 256), *_convolution("5", 256, 256),
         ("pool5", nn.MaxPool2d(3, 2)),
     ]  # fmt: skip
-    return _join(features, 6, _head(256 * 6 * 6, dropout_at=(0, 3)))
+    return _complete(features, channels=256, side=6, dropout_at=(0, 3))
 
 
 def vgg(*convolutions: int) -> Classifier:
@@ -69,7 +69,7 @@ def vgg(*convolutions: int) -> Classifier:
             features += _convolution(f"{block}_{number}", inputs, outputs)
             inputs = outputs
         features += [(f"pool{block}", nn.MaxPool2d(2))]
-    return _join(features, 7, _head(512 * 7 * 7, dropout_at=(2, 5)))
+    return _complete(features, channels=512, side=7, dropout_at=(2, 5))
 
 
 # The builder of each model, and the file of PyTorch's published weights, whose name ends with the start of its SHA-256.
@@ -124,12 +124,10 @@ def randomise_weights(network: nn.Module, seed: int) -> None:
 
 
 def load_weights(network: nn.Module, path: Path, unused: Collection[str] = ()) -> None:
-    """Load a state dict from a file, without the wrappers that training scripts put around it.
+    """Fill a network, which may be on the meta device, from a state dict that torch.save wrote.
 
-    Args:
-        network: the network to fill; it may be on the meta device.
-        path: a file written by torch.save; code in it is not run.
-        unused: names in the file that the network may lack.
+    Code in the file is not run. Wrappers that training scripts put around the state dict are removed, and the names in
+    `unused` may be missing in the network.
 
     Raises:
         DipError: when the file cannot be read or does not fit.
@@ -160,28 +158,22 @@ def _convolution(name: str, inputs: int, outputs: int, side: int = 3, *, stride:
     return [(f"conv{name}", convolution), (f"relu{name}", nn.ReLU(inplace=True))]
 
 
-def _head(inputs: int, dropout_at: tuple[int, int]) -> Layers:
-    """Return three fully connected layers. Dropout is the identity after training, but counts in the numbering."""
-    layers: Layers = [
-        ("fc6", nn.Linear(inputs, 4096)), ("relu6", nn.ReLU(inplace=True)),
+def _complete(features: Layers, channels: int, side: int, dropout_at: tuple[int, int]) -> Classifier:
+    """Add average pooling to a fixed size and three fully connected layers.
+
+    Dropout is the identity after training, but counts in the numbering.
+    """
+    head: Layers = [
+        ("fc6", nn.Linear(channels * side**2, 4096)), ("relu6", nn.ReLU(inplace=True)),
         ("fc7", nn.Linear(4096, 4096)), ("relu7", nn.ReLU(inplace=True)), ("fc8", nn.Linear(4096, 1000)),
     ]  # fmt: skip
     for index in dropout_at:
-        layers.insert(index, ("", nn.Identity()))
-    return layers
-
-
-def _join(features: Layers, pooled_side: int, head: Layers) -> Classifier:
-    """Join convolutions, average pooling to a fixed size, and fully connected layers."""
-    network = OrderedDict(
-        features=nn.Sequential(*(module for _, module in features)),
-        avgpool=nn.AdaptiveAvgPool2d(pooled_side),
-        flatten=nn.Flatten(),
-        classifier=nn.Sequential(*(module for _, module in head)),
-    )
-    names = {name: f"features.{index}" for index, (name, _) in enumerate(features)}
-    names |= {name: f"classifier.{index}" for index, (name, _) in enumerate(head) if name}
-    return Classifier(nn.Sequential(network), names)
+        head.insert(index, ("", nn.Identity()))
+    parts = {"features": features, "classifier": head}
+    first, last = (nn.Sequential(*(module for _, module in part)) for part in parts.values())
+    layers = {"features": first, "avgpool": nn.AdaptiveAvgPool2d(side), "flatten": nn.Flatten(), "classifier": last}
+    names = {name: f"{key}.{i}" for key, part in parts.items() for i, (name, _) in enumerate(part) if name}
+    return Classifier(nn.Sequential(OrderedDict(layers)), names)
 
 
 def _truncate(network: nn.Sequential, module: str) -> nn.Sequential:

@@ -92,12 +92,7 @@ def _stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
 
 
 def find_layer(network: nn.Module, layer: str, names: Mapping[str, str] | None = None) -> str:
-    """Return the name of the module that a layer means.
-
-    Args:
-        network: holds the module.
-        layer: a key of `names`, or the name of a module.
-        names: names of modules by their usual names.
+    """Return the name of the module that a layer means: one of `names`, by its usual name, or itself.
 
     Raises:
         UsageError: when the layer does not exist; the message lists the layers.

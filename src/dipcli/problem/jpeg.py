@@ -7,23 +7,29 @@ with blocks and ringing in it. `Encoder` describes the set of all of them.
 
 from __future__ import annotations
 
+import io
 import math
+import tempfile
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import PIL.Image
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dipcli.errors import DipError
-from dipcli.images.exif import TRANSFORMS
-from dipcli.problem.jpeg_file import BLOCK_SIDE, JpegCoefficients, read_coefficients
+from dipcli.images.exif import ORIENTATION, TRANSFORMS
 from dipcli.problem.losses import squared_error
 
 if TYPE_CHECKING:
     from dipcli.images.image import Image
 
+BLOCK_SIDE = 8  # samples
 WHITE = 255.0  # steps are in grey levels of 255
 LUMA_OFFSET = 128 / WHITE  # subtracted from the luma before its transform
 # From RGB to Y, Cb, Cr: JFIF 1.02, page 3, after ITU-R BT.601.
@@ -37,6 +43,37 @@ FINISH_ROUNDS = 4  # of projection and clipping, which undo a little of one anot
 # without it, 27.5 with it alone, 28.0 with a tenth of it.
 CENTRE_WEIGHT = 0.1
 AGREEMENT_TOLERANCE = 0.5  # grey levels; rounding pixels to integers moves a coefficient by 0.3 on average
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One of the components Y, Cb and Cr of a file.
+
+    Attributes:
+        levels: k, integers, shape (rows, columns, 8, 8) of blocks.
+        steps: q, in grey levels, shape (8, 8).
+        sampling: image pixels per sample, (down, across).
+    """
+
+    levels: NDArray[Any]
+    steps: NDArray[Any]
+    sampling: tuple[int, int]
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Image pixels that its blocks cover, (down, across)."""
+        (rows, columns), (down, across) = self.levels.shape[:2], self.sampling
+        return rows * BLOCK_SIDE * down, columns * BLOCK_SIDE * across
+
+
+@dataclass(frozen=True)
+class JpegCoefficients:
+    """The contents of a JPEG file: size of the coded image in pixels, its EXIF orientation (1 to 8), Y or Y, Cb, Cr."""
+
+    height: int
+    width: int
+    orientation: int
+    planes: tuple[Plane, ...]
 
 
 class Encoder(nn.Module):
@@ -81,7 +118,10 @@ class Encoder(nn.Module):
             steps = np.broadcast_to(np.float32(plane.steps / WHITE), plane.levels.shape)
             values["measured"].append(plane.levels * steps)
             values["half_steps"].append(steps / 2)
-            values["inside"].append(plane.find_inside(coefficients.height, coefficients.width))
+            inside = np.zeros(plane.levels.shape, np.bool_)
+            (down, across), sides = plane.sampling, (coefficients.height, coefficients.width)
+            inside[: sides[0] // (BLOCK_SIDE * down), : sides[1] // (BLOCK_SIDE * across)] = True
+            values["inside"].append(inside)
             values["weight"].append(np.full_like(steps, float(gain) * math.prod(plane.sampling)))
         for name, arrays in values.items():
             self.register_buffer(name, torch.from_numpy(np.concatenate([array.ravel() for array in arrays])))
@@ -152,10 +192,7 @@ class Encoder(nn.Module):
 
             E(p, y, w) = sum(w (max(0, |p - y| - q/2)^2 + r (p - y)^2)) / sum(w),   r = 0.1
 
-        Args:
-            prediction: p = A(x), shape (N,).
-            measured: y = k q, shape (N,).
-            weight: w >= 0, shape (N,); ones when omitted.
+        Here p = A(x), y = k q and w >= 0 (ones when omitted) have shape (N,).
         """
         outside = F.relu((prediction - measured).abs() - self.half_steps)
         from_centre = CENTRE_WEIGHT * squared_error(prediction, measured, weight)
@@ -178,6 +215,39 @@ class Encoder(nn.Module):
         x = x.transpose(-2, -1) if self.transposed else x
         down, across = (full - side for full, side in zip(self.extent, x.shape[-2:], strict=True))
         return F.pad(x[None], (0, across, 0, down), mode="replicate")[0] if down or across else x
+
+
+def read_coefficients(data: bytes) -> JpegCoefficients:
+    """Read the tables and the rounded coefficients of a JPEG file, without decoding pixels.
+
+    Raises:
+        DipError: when it is not a JPEG file, or one of an unsupported kind.
+    """
+    if not data.startswith(b"\xff\xd8\xff"):
+        raise DipError("The image is not from a JPEG file: give the JPEG it came from.")
+    import jpeglib  # noqa: PLC0415 - only for JPEG files
+
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):  # it prints when it fails
+        path = Path(folder) / "image.jpg"
+        path.write_bytes(data)
+        try:
+            jpeg = jpeglib.read_dct(str(path))
+            jpeg.load()
+        except (OSError, ValueError) as error:
+            raise DipError("The JPEG's coefficients cannot be read: save it again as a plain JPEG.") from error
+    colours = jpeg.jpeg_color_space.name
+    if colours not in ("JCS_GRAYSCALE", "JCS_YCbCr"):
+        raise DipError(f"The JPEG is in {colours.removeprefix('JCS_')}, not in YCbCr or grey: convert it first.")
+    pixels_per_sample = (jpeg.samp_factor.max(axis=0) // jpeg.samp_factor).tolist()  # jpeglib has refused fractions
+    levels = [plane for plane in (jpeg.Y, jpeg.Cb, jpeg.Cr) if plane is not None]
+    planes = tuple(
+        Plane(level, jpeg.get_component_qt(number), tuple(pixels_per_sample[number]))
+        for number, level in enumerate(levels)
+    )
+    orientation = 1  # as it is coded, where it is missing or invalid
+    with suppress(Exception), PIL.Image.open(io.BytesIO(data)) as image:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    return JpegCoefficients(jpeg.height, jpeg.width, orientation if orientation in TRANSFORMS else 1, planes)
 
 
 def make_encoder(image: Image) -> Encoder:
@@ -203,7 +273,6 @@ def cosine_transform() -> Tensor:
     Source:
         ITU-T T.81, A.3.3, which transforms both sides of a block.
     """
-    frequency, sample = torch.arange(BLOCK_SIDE).double()[:, None], torch.arange(BLOCK_SIDE).double()[None]
-    waves = torch.cos(math.pi * frequency * (2 * sample + 1) / (2 * BLOCK_SIDE)) * math.sqrt(2 / BLOCK_SIDE)
-    waves[0] /= math.sqrt(2)
-    return waves.float()
+    from scipy.fft import dct  # noqa: PLC0415 - only for JPEG files
+
+    return torch.from_numpy(dct(np.eye(BLOCK_SIDE), axis=0, norm="ortho")).float()

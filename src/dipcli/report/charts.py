@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dipcli.report.embedding import space_evenly
@@ -33,19 +34,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves that share their axes.
-
-    Attributes:
-        title: what they show.
-        unit: of the values.
-        curves: those that have points.
-        may_be_logarithmic: whether a wide range of values is drawn on a logarithmic scale.
-    """
+    """Curves that share their axes: a title, the unit of the values, and the curves that have points."""
 
     title: str
     unit: str
     curves: tuple[Curve, ...]
-    may_be_logarithmic: bool = True
 
     @property
     def description(self) -> str:
@@ -60,61 +53,35 @@ class Chart:
         return "; ".join(sentences)
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """The log of one fit, with its name among the others and the iteration that was kept."""
-
-    name: str
-    rows: list[LogRow]
-    kept: int | None
-
-
 def build_charts(run: RunFolder) -> list[Chart]:
     """Return the charts for which the log has at least two points."""
-    fits = _split_log(run)
-    rule_name = run.record.rule.removeprefix("rule ").partition(":")[0] if run.record else ""
-    rule = rules().get(rule_name)
-    charts = [
-        Chart("Loss", "", _build_curves(fits, "loss")),
-        Chart("PSNR to the reference", "dB", _build_curves(fits, "psnr_ref_smoothed", "psnr_ref"), False),
-        Chart("PSNR to the measurement", "dB", _build_curves(fits, "psnr_noisy_smoothed", "psnr_noisy"), False),
-        Chart("Stopping criterion", rule.criterion_label if rule else "", _build_curves(fits, "signal")),
-    ]
+    rule = rules().get(run.record.rule.removeprefix("rule ").partition(":")[0] if run.record else "")
+    columns = {
+        ("Loss", ""): ("loss", ""),
+        ("PSNR to the reference", "dB"): ("psnr_ref_smoothed", "psnr_ref"),
+        ("PSNR to the measurement", "dB"): ("psnr_noisy_smoothed", "psnr_noisy"),
+        ("Stopping criterion", rule.criterion_label if rule else ""): ("signal", ""),
+    }
+    charts = [Chart(*title, tuple(_build_curves(run, *names))) for title, names in columns.items()]
     return [chart for chart in charts if any(len(curve.points) > 1 for curve in chart.curves)]
 
 
-def _build_curves(fits: list[_Fit], column: str, output_column: str = "") -> tuple[Curve, ...]:
-    """The curves of one chart: one for each fit; for a single fit also that of its outputs without averaging."""
-    if len(fits) > 1:
-        same = len(fits) > MAX_STYLES
-        curves = [
-            Curve("" if same else fit.name, _select_points(fit.rows, column), 0 if same else number, same, fit.kept)
-            for number, fit in enumerate(fits)
-        ]
-    else:
-        curves = [
-            curve
-            for fit in fits
-            for curve in (
-                Curve("running average" if output_column else "", _select_points(fit.rows, column), kept=fit.kept),
-                Curve("network output", _select_points(fit.rows, output_column), is_faint=True),
-            )
-        ]
-    return tuple(curve for curve in curves if curve.points)
-
-
-def _split_log(run: RunFolder) -> list[_Fit]:
-    """Split the log by fit."""
-    rows: dict[tuple[int, int], list[LogRow]] = {}
+def _build_curves(run: RunFolder, column: str, output_column: str) -> Iterator[Curve]:
+    """Yield the curves of one chart: one for each fit; for a single fit also that of its outputs without averaging."""
+    fits: dict[tuple[int, int], list[LogRow]] = {}
     for row in run.rows:
-        rows.setdefault((int(row.get("tile") or 0), int(row.get("run") or 1)), []).append(row)
-    fits = run.record.runs if run.record else ()
-    kept = {(fit.tile or 0, fit.run): fit.kept for fit in fits}
-    several = len({number for _, number in rows}) > 1
-    return [
-        _Fit(" ".join([f"tile {tile}"] * bool(tile) + [f"run {number}"] * several), own_rows, kept.get((tile, number)))
-        for (tile, number), own_rows in rows.items()
-    ]
+        fits.setdefault((int(row.get("tile") or 0), int(row.get("run") or 1)), []).append(row)
+    kept = {(fit.tile or 0, fit.run): fit.kept for fit in (run.record.runs if run.record else ())}
+    several_runs, same_style = len({number for _, number in fits}) > 1, len(fits) > MAX_STYLES
+    for index, ((tile, number), rows) in enumerate(fits.items()):
+        names = [f"tile {tile}"] * bool(tile) + [f"run {number}"] * several_runs
+        label, style = (" ".join(names), index) if len(fits) > 1 else ("running average" * bool(output_column), 0)
+        if same_style:
+            label, style = "", 0
+        if points := _select_points(rows, column):
+            yield Curve(label, points, style, same_style, kept.get((tile, number)))
+        if len(fits) == 1 and (points := _select_points(rows, output_column)):
+            yield Curve("network output", points, is_faint=True)
 
 
 def _select_points(rows: list[LogRow], column: str) -> tuple[tuple[float, float], ...]:

@@ -22,15 +22,11 @@ FILL_COLOUR = (225, 29, 116)  # of pixels to be filled; rare in photographs
 
 @dataclass(frozen=True)
 class EmbeddedImage:
-    """An image of the page.
+    """An image of the page, with its label, its legend, and a data URL that holds it.
 
     Attributes:
-        name: its label.
-        url: a data URL that holds it.
         size: width and height in pixels before it was reduced.
         treatment: how it differs from its file, in words; empty if it does not.
-        has_transparency: whether it has transparent pixels.
-        legend: the text beneath it.
         place: left, top, width and height of the part of the result that it shows, in percent; None for all of it.
     """
 
@@ -51,10 +47,8 @@ def to_samples(image: Image) -> NDArray[np.uint8]:
     samples: NDArray[np.uint8] = image.to_8_bits(image.pixels).array()
     if image.alpha is None:
         return samples
-    full = 1.0 if image.alpha.dtype.kind == "f" else float(np.iinfo(image.alpha.dtype).max)
-    alpha = np.rint(np.clip(image.alpha / full, 0, 1) * 255).astype(np.uint8)
-    colours = samples if samples.ndim == COLOURS else np.repeat(samples[..., None], COLOURS, axis=2)
-    return np.concatenate([colours, alpha[..., None]], axis=2)
+    alpha = np.rint(np.clip(image.alpha / image.full, 0, 1) * 255).astype(np.uint8)
+    return np.dstack([samples if samples.ndim == COLOURS else np.dstack([samples] * COLOURS), alpha])
 
 
 def embed_image(
@@ -66,16 +60,7 @@ def embed_image(
     legend: str = "",
     place: tuple[float, float, float, float] | None = None,
 ) -> EmbeddedImage:
-    """Embed an image.
-
-    Args:
-        name: its label.
-        image: the image, of any size and type.
-        max_side: pixels; an image with a longer side is reduced to it.
-        max_lossless_side: pixels; up to this side the image is stored without loss.
-        legend: the text beneath it.
-        place: the part of the result that it shows, in percent.
-    """
+    """Embed an image of any type, without loss up to one side in pixels, reduced beyond the other."""
     samples = to_samples(image)
     pillow_image = PIL.Image.fromarray(samples)
     size = pillow_image.size
@@ -94,38 +79,17 @@ def embed_image(
     file = io.BytesIO()
     pillow_image.save(file, "WEBP", **options)
     has_transparency = image.alpha is not None and bool((samples[..., -1] < np.iinfo(np.uint8).max).any())
-    return EmbeddedImage(
-        name,
-        f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}",
-        size,
-        ", ".join(treatment),
-        has_transparency,
-        legend,
-        place,
-    )
+    url = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+    return EmbeddedImage(name, url, size, ", ".join(treatment), has_transparency, legend, place)
 
 
 def mark_filled_pixels(image: Image, filled: Image) -> Image | None:
-    """Paint the pixels to be filled in one flat colour.
-
-    Args:
-        image: the damaged image.
-        filled: white where pixels were filled.
-
-    Returns:
-        None if the two differ in size.
-    """
+    """Paint the pixels that are white in `filled` in one flat colour; None if the two images differ in size."""
     if image.pixels.shape[1:] != filled.pixels.shape[1:]:
         return None
     colour = np.array(FILL_COLOUR, np.float32)[:, None, None] / 255
     marked = image.to_8_bits(np.where(filled.pixels[:1] > 1 / 2, colour, image.pixels[:COLOURS]).astype(np.float32))
     return marked if len(image.pixels) >= COLOURS else replace(marked, profile=None)  # no longer grey
-
-
-def stretch_contrast(image: Image) -> Image:
-    """Scale a map so that its largest value is white."""
-    largest = float(image.pixels.max())
-    return image.to_8_bits(image.pixels / largest if largest else image.pixels)
 
 
 def space_evenly(count: int, most: int) -> Sequence[int]:

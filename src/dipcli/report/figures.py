@@ -1,8 +1,9 @@
-"""Drawing charts: as SVG within the page, in its colours, and as figures for a paper."""
+"""Drawing charts as SVG within the page, in its colours, and figures for a paper: curves, and a sheet of snapshots."""
 
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dipcli import files
+from dipcli import files, images
 from dipcli.errors import DipError, UsageError
-from dipcli.report.charts import Chart, Curve, build_charts
-from dipcli.report.run_folder import RunFolder
+from dipcli.report.charts import Chart, build_charts
+from dipcli.report.embedding import to_samples
+from dipcli.report.gallery import ImageFiles, label_snapshots
+from dipcli.report.run_folder import read_run_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,13 +37,16 @@ METADATA: Mapping[str, Mapping[str, Any]] = {
     ".pdf": {"Creator": "dipcli", "Producer": None, "CreationDate": None},
     ".svg": {"Creator": "dipcli", "Date": None},
 }
+SHEET_COLUMNS = 6
+COLUMN_INCHES, CAPTION_INCHES = 2.0, 0.36
+DPI_LIMITS = (100.0, 600.0)  # of a sheet: a dot for each pixel of an image, within these
 
 
 def draw_svg(chart: Chart) -> str:
     """Draw a chart as an SVG element that takes colours and font from the page."""
-    with use_default_style():
+    with _use_default_style():
         file = io.StringIO()
-        _draw_figure([chart], PLACEHOLDERS).savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        _draw_charts([chart], PLACEHOLDERS).savefig(file, format="svg", transparent=True, metadata={"Date": None})
     svg = file.getvalue()
     start = svg.index("<svg")
     end = svg.index(">", start)
@@ -52,25 +58,45 @@ def draw_svg(chart: Chart) -> str:
     return head + body
 
 
-def write_curves(run: RunFolder, path: Path) -> None:
-    """Write the charts of a run as a figure for a paper, one below the other.
+def write_curves(folder: Path, path: Path) -> Path:
+    """Write the charts of a run as a figure for a paper, one below the other; return its path.
 
     Raises:
-        DipError: if there are none, or the file cannot be written.
+        DipError: if there are none, the run cannot be read, or the file cannot be written.
     """
-    charts = build_charts(run)
+    charts = build_charts(read_run_folder(folder))
     if not charts:
-        raise DipError(f"{run.folder} has no curves yet: its log has fewer than two rows.")
-    with use_default_style():
-        save_figure(_draw_figure(charts, PAPER_COLOURS), path)
+        raise DipError(f"{folder} has no curves yet: its log has fewer than two rows.")
+    with _use_default_style():
+        return _save(_draw_charts(charts, PAPER_COLOURS), path, DPI)
 
 
-def save_figure(figure: Figure, path: Path, dpi: float = DPI) -> None:
-    """Write a figure in the format that the suffix names."""
-    suffix = path.suffix.lower()
-    file = io.BytesIO()
-    figure.savefig(file, format=suffix[1:], dpi=dpi, metadata=dict(METADATA[suffix]))
-    files.write(path, file.getvalue())
+def write_contact_sheet(folder: Path, path: Path) -> Path:
+    """Write the snapshots of a run with iteration and PSNR above each, as a figure for a paper; return its path.
+
+    Raises:
+        DipError: if there are none, the run cannot be read, or the file cannot be written.
+    """
+    run = read_run_folder(folder)
+    labelled = [*label_snapshots(run, ImageFiles(run))]
+    if not labelled:
+        raise DipError(f"{folder} has no snapshots: restore with --snapshot-every or --snapshot-at.")
+    pixels = [to_samples(images.read(snapshot.path)[0]) for snapshot, _, _ in labelled]
+    columns = min(SHEET_COLUMNS, len(labelled))
+    rows = math.ceil(len(labelled) / columns)
+    height = COLUMN_INCHES * max(image.shape[0] / image.shape[1] for image in pixels)
+    with _use_default_style():
+        from matplotlib.figure import Figure  # noqa: PLC0415 - half a second
+
+        figure = Figure((columns * COLUMN_INCHES, rows * (height + CAPTION_INCHES)), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, (_, name, psnr), image in zip(grid.flat, labelled, pixels, strict=False):
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none")
+            axes.set_title(f"{name.replace('iteration ', '')}   {psnr}".rstrip(), loc="left", fontsize=9)
+        dots_per_inch = max(image.shape[1] for image in pixels) / COLUMN_INCHES
+        return _save(figure, path, min(max(dots_per_inch, DPI_LIMITS[0]), DPI_LIMITS[1]))
 
 
 def check_figure_path(path: Path, option: str) -> None:
@@ -87,14 +113,22 @@ def check_figure_path(path: Path, option: str) -> None:
         raise UsageError(f"{option} {path} exists and was not made by dip report: choose another name.")
 
 
-def use_default_style() -> Any:
+def _save(figure: Figure, path: Path, dpi: float) -> Path:
+    suffix = path.suffix.lower()
+    file = io.BytesIO()
+    figure.savefig(file, format=suffix[1:], dpi=dpi, metadata=dict(METADATA[suffix]))
+    files.write(path, file.getvalue())
+    return path
+
+
+def _use_default_style() -> Any:
     """Return a context with Matplotlib's default style, not the user's, and reproducible SVG."""
     from matplotlib import style  # noqa: PLC0415 - half a second
 
     return style.context(["default", {"svg.hashsalt": "dipcli", "svg.fonttype": "none", "font.size": 9}])
 
 
-def _draw_figure(charts: Sequence[Chart], colours: Mapping[str, str]) -> Figure:
+def _draw_charts(charts: Sequence[Chart], colours: Mapping[str, str]) -> Figure:
     from matplotlib.figure import Figure  # noqa: PLC0415 - half a second
 
     is_paper = colours is PAPER_COLOURS
@@ -114,29 +148,27 @@ def _draw_figure(charts: Sequence[Chart], colours: Mapping[str, str]) -> Figure:
 def _draw_chart(chart: Chart, axes: Axes, colours: Mapping[str, str]) -> None:
     """Draw the curves, and a mark at each iteration that was kept."""
     values = [value for curve in chart.curves for _, value in curve.points]
-    axes.set_xlabel("iteration", color=colours["faint"])
-    if chart.may_be_logarithmic and min(values) > 0 and max(values) > MIN_LOG_RATIO * min(values):
+    faint = colours["faint"]
+    axes.set_xlabel("iteration", color=faint)
+    if chart.unit != "dB" and min(values) > 0 and max(values) > MIN_LOG_RATIO * min(values):
         axes.set_yscale("log")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(colours["grid"])
-    axes.tick_params(which="both", color=colours["grid"], labelcolor=colours["faint"])
+    axes.tick_params(which="both", color=colours["grid"], labelcolor=faint)
     axes.grid(color=colours["grid"], linewidth=0.7)
     axes.set_axisbelow(True)
     for curve in chart.curves:
-        _draw_curve(curve, axes, colours[f"line{curve.style}"])
+        colour, (x, y) = colours[f"line{curve.style}"], zip(*curve.points, strict=True)
+        look: dict[str, Any] = {"linewidth": 1.6}
+        if curve.is_faint:
+            look = {"linewidth": 0.8, "alpha": 0.45, "zorder": 1.9}
+        axes.plot(x, y, color=colour, linestyle=DASHES[curve.style], label=curve.label or None, **look)
+        if curve.kept is not None:
+            axes.plot([curve.kept], [np.interp(curve.kept, x, y)], "o", color=colour, markersize=4.5)
     kept = [curve.kept for curve in chart.curves if curve.kept]
     if len(kept) == 1:
-        axes.axvline(kept[0], color=colours["faint"], linewidth=0.7, linestyle=(0, (3, 3)))
-        axes.text(
-            kept[0], 1.02, f"kept {kept[0]}", transform=axes.get_xaxis_transform(), ha="center", color=colours["faint"]
-        )
+        place = axes.get_xaxis_transform()
+        axes.axvline(kept[0], color=faint, linewidth=0.7, linestyle=(0, (3, 3)))
+        axes.text(kept[0], 1.02, f"kept {kept[0]}", transform=place, ha="center", color=faint)
     if any(curve.label for curve in chart.curves):
         axes.legend(frameon=False, labelcolor=colours["ink"], loc="best")
-
-
-def _draw_curve(curve: Curve, axes: Axes, colour: str) -> None:
-    x, y = zip(*curve.points, strict=True)
-    look: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.45, "zorder": 1.9} if curve.is_faint else {"linewidth": 1.6}
-    axes.plot(x, y, color=colour, linestyle=DASHES[curve.style], label=curve.label or None, **look)
-    if curve.kept is not None:
-        axes.plot([curve.kept], [np.interp(curve.kept, x, y)], "o", color=colour, markersize=4.5)

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dipcli import images
 from dipcli.errors import DipError
-from dipcli.images import tiff
-from dipcli.images.image import Image
+from dipcli.images import Image, tiff
 from dipcli.problem import metrics
+from dipcli.problem.residual import amplify, autocorrelation
 from dipcli.records.run_files import DAMAGED, FILLED, PREVIEW
-from dipcli.report.embedding import EmbeddedImage, embed_image, mark_filled_pixels, space_evenly, stretch_contrast
+from dipcli.report.embedding import COLOURS, EmbeddedImage, embed_image, mark_filled_pixels, space_evenly
 from dipcli.report.run_folder import RunFolder, Snapshot
 
 MAX_SNAPSHOTS = 24  # of the film strip
 SNAPSHOT_MAX_SIDE, SNAPSHOT_MAX_LOSSLESS_SIDE = 1024, 256  # pixels
-
+TASKS_WITH_RESIDUAL = ("denoise",)  # y = x + noise
+MAX_LAG = 8  # pixels
+MAX_CORRELATED_SIDE = 2048  # pixels, of the middle of the image
 INPUT, RESTORED, PREVIEWED, REFERENCE = "Input", "Restored", "Preview", "Reference"
 FILE_NOTES = {
     "changed": "The {role} {path} has changed since the run; the current file is shown.",
@@ -32,38 +33,29 @@ FILE_NOTES = {
 
 @dataclass(frozen=True)
 class Gallery:
-    """The images of a page.
+    """The images of a page, before and after first; the snapshots; sentences on images that are not shown.
 
     Attributes:
-        images: the large ones; before and after come first.
-        strip: the snapshots.
+        residual: of a denoised image: what was removed, amplified, and its autocorrelation; empty for other tasks.
         figure: the curves that the task drew instead of an image.
         size: width and height of the result in pixels.
-        notes: sentences on images that are not shown.
     """
 
     images: tuple[EmbeddedImage, ...]
     strip: tuple[EmbeddedImage, ...]
+    residual: tuple[EmbeddedImage, ...]
     figure: EmbeddedImage | None
     size: tuple[int, int]
     notes: tuple[str, ...]
 
 
-class _Shown(NamedTuple):
-    name: str
-    image: Image
-    legend: str = ""
-
-
-class _ImageFiles:
+class ImageFiles:
     """The images that a run left, decoded one at a time to save memory.
-
-    Args:
-        run: the run.
 
     Attributes:
         names: of the files that can be opened: roles, and paths inside the run folder.
         notes: sentences on those that cannot.
+        damaged: the measurement: the input, or the file with simulated damage.
         span: the values of a float input that mean 0 and 1; None for other inputs.
     """
 
@@ -75,6 +67,7 @@ class _ImageFiles:
             for role, file in run.files.items()
             if file.state in FILE_NOTES
         ]
+        self.damaged = next((name for name in DAMAGED if name in self.names), "input")
         self.span: tuple[float, float] | None = None
         if "input" in self.names and (self._files["input"].data or b"").startswith(tiff.SIGNATURES):
             image = self.open("input")
@@ -94,75 +87,92 @@ class _ImageFiles:
 
     def open_reference(self) -> Image | None:
         """Decode the reference: that of `--reference`, or the input if the damage was simulated."""
-        simulated = self.names & set(DAMAGED)
-        return self.open("reference", self.span) or (self.open("input") if simulated else None)
+        return self.open("reference", self.span) or (self.open("input") if self.damaged != "input" else None)
 
 
 def build_gallery(run: RunFolder) -> Gallery:
     """Choose and embed the images of a run."""
-    image_files = _ImageFiles(run)
-    if run.record and run.record.figures and (drawn := image_files.open("output")):
+    image_files = ImageFiles(run)
+    if run.request.figures and (drawn := image_files.open("output")):
         figure = embed_image("Curves", drawn)
-        return Gallery((), (), figure, figure.size, tuple(image_files.notes))
-    shown = tuple(embed_image(name, image, legend=legend) for name, image, legend in _open_images(run, image_files))
+        return Gallery((), (), (), figure, figure.size, tuple(image_files.notes))
+    shown = tuple(_embed_images(run, image_files))
     sizes = {image.name: image.size for image in shown}
     size = sizes.get(RESTORED) or sizes.get(PREVIEWED) or max([image.size for image in shown], default=(1, 1))
-    strip = tuple(_embed_snapshots(run, size, image_files.notes))
+    strip = tuple(_embed_snapshots(run, size, image_files))
     if RESTORED not in sizes and not any(image.place for image in strip):
         size = max([size, *(image.size for image in strip)])
-    return Gallery(shown, strip, None, size, tuple(image_files.notes))
+    residual = tuple(_embed_residual(image_files)) if run.request.task in TASKS_WITH_RESIDUAL else ()
+    return Gallery(shown, strip, residual, None, size, tuple(image_files.notes))
 
 
-def _open_images(run: RunFolder, image_files: _ImageFiles) -> Iterator[_Shown]:
+def _embed_images(run: RunFolder, image_files: ImageFiles) -> Iterator[EmbeddedImage]:
     """Yield the images in the order in which they are offered: before, after, reference, others."""
-    damaged = next((name for name in DAMAGED if name in image_files.names), "")
-    to_fill = _mark_filled(image_files)
-    if to_fill:
-        yield _Shown("To be filled", to_fill, "pixels to be filled are pink")
-    elif image := image_files.open(damaged or "input"):
-        yield _Shown("Damaged input" if damaged else INPUT, image)
-    if image := image_files.open("output", image_files.span):
-        yield _Shown(RESTORED, image)
-    elif image := image_files.open(PREVIEW):
-        yield _Shown(PREVIEWED, image)
-    if image := image_files.open_reference():
-        yield _Shown(REFERENCE, image)
-    others = {INPUT: "input"} if to_fill else {}
-    others |= {
-        baseline.name.capitalize(): baseline.file
-        for baseline in (run.record and run.record.comparison) or ()
-        if baseline.file
-    }
+    baselines = [baseline for baseline in run.request.comparison or () if baseline.file]
+    others = {baseline.name.capitalize(): str(baseline.file) for baseline in baselines}
     hidden = {"input", "output", "reference", "uncertainty", *(["mask"] if FILLED in image_files.names else [])}
     others |= {role.capitalize(): role for role in run.files if role not in hidden}
+    filled = image_files.open(FILLED)
+    image = image_files.open("input" if filled else image_files.damaged)
+    if filled and image and (marked := mark_filled_pixels(image, filled)):
+        yield embed_image("To be filled", marked, legend="pixels to be filled are pink")
+        others = {INPUT: "input"} | others
+    elif image:
+        yield embed_image(INPUT if image_files.damaged == "input" else "Damaged input", image)
+    if image := image_files.open("output", image_files.span):
+        yield embed_image(RESTORED, image)
+    elif image := image_files.open(PREVIEW):
+        yield embed_image(PREVIEWED, image)
+    if image := image_files.open_reference():
+        yield embed_image(REFERENCE, image)
     for label, name in others.items():
         if image := image_files.open(name, image_files.span):
-            yield _Shown(label, image)
+            yield embed_image(label, image)
     if image := image_files.open("uncertainty"):
-        most = run.record and run.record.uncertainty_most
+        most = run.request.uncertainty_most
         legend = f"white is the largest uncertainty, {most:.1f} of 255" if most else ""
-        yield _Shown("Uncertainty", stretch_contrast(image), legend)
+        yield embed_image("Uncertainty", image.to_8_bits(image.pixels / (image.pixels.max() or 1)), legend=legend)
 
 
-def _mark_filled(image_files: _ImageFiles) -> Image | None:
-    """The input with the pixels to be filled in one colour; None if none were."""
-    filled = image_files.open(FILLED)
-    image = image_files.open("input") if filled else None
-    return mark_filled_pixels(image, filled) if image and filled else None
+def _embed_residual(image_files: ImageFiles) -> Iterator[EmbeddedImage]:
+    """Yield the measurement minus the result, amplified, and a map of its autocorrelation."""
+    measured, result = image_files.open(image_files.damaged), image_files.open("output", image_files.span)
+    if not measured or not result or measured.pixels.shape[1:] != result.pixels.shape[1:]:
+        return
+    removed = measured.pixels - result.pixels[: len(measured.pixels)]  # WebP makes three channels of one
+    shown, gain = amplify(removed)
+    yield embed_image(
+        "Residual",
+        Image(shown, np.dtype(np.uint8)),
+        max_side=SNAPSHOT_MAX_SIDE,
+        max_lossless_side=SNAPSHOT_MAX_LOSSLESS_SIDE,
+        legend=f"input minus result, times {gain:.2g}; grey is zero",
+    )
+    luma = metrics.luma(removed) if len(removed) == COLOURS else removed.mean(axis=0)
+    top, left = (max(0, side - MAX_CORRELATED_SIDE) // 2 for side in luma.shape)
+    found = autocorrelation(luma[top : top + MAX_CORRELATED_SIDE, left : left + MAX_CORRELATED_SIDE], MAX_LAG)
+    (across, two_across), (down, two_down) = found[MAX_LAG, MAX_LAG + 1 :][:2], found[MAX_LAG + 1 :, MAX_LAG][:2]
+    legend = (
+        f"shifts of up to {MAX_LAG} pixels; grey is 0, white 0.5 and more, the centre is 1. Shifted by one pixel: "
+        f"{across:.2f} across, {down:.2f} down; by two: {two_across:.2f} across, {two_down:.2f} down"
+    )
+    shown = np.clip(1 / 2 + found[None], 0, 1).astype(np.float32)
+    yield embed_image("Autocorrelation", Image(shown, np.dtype(np.uint8)), legend=legend)
 
 
-def select_snapshots(snapshots: Sequence[Snapshot], most: int = MAX_SNAPSHOTS) -> list[Snapshot]:
-    """Return at most `most` of the snapshots, evenly spaced."""
-    return [snapshots[index] for index in space_evenly(len(snapshots), most)]
+def label_snapshots(run: RunFolder, image_files: ImageFiles) -> Iterator[tuple[Snapshot, str, str]]:
+    """Yield the snapshots of the film strip, evenly spaced, each with its name and its PSNR in words."""
+    snapshots = [run.snapshots[index] for index in space_evenly(len(run.snapshots), MAX_SNAPSHOTS)]
+    several = len({snapshot.run for snapshot in run.snapshots}) > 1
+    image = image_files.open_reference() if any(snapshot.psnr is None for snapshot in snapshots) else None
+    for snapshot in snapshots:
+        parts = [f"tile {snapshot.tile}"] * bool(snapshot.tile) + [f"run {snapshot.run}"] * several
+        name = ", ".join([*filter(None, [" ".join(parts)]), f"iteration {snapshot.iteration}"])
+        psnr = _measure_psnr(snapshot, image.pixels if image else None)
+        yield snapshot, name, "" if psnr is None else f"{psnr:.2f} dB"
 
 
-def open_reference(run: RunFolder) -> NDArray[np.float32] | None:
-    """Return the reference, shape (C, H, W); None if there is none."""
-    image = _ImageFiles(run).open_reference()
-    return image.pixels if image else None
-
-
-def measure_psnr(snapshot: Snapshot, reference: NDArray[np.float32] | None) -> float | None:
+def _measure_psnr(snapshot: Snapshot, reference: NDArray[np.float32] | None) -> float | None:
     """Return the PSNR of a snapshot in dB: from the log, or against the reference if the log lacks it."""
     if snapshot.psnr is not None or reference is None or snapshot.tile:
         return snapshot.psnr
@@ -174,34 +184,31 @@ def measure_psnr(snapshot: Snapshot, reference: NDArray[np.float32] | None) -> f
     return value if math.isfinite(value) else None
 
 
-def _embed_snapshots(run: RunFolder, size: tuple[int, int], notes: list[str]) -> Iterator[EmbeddedImage]:
+def _embed_snapshots(run: RunFolder, size: tuple[int, int], image_files: ImageFiles) -> Iterator[EmbeddedImage]:
     """Embed the snapshots of the film strip."""
-    snapshots = select_snapshots(run.snapshots)
-    several = len({snapshot.run for snapshot in run.snapshots}) > 1
-    reference = open_reference(run) if any(snapshot.psnr is None for snapshot in snapshots) else None
-    for snapshot in snapshots:
-        parts = [f"tile {snapshot.tile}"] * bool(snapshot.tile) + [f"run {snapshot.run}"] * several
-        name = ", ".join([*([" ".join(parts)] if parts else []), f"iteration {snapshot.iteration}"])
-        psnr = measure_psnr(snapshot, reference)
-        try:
-            yield embed_image(
-                name,
-                images.read(snapshot.path)[0],
-                max_side=SNAPSHOT_MAX_SIDE,
-                max_lossless_side=SNAPSHOT_MAX_LOSSLESS_SIDE,
-                legend="" if psnr is None else f"{psnr:.2f} dB",
-                place=_locate_tile(run, snapshot, size),
+    tiles = run.request.tiles
+    for snapshot, name, psnr in label_snapshots(run, image_files):
+        place = None  # in percent of the result
+        if 0 < snapshot.tile <= len(tiles):
+            tile, (width, height) = tiles[snapshot.tile - 1], size
+            place = (
+                100 * tile.left / width,
+                100 * tile.top / height,
+                100 * tile.width / width,
+                100 * tile.height / height,
             )
+        try:
+            image = images.read(snapshot.path)[0]
         except DipError as error:
-            notes.append(f"{snapshot.path.relative_to(run.folder)} is not shown: {error}")
-    if len(snapshots) < len(run.snapshots):
-        notes.append(f"{len(snapshots)} of {len(run.snapshots)} snapshots are shown.")
-
-
-def _locate_tile(run: RunFolder, snapshot: Snapshot, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
-    """Left, top, width and height of a tile in percent of the result."""
-    tiles = run.record.tiles if run.record else ()
-    if not 0 < snapshot.tile <= len(tiles):
-        return None
-    tile, (width, height) = tiles[snapshot.tile - 1], size
-    return 100 * tile.left / width, 100 * tile.top / height, 100 * tile.width / width, 100 * tile.height / height
+            image_files.notes.append(f"{snapshot.path.relative_to(run.folder)} is not shown: {error}")
+            continue
+        yield embed_image(
+            name,
+            image,
+            max_side=SNAPSHOT_MAX_SIDE,
+            max_lossless_side=SNAPSHOT_MAX_LOSSLESS_SIDE,
+            legend=psnr,
+            place=place,
+        )
+    if len(run.snapshots) > MAX_SNAPSHOTS:
+        image_files.notes.append(f"{MAX_SNAPSHOTS} of {len(run.snapshots)} snapshots are shown.")

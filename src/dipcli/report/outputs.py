@@ -6,19 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from dipcli.errors import DipError, UsageError
+from dipcli.errors import UsageError
 from dipcli.report import index, page
-from dipcli.report.contact_sheet import write_contact_sheet
-from dipcli.report.figures import check_figure_path, write_curves
-from dipcli.report.run_folder import RunFolder, is_run_folder, read_run_folder
+from dipcli.report.figures import check_figure_path, write_contact_sheet, write_curves
+from dipcli.report.run_folder import is_run_folder
 
 
 def plan_outputs(
-    folders: Sequence[Path],
-    output: Path | None,
-    curves: Path | None,
-    sheet: Path | None,
-    warn: Callable[[str], None],
+    folders: Sequence[Path], output: Path | None, curves: Path | None, sheet: Path | None, warn: Callable[[str], None]
 ) -> Iterator[Callable[[], Path]]:
     """Yield a function for each file to write; it returns the path.
 
@@ -47,27 +42,7 @@ def plan_outputs(
         if is_run_folder(folder):
             yield partial(page.make, folder, path=output)
         else:
-            yield partial(_write_index, folder, output, warn)
-    if curves:
-        yield partial(_write_figure, write_curves, folders[0], curves)
-    if sheet:
-        yield partial(_write_figure, write_contact_sheet, folders[0], sheet)
-
-
-def _write_figure(write: Callable[[RunFolder, Path], None], folder: Path, path: Path) -> Path:
-    write(read_run_folder(folder), path)
-    return path
-
-
-def _write_index(folder: Path, output: Path | None, warn: Callable[[str], None]) -> Path:
-    """Write the page of a folder of runs, and those of its runs that are missing or outdated."""
-    if not folder.is_dir():
-        raise DipError(f"There is no folder {folder}: name a run folder, for example noisy.denoised.dip.")
-    page.check_path(output or folder / index.INDEX)
-    for run in index.find_runs(folder):
-        if index.is_outdated(run):
-            try:
-                page.make(run)
-            except DipError as error:
-                warn(str(error))
-    return index.make(folder, path=output)
+            yield partial(index.update, folder, output, warn)
+    for write, path in ((write_curves, curves), (write_contact_sheet, sheet)):
+        if path:
+            yield partial(write, folders[0], path)

@@ -24,22 +24,11 @@ TEMPLATES = Path(__file__).parent
 
 
 def make(
-    folder: Path,
-    *,
-    record: RunRecord | None = None,
-    given: Mapping[str, bytes] | None = None,
-    path: Path | None = None,
+    folder: Path, *, record: RunRecord | None = None, given: Mapping[str, bytes] | None = None, path: Path | None = None
 ) -> Path:
-    """Write the page of a run.
+    """Write the page of a run, and return its path: `report.html` in the folder by default.
 
-    Args:
-        folder: the run folder.
-        record: the run record, if the run itself asks; read from the folder otherwise.
-        given: bytes of files that are in memory already, by role.
-        path: of the page; `report.html` in the folder by default.
-
-    Returns:
-        The path of the page.
+    Record and bytes of files that are in memory already are given by the run itself: see `read_run_folder`.
 
     Raises:
         DipError: if the run cannot be read, or a file exists that dipcli did not make.
@@ -66,6 +55,7 @@ def check_path(path: Path) -> None:
 def compose_page(run: RunFolder, place: Path) -> str:
     """Return the HTML of a page that will be in the folder `place`."""
     gallery = build_gallery(run)
+    snapshot = next((snapshot for snapshot in run.snapshots if snapshot.psnr is not None), None)
     return render_template(
         "page.html",
         "page.js",
@@ -76,11 +66,11 @@ def compose_page(run: RunFolder, place: Path) -> str:
         facts=text.list_facts(run),
         gallery=gallery,
         notes=[*map(escape_controls, gallery.notes), *_describe_treatment(gallery)],
-        strip_note=_describe_strip(run),
+        strip_target=snapshot and ("reference" if snapshot.has_reference else "measurement"),
         sentences=text.describe_run(run),
         comparison=text.compare_methods(run),
         compared=run.record and run.record.compared,
-        charts=[(chart, mark_safe(draw_svg(chart))) for chart in build_charts(run)],
+        charts=[(chart, draw_svg(chart)) for chart in build_charts(run)],
         fits=text.list_fits(run),
         command=[text.quote_arguments([argument]) for argument in ("dip", *run.request.argv[1:])],
         settings=text.list_settings(run),
@@ -103,35 +93,19 @@ def render_template(template: str, script: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(
-        style=mark_safe((TEMPLATES / "page.css").read_text(encoding="utf-8")),
-        script=mark_safe(code),
+        style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
+        script=code,
         script_digest=f"sha256-{digest}",
         version=dipcli.__version__,
         **values,
     )
 
 
-def mark_safe(markup: str) -> Any:
-    """Exempt our own markup from escaping."""
-    from markupsafe import Markup  # noqa: PLC0415 - comes with Jinja
-
-    return Markup(markup)  # noqa: S704 - nothing in it comes from outside
-
-
-def _describe_strip(run: RunFolder) -> str:
-    """The caption of the film strip; empty if no PSNR is known."""
-    snapshot = next((snapshot for snapshot in run.snapshots if snapshot.psnr is not None), None)
-    if snapshot is None:
-        return ""
-    return f"Iteration, and PSNR of the average to the {'reference' if snapshot.has_reference else 'measurement'}."
-
-
 def _describe_treatment(gallery: Gallery) -> list[str]:
     """How the images of the page differ from their files."""
-    names: dict[str, list[str]] = {}
-    for image in (*gallery.images, *([gallery.figure] if gallery.figure else [])):
-        names.setdefault(image.treatment, []).append(image.name)
-    for image in gallery.strip:
-        names.setdefault(image.treatment, []).append("snapshots")
-    notes = [f"{', '.join(dict.fromkeys(own))}: {treatment}." for treatment, own in names.items() if treatment]
+    names: dict[str, dict[str, None]] = {}  # each once, in order
+    for image in (*gallery.images, *gallery.residual, gallery.figure, *gallery.strip):
+        if image and image.treatment:
+            names.setdefault(image.treatment, {})["snapshots" if image in gallery.strip else image.name] = None
+    notes = [f"{', '.join(own)}: {treatment}." for treatment, own in names.items()]
     return [f"On this page only: {' '.join(notes)}"] if notes else []

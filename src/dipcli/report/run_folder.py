@@ -8,9 +8,10 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from dipcli import files
 from dipcli.errors import DipError
@@ -22,6 +23,7 @@ FileState: TypeAlias = Literal["found", "changed", "missing", "stream"]
 LogRow: TypeAlias = dict[str, float | None]
 
 LOG_START = b"iteration,"  # other programs call their logs log.csv too
+UNKNOWN = RunRecord(input="", output="", task="")
 SNAPSHOT_NAME = re.compile(r"(?:tile(\d+)/)?(?:run(\d+)/)?(\d{6,})\.png")
 
 
@@ -45,8 +47,6 @@ class Snapshot:
     """An image written during the fit.
 
     Attributes:
-        path: its file.
-        iteration: when it was written.
         run: number of the fit, from 1.
         tile: number of the tile, from 1; 0 if it shows the whole image.
         psnr: in dB, from the log; None if the log has no row for this iteration.
@@ -62,32 +62,12 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a run was asked to do, from its record or its checkpoint; empty if neither can be read.
-
-    Attributes:
-        settings: all of them; of a run without a record only those that were given.
-        files: what the run read and wrote, by role.
-    """
-
-    task: str = ""
-    preset: str = ""
-    input: str = ""
-    argv: tuple[str, ...] = ()
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    files: Mapping[str, FileRecord] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class RunFolder:
     """The contents of a run folder.
 
     Attributes:
-        folder: its path.
-        state: whether the run finished.
-        record: the run record; None if the run was cut short before it wrote one.
-        request: what the run was asked to do.
+        record: None if the run was cut short before it wrote one.
+        request: the record, or as much of one as the checkpoint tells: what the run was asked to do.
         files: what the run read and wrote, by role: `input`, `output`, `reference`, `uncertainty`, or an argument of
             the task.
         inside: images inside the folder, by relative path.
@@ -98,7 +78,7 @@ class RunFolder:
     folder: Path
     state: State
     record: RunRecord | None = None
-    request: Request = field(default_factory=Request)
+    request: RunRecord = UNKNOWN
     files: Mapping[str, StoredFile] = field(default_factory=dict)
     inside: Mapping[str, StoredFile] = field(default_factory=dict)
     rows: tuple[LogRow, ...] = ()
@@ -119,11 +99,9 @@ def is_run_folder(folder: Path) -> bool:
     """Return whether a run has written to this folder."""
     if any((folder / name).is_file() for name in (RECORD, CHECKPOINT)):
         return True
-    try:
-        with (folder / LOG).open("rb") as file:
-            return file.read(len(LOG_START)) == LOG_START
-    except OSError:
-        return False
+    with suppress(OSError), (folder / LOG).open("rb") as file:
+        return file.read(len(LOG_START)) == LOG_START
+    return False
 
 
 def read_run_folder(
@@ -141,21 +119,19 @@ def read_run_folder(
     """
     if not is_run_folder(folder):
         raise DipError(f"{folder} is not a run folder: name one, for example noisy.denoised.dip, or a folder of them.")
-    state: State = "running" if record is None and files.is_locked(folder) else "cut short"
+    running = record is None and files.is_locked(folder)
     record = record or read_record(folder)
     if record is None and (folder / RECORD).is_file():
         raise DipError(
             f"Cannot read {folder / RECORD}: it is damaged or from another version. Restore the image again."
         )
-    if record and (record.finished or state != "running"):
-        state = "finished" if record.finished else "interrupted"
-    request = _request_from_record(record) if record else _request_from_checkpoint(folder)
-    inside = [*DAMAGED, FILLED, PREVIEW]
-    inside += [baseline.file for baseline in (record and record.comparison) or () if baseline.file]
+    state: State = "running" if running else "interrupted" if record else "cut short"
+    request = record or _read_checkpoint(folder)
+    inside = [*DAMAGED, FILLED, PREVIEW, *(baseline.file for baseline in request.comparison or () if baseline.file)]
     rows = tuple(_read_log(folder / LOG))
     return RunFolder(
         folder,
-        state,
+        "finished" if record and record.finished else state,
         record,
         request,
         {role: _find_file(folder, file, (given or {}).get(role)) for role, file in request.files.items()},
@@ -165,32 +141,26 @@ def read_run_folder(
     )
 
 
-def _request_from_record(record: RunRecord) -> Request:
-    return Request(
-        record.task, record.preset, record.input, record.argv, record.arguments, record.settings, record.files
-    )
-
-
-def _request_from_checkpoint(folder: Path) -> Request:
-    """What the checkpoint of a run without a record says; nothing if it cannot be read."""
+def _read_checkpoint(folder: Path) -> RunRecord:
+    """What the checkpoint of a run without a record says; only the settings that were given are known."""
     from dipcli.records.resume import find_run  # noqa: PLC0415 - imports torch
 
     try:
         run = find_run(folder)
     except DipError:
-        return Request()
-    job = run.job
-    paths = {"input": job.source, **job.images()}
-    return Request(
-        job.task.name,
-        run.preset,
-        str(job.source),
-        tuple(job.argv),
-        job.arguments,
-        job.given,
-        {
-            role: FileRecord(path=str(path), near=os.path.relpath(path, folder), sha256=run.header.files.get(str(path)))
-            for role, path in paths.items()
+        return UNKNOWN
+    job, hashes = run.job, run.header.files
+    return RunRecord(
+        input=str(job.source),
+        output="",
+        task=job.task.name,
+        preset=run.preset,
+        argv=tuple(job.argv),
+        arguments=job.arguments,
+        settings=job.given,
+        files={
+            role: FileRecord(path=str(path), near=os.path.relpath(path, folder), sha256=hashes.get(str(path)))
+            for role, path in {"input": job.source, **job.images()}.items()
         },
     )
 
@@ -202,18 +172,14 @@ def _find_file(folder: Path, file: FileRecord, data: bytes | None) -> StoredFile
         return StoredFile(path, "found", data)
     if file.path == "-":
         return StoredFile(path, "stream")
-    changed = None
+    stored = StoredFile(path, "missing")
     for candidate in (folder / file.near, path):
-        try:
-            data = candidate.read_bytes()
-        except (OSError, ValueError):
-            continue
-        same = file.sha256 in (None, hashlib.sha256(data).hexdigest())
-        stored = StoredFile(Path(os.path.normpath(candidate)), "found" if same else "changed", data)
-        if same:
-            return stored
-        changed = changed or stored
-    return changed or StoredFile(path, "missing")
+        with suppress(OSError, ValueError):
+            data, place = candidate.read_bytes(), Path(os.path.normpath(candidate))
+            if file.sha256 in (None, hashlib.sha256(data).hexdigest()):
+                return StoredFile(place, "found", data)
+            stored = stored if stored.data else StoredFile(place, "changed", data)
+    return stored
 
 
 def _read_log(path: Path) -> Iterator[LogRow]:

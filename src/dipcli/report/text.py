@@ -53,17 +53,14 @@ def list_facts(run: RunFolder) -> list[tuple[str, str]]:
     record = run.record
     if record is None:
         return [("Iterations so far", f"{run.last_iteration:,}")] if run.last_iteration else []
-    facts = [("Iterations", f"{record.iterations:,}")]
-    if not record.tiles:
-        facts.append(("Kept", f"{record.kept:,}"))
-    facts.append(("Time", format_clock(record.seconds)))
+    kept = "" if record.tiles else f"{record.kept:,}"
+    facts = [("Iterations", f"{record.iterations:,}"), ("Kept", kept), ("Time", format_clock(record.seconds))]
     if record.measures:
-        labels = {name: label.replace("PSNR", "PSNR to the reference", 1) for name, label in MEASURE_LABELS.items()}
-        values = {label: _format_measure(record.measures, name) for name, label in labels.items()}
-        return facts + [(label, value) for label, value in values.items() if value]
-    if isinstance(record.psnr_noisy, float):
+        for name, label in MEASURE_LABELS.items():
+            facts.append((label.replace("PSNR", "PSNR to the reference", 1), _format_measure(record.measures, name)))
+    elif isinstance(record.psnr_noisy, float):
         facts.append(("PSNR to the input", f"{record.psnr_noisy:.2f} dB"))
-    return facts
+    return [(label, value) for label, value in facts if value]
 
 
 def describe_run(run: RunFolder) -> list[str]:
@@ -104,18 +101,14 @@ def list_fits(run: RunFolder) -> Table | None:
     record = run.record
     if record is None or len(record.runs) == 1 or not record.runs:
         return None
+    title, start = ("Tiles", 0) if record.tiles else ("Runs", 1)
     columns = ("Tile", "Run", "Seed", "Iterations", "Kept", "Time", "")
-    rows = [
-        (
-            *map(str, (fit.tile or "", fit.run, fit.seed, fit.iterations, fit.kept)),
-            format_clock(fit.seconds),
-            ("outlier, left out; " if fit.outlier else "") + fit.reason,
-        )
-        for fit in record.runs
-    ]
-    if record.tiles:
-        return Table("Tiles", columns, tuple(rows))
-    return Table("Runs", columns[1:], tuple(row[1:] for row in rows))
+    rows = []
+    for fit in record.runs:
+        numbers = map(str, (fit.tile or "", fit.run, fit.seed, fit.iterations, fit.kept))
+        reason = ("outlier, left out; " if fit.outlier else "") + fit.reason
+        rows.append((*numbers, format_clock(fit.seconds), reason)[start:])
+    return Table(title, columns[start:], tuple(rows))
 
 
 def list_settings(run: RunFolder) -> list[tuple[str, str]]:
@@ -138,8 +131,7 @@ def list_links(run: RunFolder, place: Path) -> list[tuple[str, str]]:
     """Return names and URLs of the output, the log and the record, as seen from the folder of the page."""
     output = run.files.get("output")
     paths = [output.path] if output else []
-    suffixes = run.record.figures if run.record else ()
-    paths += [path.with_suffix(suffix) for path in paths for suffix in suffixes if suffix != ".png"]
+    paths += [path.with_suffix(suffix) for path in paths for suffix in run.request.figures if suffix != ".png"]
     paths += [run.folder / LOG, run.folder / RECORD]
     return [(escape_controls(path.name), make_url(path, place)) for path in paths if path.is_file()]
 

@@ -62,32 +62,23 @@ def flash(
             f"The flash image is {width}x{height}, the dark one {own_width}x{own_height}: give a --guide of its size."
         )
     down, right = estimate_shift(image.pixels, lit)
-    remarks = []
-    if max(abs(down), abs(right)) > MAX_SHIFT:
-        remarks.append(
-            f"the flash image seems to lie {abs(down):.0f} pixels {'lower' if down > 0 else 'higher'} and "
-            f"{abs(right):.0f} further {'right' if right > 0 else 'left'}: align the two for a sharp result"
-        )
-    return Case(
-        problem=Problem(
-            measured=torch.from_numpy(image.pixels),
-            shape=image.pixels.shape,
-            guide=torch.from_numpy(lit),
-            loss=losses.make_loss(loss, sigma),
-        ),
-        image=image,
-        remarks=tuple(remarks),
+    remark = (
+        f"the flash image seems to lie {abs(down):.0f} pixels {'lower' if down > 0 else 'higher'} and "
+        f"{abs(right):.0f} further {'right' if right > 0 else 'left'}: align the two for a sharp result"
     )
+    problem = Problem(
+        measured=torch.from_numpy(image.pixels),
+        shape=image.pixels.shape,
+        guide=torch.from_numpy(lit),
+        loss=losses.make_loss(loss, sigma),
+    )
+    return Case(problem=problem, image=image, remarks=(remark,) if max(abs(down), abs(right)) > MAX_SHIFT else ())
 
 
 def estimate_shift(dark: NDArray[np.float32], lit: NDArray[np.float32]) -> tuple[float, float]:
-    """Estimate how far the second image lies below and to the right of the first, in pixels.
+    """Estimate how far the second image lies below and to the right of the first, in pixels; both are (any C, H, W).
 
     The estimate is the peak of the phase correlation of their edges, which differ less than their light and shade.
-
-    Args:
-        dark: shape (C, H, W).
-        lit: shape (any C, H, W).
 
     Source:
         Kuglin, Hines, "The phase correlation image alignment method", 1975, as implemented in scikit-image.

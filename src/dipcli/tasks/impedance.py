@@ -94,8 +94,7 @@ def impedance(
     stacked = make_targets(pixels, noise / 255, seed)
     measured = torch.from_numpy(stacked)
     error = choose_threshold(stacked) if error is None else error
-    curves = Curves(measured, error)
-    remarks = []
+    curves, remarks = Curves(measured, error), []
     if pixels is not image.pixels:
         remarks.append(f"fitting a copy of {pixels.shape[2]}x{pixels.shape[1]} pixels")
     variance = float(pixels.var(axis=(1, 2)).mean())
@@ -103,11 +102,7 @@ def impedance(
         remarks.append(f"a single colour has a mean squared error of only {variance:.2g}: try a smaller --error")
     return Case(
         problem=Problem(
-            measured=measured,
-            shape=stacked.shape,
-            loss=summed_squared_error,
-            members=len(TARGETS),
-            finish=side_by_side,
+            measured=measured, shape=stacked.shape, loss=summed_squared_error, members=len(TARGETS), finish=side_by_side
         ),
         image=image.to_8_bits(pixels),
         remarks=tuple(remarks),
@@ -119,11 +114,7 @@ def impedance(
 
 
 def downsample(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Return a smaller antialiased copy of an image, or the image itself if it is no larger.
-
-    Args:
-        pixels: shape (C, H, W), values 0..1.
-        size: pixels of the longer side.
+    """Return a copy of (C, H, W), 0..1, antialiased, with `size` pixels on the longer side, or itself if no larger.
 
     Raises:
         UsageError: if a side would be shorter than the smallest allowed.
@@ -151,16 +142,10 @@ def make_targets(pixels: NDArray[np.float32], sigma: float, seed: int) -> NDArra
 
         y_1 = x,    y_2 = clip(x + n),    y_3(p) = x(pi(p)),    y_4(p) ~ U(0, 1)
 
-    n is normal noise, drawn for each colour; pi permutes the positions of the pixels, whose colours stay together. The
-    noisy image is clipped to 0..1, as published.
+    n is normal noise of standard deviation sigma, drawn for each colour; pi permutes the positions of the pixels, whose
+    colours stay together. The noisy image is clipped to 0..1, as published. The same seed gives the same targets.
 
-    Args:
-        pixels: x, shape (C, H, W), values 0..1.
-        sigma: standard deviation of n, in the image's values.
-        seed: same seed, same targets.
-
-    Returns:
-        The four targets along the channels, shape (4C, H, W), values 0..1.
+    From (C, H, W) to the four targets along the channels, (4C, H, W), values 0..1.
     """
     import numpy as np
 
@@ -182,11 +167,7 @@ def choose_threshold(measured: NDArray[np.float32]) -> float:
     only the mean colour has the second as its error on the shuffled pixels. If the noise varies more than the image, no
     error separates them.
 
-    Args:
-        measured: the targets, shape (4C, H, W).
-
-    Returns:
-        The error, rounded to two digits; at least 0.0001 (40 dB).
+    From the targets, (4C, H, W), to the error, rounded to two digits; at least 0.0001 (40 dB).
     """
     clean, noisy, *_ = measured.reshape(4, -1, measured.shape[1] * measured.shape[2]).astype(float)
     product = ((noisy - clean) ** 2).mean() * clean.var(axis=1).mean()
@@ -196,10 +177,7 @@ def choose_threshold(measured: NDArray[np.float32]) -> float:
 def summed_squared_error(prediction: Tensor, measured: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return the sum of the four mean squared errors: each network's gradient is as in a fit of its own.
 
-    Args:
-        prediction: shape (4C, H, W).
-        measured: the same shape.
-        weight: as for `losses.squared_error`.
+    Prediction and measurement have shape (4C, H, W); the weight is as for `losses.squared_error`.
     """
     return 4 * squared_error(prediction, measured, weight)
 

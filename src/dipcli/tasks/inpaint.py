@@ -108,12 +108,12 @@ def inpaint(
         dip inpaint img.png --mask mask.png --preset paper --damage hole
         dip inpaint img.png --mask mask.png --network unet
     """
-    import torch  # imported late: `dip --help` must be fast
+    import numpy as np  # imported late: `dip --help` must be fast
+    import torch
 
     from dipcli.problem.operators import KeepKnown
 
-    use_alpha = isinstance(mask, str) and mask == "alpha"
-    marked, remarks = _read_alpha(image, mask_invert) if use_alpha else _read_mask(image, mask, mask_invert)
+    marked, remarks = _read_mask(image, mask, mask_invert)
     fraction = float(marked.mean())
     if not marked.any() or (~marked).sum() < MIN_KNOWN:
         extent = "nothing" if not marked.any() else "everything" if marked.all() else "all but a few pixels"
@@ -127,15 +127,18 @@ def inpaint(
     if damage == "auto":
         remarks.append(f"using the settings for {kind} (--damage)")
 
-    measured = torch.from_numpy(image.pixels)
-    known = torch.from_numpy(~marked)[None]
+    measured, known = torch.from_numpy(image.pixels), torch.from_numpy(~marked)[None]
 
     def baselines() -> list[Baseline]:
         from dipcli.tasks.baselines.inpainting import make_baselines
 
         return make_baselines(image.pixels, marked)
 
-    carrier = replace(image, alpha=_make_opaque(image.alpha, marked)) if use_alpha else image
+    carrier = image
+    if (
+        image.alpha is not None and isinstance(mask, str) and mask == "alpha"
+    ):  # opaque where it is filled, so that this can be seen
+        carrier = replace(image, alpha=np.where(marked, image.dtype.type(image.full), image.alpha))
     return Case(
         problem=Problem(
             measured=measured,
@@ -184,13 +187,18 @@ def classify_damage(marked: NDArray[np.bool_]) -> str:
 
 
 def _read_mask(image: Image, mask: Any, invert: bool) -> tuple[NDArray[np.bool_], list[str]]:
-    """Return the pixels that a mask marks, (H, W), and remarks."""
+    """Return the pixels that a mask or, if it is "alpha", the image's transparency marks, (H, W), and remarks."""
     from dipcli import images
 
+    if isinstance(mask, str) and mask == "alpha":
+        if image.alpha is None:
+            raise DipError("--mask alpha needs an image with transparency, this one has none: name a mask file.")
+        levels = image.alpha / image.full
+        return _threshold(levels if invert else 1 - levels, "the transparency")
     given = images.to_image(mask)
     levels = given.pixels.mean(axis=0)
     if given.alpha is not None:  # a transparent pixel of the mask was not painted
-        levels = levels * given.alpha / _opaque(given.alpha)
+        levels = levels * given.alpha / given.full
     if levels.shape != image.pixels.shape[1:]:
         (height, width), (own_height, own_width) = levels.shape, image.pixels.shape[1:]
         raise DipError(
@@ -201,30 +209,8 @@ def _read_mask(image: Image, mask: Any, invert: bool) -> tuple[NDArray[np.bool_]
     return _threshold(1 - levels if invert else levels, "the mask")
 
 
-def _read_alpha(image: Image, invert: bool) -> tuple[NDArray[np.bool_], list[str]]:
-    """Return the transparent pixels, (H, W), and remarks."""
-    if image.alpha is None:
-        raise DipError("--mask alpha needs an image with transparency, this one has none: name a mask file.")
-    levels = image.alpha / _opaque(image.alpha)
-    return _threshold(levels if invert else 1 - levels, "the transparency")
-
-
 def _threshold(levels: NDArray[Any], source: str) -> tuple[NDArray[np.bool_], list[str]]:
     """Return where levels of 0..1 are at least one half, and a remark on intermediate levels."""
     intermediate = float(((levels > 1 / 64) & (levels < 63 / 64)).mean())
     remark = f"{source} has intermediate levels ({100 * intermediate:.1f} % of it): filling from one half up"
     return levels >= 1 / 2, [remark] if intermediate else []
-
-
-def _make_opaque(alpha: NDArray[Any] | None, marked: NDArray[np.bool_]) -> NDArray[Any] | None:
-    """Return the transparency with the filled pixels opaque, so that they can be seen."""
-    import numpy as np
-
-    return None if alpha is None else np.where(marked, alpha.dtype.type(_opaque(alpha)), alpha)
-
-
-def _opaque(alpha: NDArray[Any]) -> int:
-    """Return the value of an opaque sample of this type."""
-    import numpy as np
-
-    return 1 if alpha.dtype.kind == "f" else int(np.iinfo(alpha.dtype).max)

@@ -84,8 +84,7 @@ def invert(
         ),
     ] = None,
     size: Annotated[
-        int,
-        typer.Option(help="Scale the image's shorter side to this many pixels and crop the central square."),
+        int, typer.Option(help="Scale the image's shorter side to this many pixels and crop the central square.")
     ] = 224,
     *,
     seed: int,
@@ -127,13 +126,11 @@ def invert(
         error = float((reached - measured).norm() / measured.norm())
         return f"Its features at {layer} differ from the image's by {100 * error:.3g} % (relative error)."
 
-    carrier = image.to_8_bits(truth)
-    if len(image.pixels) != len(truth):
-        carrier = replace(carrier, profile=None)  # a grey profile does not fit three channels
+    profile = image.profile if len(image.pixels) == len(truth) else None  # a grey one does not fit three channels
     untrained = f"The weights of {model} are random, not trained on images."
     return Case(
         problem=Problem(measured=measured, shape=truth.shape, operator=features),
-        image=carrier,
+        image=replace(image.to_8_bits(truth), profile=profile),
         truth=truth,
         remarks=(untrained,) if weights == "random" else (),
         conclude=conclude,
@@ -141,36 +138,30 @@ def invert(
 
 
 def crop_square(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Return the central square of an image, scaled without aliasing, in three channels.
-
-    Args:
-        pixels: shape (C, H, W), values 0..1, C = 1 or 3.
-        size: the side of the square.
-
-    Returns:
-        Shape (3, size, size), values 0..1.
-    """
+    """Return the central square of an image, (1 or 3, H, W) in 0..1, scaled without aliasing to (3, size, size)."""
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageOps
 
-    _, height, width = pixels.shape
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
     # Pillow widens its kernel when it downsamples. A bicubic kernel overshoots at edges.
-    scaled = [
-        np.asarray(Image.fromarray(channel).resize((size, size), Image.Resampling.BICUBIC, box)) for channel in pixels
-    ]
+    bicubic = Image.Resampling.BICUBIC
+    scaled = [np.asarray(ImageOps.fit(Image.fromarray(channel), (size, size), bicubic)) for channel in pixels]
     cropped: NDArray[np.float32] = np.clip(np.broadcast_to(np.stack(scaled), (3, size, size)), 0, 1)
     return cropped
 
 
 def _load_network(model: str, layer: str, weights: str | None, seed: int) -> tuple[nn.Module, str, bool]:
     """Return the classifier, the name of the layer's module, and whether inputs are normalised as for ImageNet."""
-    from dipcli.problem.classifiers import MODELS, load_model
+    from dipcli.problem.classifiers import MODELS, load_model, load_weights
 
     if ":" in model:
-        return _load_own_network(model, weights, seed), layer, False
+        if weights in ("random", "download"):
+            raise UsageError(
+                f"--weights {weights} is for the built-in models: with --model {model} name a file, or leave it out."
+            )
+        network = _call_function(model, seed)
+        if weights is not None:
+            load_weights(network, Path(weights))
+        return network, layer, False
     if model not in MODELS:
         raise UsageError(
             f"--model {model} is unknown: choose from {', '.join(MODELS)}, or name a function that returns a network "
@@ -184,20 +175,12 @@ def _load_network(model: str, layer: str, weights: str | None, seed: int) -> tup
     return *load_model(model, layer, weights, seed), True
 
 
-def _load_own_network(model: str, weights: str | None, seed: int) -> nn.Module:
-    """Call the user's function for a network, and load its weights if a file is given.
-
-    PyTorch's generator is seeded, so that random weights are the same each time.
-    """
+def _call_function(model: str, seed: int) -> nn.Module:
+    """Call the user's function for a network, with PyTorch's generator seeded so that random weights are repeatable."""
     import torch
 
-    from dipcli.problem.classifiers import load_weights
     from dipcli.problem.features import describe_error
 
-    if weights in ("random", "download"):
-        raise UsageError(
-            f"--weights {weights} is for the built-in models: with --model {model} name a file, or leave it out."
-        )
     module, _, function = model.partition(":")
     folder = str(Path.cwd())
     sys.path.insert(0, folder)  # as `python -m` does, but an installed command does not
@@ -215,6 +198,4 @@ def _load_own_network(model: str, weights: str | None, seed: int) -> nn.Module:
         sys.path.remove(folder)
     if not isinstance(network, torch.nn.Module):
         raise DipError(f"--model {model} returns a {type(network).__name__}: return a torch.nn.Module.")
-    if weights is not None:
-        load_weights(network, Path(weights))
     return network

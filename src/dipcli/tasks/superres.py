@@ -18,14 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dipcli.images.image import Image
-    from dipcli.tasks.baselines.baseline import Baseline
 
-PUBLISHED = {
-    **registry.PUBLISHED,
-    "network": "skip:channels=128x5:skips=4x5",
-    "reg_noise": 0.03,
-    "iterations": 2000,
-}
+PUBLISHED = {**registry.PUBLISHED, "network": "skip:channels=128x5:skips=4x5", "reg_noise": 0.03, "iterations": 2000}
 # Narrow networks with no skip at full resolution, tuned at a factor of 4 on butterfly (256x256) and bird (288x288) of
 # Set5, downsampled by lanczos3. Luma, 4 pixels of border left out, bf16: balanced 26.6 and 31.2 dB; published 26.2 and
 # 31.8; bicubic 22.4 and 30.6. There is hardly any noise to fit: less input noise than for denoising is enough, and
@@ -64,8 +58,7 @@ LARGE_SCALE_SETTINGS = {"iterations": 4000, "reg_noise": 0.05}
 def superres(
     image: Image,
     scale: Annotated[
-        float,
-        typer.Option(help="Factor by which each side grows: 1.5 to 8, fractions allowed.", metavar="FACTOR"),
+        float, typer.Option(help="Factor by which each side grows: 1.5 to 8, fractions allowed.", metavar="FACTOR")
     ] = 4.0,
     kernel: Annotated[
         str,
@@ -111,6 +104,7 @@ def superres(
     """
     import torch  # imported late: `dip --help` must be fast
 
+    from dipcli.images import MIN_SIDE
     from dipcli.problem import operators
     from dipcli.problem.metrics import psnr
     from dipcli.tasks.baselines import enlarging
@@ -119,21 +113,22 @@ def superres(
         raise UsageError(f"--scale {scale} is out of range: use {MIN_SCALE:g} to {MAX_SCALE:g}.")
     resampling_kernel = operators.parse_kernel(kernel)
     channels, *sides = image.pixels.shape
+    small = large = (sides[0], sides[1])
+    measured = image.pixels
     if simulate:
-        large = (sides[0], sides[1])
-        small = _downsampled_size(large, scale)
+        small = (round(large[0] / scale), round(large[1] / scale))
+        if min(small) < MIN_SIDE:
+            raise DipError(
+                f"Downsampled by {scale:g} the image would be {small[1]}x{small[0]}, the smallest is "
+                f"{MIN_SIDE}x{MIN_SIDE}: choose a smaller --scale or a larger image."
+            )
         measured = image.quantize(operators.resample(image.pixels, small, resampling_kernel))
     else:
-        small = (sides[0], sides[1])
         large = (round(scale * small[0]), round(scale * small[1]))
-        measured = image.pixels
 
     def conclude(restored: NDArray[np.float32]) -> str:
         downsampled = operators.resample(restored, small, resampling_kernel)
         return f"downsampled, it matches the input to {psnr(downsampled, measured):.1f} dB"
-
-    def baselines() -> list[Baseline]:
-        return enlarging.make_baselines(measured, large)
 
     return Case(
         problem=Problem(
@@ -150,26 +145,9 @@ def superres(
             for name in ("bicubic", "nearest")
             if simulate
         },
-        baselines=baselines,
+        baselines=lambda: enlarging.make_baselines(measured, large),
         border=math.ceil(scale),
         presets=dict.fromkeys(("best", "paper"), LARGE_SCALE_SETTINGS) if scale > LARGE_SCALE else {},
         remarks=(f"{small[1]}x{small[0]} becomes {large[1]}x{large[0]}",),
         conclude=conclude,
     )
-
-
-def _downsampled_size(large: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Return the size of the small image, (h, w).
-
-    Raises:
-        DipError: if it is below the smallest size allowed.
-    """
-    from dipcli.images.image import MIN_SIDE
-
-    height, width = (round(side / scale) for side in large)
-    if min(height, width) < MIN_SIDE:
-        raise DipError(
-            f"Downsampled by {scale:g} the image would be {width}x{height}, the smallest is {MIN_SIDE}x{MIN_SIDE}: "
-            "choose a smaller --scale or a larger image."
-        )
-    return height, width

@@ -66,10 +66,7 @@ def build_matrices(length: int, mode: str, pad: str, taps: int) -> Tensor:
 
 @lru_cache(maxsize=256)
 def split_rows(length: int, mode: str, pad: str, taps: int, direction: str, dtype: torch.dtype) -> tuple[Band, ...]:
-    """Return the matrices along the rows, some rows at a time, with the taps before the pixels.
-
-    The direction is forward, or backward for the transposed matrices.
-    """
+    """Return the matrices along the rows, some rows at a time, taps before pixels; transposed for "backward"."""
     matrix = build_matrices(length, mode, pad, taps)
     matrix = matrix if direction == "forward" else matrix.transpose(1, 2)
     step = ROWS if direction == "forward" else ROWS // 2
@@ -85,10 +82,7 @@ def split_rows(length: int, mode: str, pad: str, taps: int, direction: str, dtyp
 
 @lru_cache(maxsize=256)
 def split_columns(length: int, mode: str, pad: str, taps: int, direction: str, dtype: torch.dtype) -> Blocks:
-    """Return the matrices along the columns as blocks, with the pixels before the taps.
-
-    The direction is forward, or backward for the transposed matrices.
-    """
+    """Return the matrices along the columns as blocks, pixels before taps; transposed for "backward"."""
     block_rows, step = (COLUMNS, COLUMNS // 2 * taps) if direction == "forward" else (COLUMNS // 2 * taps, COLUMNS)
 
     def flatten_matrices(length: int) -> Tensor:
@@ -124,26 +118,14 @@ def _find_nonzero_columns(rows: Tensor) -> slice:
 
 
 class Lines(NamedTuple):
-    """Lines to be multiplied, contiguous in memory.
-
-    Attributes:
-        padded: the lines with a margin before the first and after the last, into which the blocks extend.
-        inside: the lines, shape (lines, length, C).
-    """
+    """Lines to be multiplied: `inside`, (lines, length, C), is `padded` without the margins that blocks extend into."""
 
     padded: Tensor
     inside: Tensor
 
 
 def allocate_lines(like: Tensor, count: int, length: int, blocks: Blocks) -> Lines:
-    """Allocate lines that can be filled and then multiplied by these blocks.
-
-    Args:
-        like: any tensor of shape (..., C) in the precision of the lines.
-        count: number of lines.
-        length: of a line.
-        blocks: the matrix that they will be multiplied by.
-    """
+    """Allocate `count` lines of a length, with channels and precision of (..., C), to be multiplied by these blocks."""
     channels, end = like.shape[-1], blocks.before + count * length
     padded = like.new_empty(end + blocks.after, channels)
     padded[: blocks.before].zero_()
@@ -152,15 +134,10 @@ def allocate_lines(like: Tensor, count: int, length: int, blocks: Blocks) -> Lin
 
 
 def multiply(blocks: Blocks, lines: Lines, out: Tensor) -> None:
-    """Multiply every line by a banded matrix.
+    """Multiply every line, whose length is a multiple of the blocks' step, into `out`, (lines, length', C), contiguous.
 
     All lines are multiplied at once. Where a block extends beyond the end of a line into the next, the result is
     overwritten by that of the matrix's ends.
-
-    Args:
-        blocks: the matrix.
-        lines: from `allocate_lines`, filled; their length is a multiple of the blocks' step.
-        out: shape (lines, length', C), contiguous.
     """
     count, length, channels = lines.inside.shape
     block_rows, block_columns = blocks.matrix.shape

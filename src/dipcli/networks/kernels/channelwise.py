@@ -19,13 +19,9 @@ ROW_CHANNELS = 64  # channels processed at a time: a multiple of the 32 half-pre
 
 
 def group_pixels(x: Tensor) -> Tensor:
-    """Return the pixels as the rows of a matrix, several in a row if there are few channels.
+    """Return the pixels of (1, C, H, W) as rows, k in one if there are few channels: shape (H W / k, k C).
 
-    Args:
-        x: shape (1, C, H, W); copied unless it is channels last in memory.
-
-    Returns:
-        Shape (H W / k, k C), the same memory.
+    It is the same memory if x is channels last, else a copy.
     """
     channels = x.shape[1]
     pixels = x.numel() // channels
@@ -34,14 +30,9 @@ def group_pixels(x: Tensor) -> Tensor:
 
 
 def sum_pixels(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums over the pixels of x and of x y.
+    """Return the sums over the pixels of x and of x y, in at least single precision.
 
-    Args:
-        x: shape (1, C, H, W).
-        y: the same shape and precision.
-
-    Returns:
-        Two tensors of shape (C,), in at least single precision.
+    From two tensors (1, C, H, W) of the same precision to two of shape (C,).
     """
     channels = x.shape[1]
     x, y = group_pixels(x), group_pixels(y)
@@ -53,12 +44,7 @@ def sum_pixels(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scale_and_shift(x: Tensor, factor: Tensor, constant: Tensor) -> Tensor:
-    """Multiply by a factor and add a constant, per channel.
-
-    Args:
-        x: shape (1, C, H, W).
-        factor: shape (C,), in at least single precision.
-        constant: likewise.
+    """Multiply (1, C, H, W) by a factor and add a constant per channel, (C,), in at least single precision.
 
     Returns:
         Shape (1, C, H, W), channels last in memory.
@@ -75,12 +61,6 @@ def scale_and_shift(x: Tensor, factor: Tensor, constant: Tensor) -> Tensor:
 
 
 def add_scaled(x: Tensor, y: Tensor, factor: Tensor) -> None:
-    """Add factor y to x in place, per channel, in the precision of x.
-
-    Args:
-        x: shape (1, C, H, W), channels last in memory; changed.
-        y: the same shape.
-        factor: shape (C,).
-    """
+    """Add factor y to x in place, in the precision of x: factors (C,), images (1, C, H, W), x channels last."""
     rows = group_pixels(x)
     rows.addcmul_(group_pixels(y), factor.to(x.dtype).repeat(rows.shape[1] // len(factor)))

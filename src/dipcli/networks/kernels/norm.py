@@ -78,16 +78,9 @@ def _to_rows(x: Tensor) -> Tensor:
 
 
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Apply batch norm with the statistics of the current image.
+    """Apply batch norm with the statistics of the current image: y = weight (x - mean) / sqrt(variance + eps) + bias.
 
-    Args:
-        x: shape (1, C, H, W).
-        weight: factors of the norm, shape (C,).
-        bias: its constants, shape (C,).
-        eps: added to the variance.
-
-    Returns:
-        Shape (1, C, H, W).
+    From (1, C, H, W) to the same shape; weight and bias have shape (C,).
     """
     slow = x.shape[1] % FAST_CHANNELS and x.numel() >= MIN_VALUES and x.device.type == "cpu"
     if not slow or not x.is_contiguous(memory_format=torch.channels_last):
@@ -96,17 +89,9 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 def batch_norm_leaky_relu(x: Tensor, weight: Tensor, bias: Tensor, eps: float, negative_slope: float) -> Tensor:
-    """Apply batch norm with the statistics of the current image, then LeakyReLU; the result overwrites x.
+    """Apply `batch_norm`, then LeakyReLU with this factor below zero; x, which may be overwritten, is invalid then.
 
-    Args:
-        x: shape (1, C, H, W), channels last in memory; invalid afterwards.
-        weight: factors of the norm, shape (C,).
-        bias: its constants, shape (C,).
-        eps: added to the variance.
-        negative_slope: factor of the activation below zero.
-
-    Returns:
-        Shape (1, C, H, W).
+    From (1, C, H, W) to the same shape; weight and bias have shape (C,).
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     y: Tensor

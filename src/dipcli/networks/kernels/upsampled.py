@@ -131,34 +131,24 @@ def _smooth(x: Tensor, mode: str) -> Tensor:
 
 
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, mode: str) -> Tensor:
-    """Return the image whose upsampling is the batch norm of the upsampled x.
+    """Return the image whose bilinear or nearest upsampling (mode) is the batch norm of the upsampled x.
 
-    Args:
-        x: shape (1, C, h, w), channels last in memory.
-        weight: factors of the norm, shape (C,).
-        bias: its constants, shape (C,).
-        eps: added to the variance.
-        mode: of upsampling, bilinear or nearest.
-
-    Returns:
-        Shape (1, C, h, w): its mean is the bias, but its variance is not the square of the weight.
+    From (1, C, h, w), channels last in memory, to the same shape; weight and bias have shape (C,). The mean of the
+    result is the bias, but its variance is not the square of the weight.
     """
     y: Tensor = _Norm.apply(x, weight, bias, eps, mode)  # type: ignore[no-untyped-call]
     return y
 
 
 def convolve(x: Tensor, weight: Tensor, start: Tensor, mode: str, pad: str) -> Tensor:
-    """Upsample x by two, pad it and convolve it.
+    """Upsample x by two (bilinear or nearest), pad it (reflection or zero), convolve it and add it to start, in place.
 
     Args:
         x: shape (1, C, h, w), channels last in memory.
         weight: shape (O, C, k, k), k odd.
-        start: the result is added to it, in place: shape (1, O, 2h, 2w), channels last in memory.
-        mode: of upsampling, bilinear or nearest.
-        pad: reflection or zero.
-
-    Returns:
-        start, changed.
+        start: shape (1, O, 2h, 2w), channels last in memory; it is changed and returned.
+        mode: of upsampling.
+        pad: of the convolution.
     """
     x = x.contiguous(memory_format=torch.channels_last)
     y: Tensor = _Convolution.apply(start, x, weight, mode, pad)  # type: ignore[no-untyped-call]

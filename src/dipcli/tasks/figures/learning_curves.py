@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,13 +24,9 @@ BIN_DECADES = 0.05  # width of the bins whose medians are drawn: dashes would be
 
 
 class Target(NamedTuple):
-    """One of the images that are fitted at the same time.
+    """One of the images that are fitted at the same time: its column, its label, and the look of its curve.
 
-    Attributes:
-        name: of its column.
-        label: in sentences and beside its curve.
-        colour: of the curve, from the palette of Okabe and Ito, which the colour-blind can distinguish.
-        dashes: of the curve, to distinguish it in grey as well.
+    The colours are from the palette of Okabe and Ito, which the colour-blind can distinguish; dashes differ in grey.
     """
 
     name: str
@@ -94,16 +89,18 @@ class Curves:
     def conclude(self) -> str:
         """Return a sentence on when each target reached the error."""
         reached = self.find_fitted()
-        fitted = {label: number for label, number in reached.items() if number is not None}
-        never = [label for label in reached if label not in fitted]
+        fitted = [(label, number) for label, number in reached.items() if number is not None]
+        *others, last_label = [label for label, number in reached.items() if number is None] or [""]
         error, last = f"a mean squared error of {self.error:g}", self.iterations[-1]
         if not fitted:
             return f"None of the four reached {error} by iteration {last}."
-        first, *others = sorted(fitted, key=lambda label: fitted[label])
-        parts = [f"The {first} reached {error} at iteration {fitted[first]}"]
-        parts += [f"{label} at {fitted[label]}" for label in others]
-        rest = f"; {_join(never)} had not by iteration {last}." if never else "."
-        return ", ".join(parts) + rest
+        (label, number), *later = sorted(fitted, key=lambda pair: pair[1])
+        parts = [
+            f"The {label} reached {error} at iteration {number}",
+            *(f"{label} at {number}" for label, number in later),
+        ]
+        never = " and ".join(filter(None, [", ".join(others), last_label]))
+        return ", ".join(parts) + (f"; {never} had not by iteration {last}." if never else ".")
 
     def render(self) -> dict[str, bytes]:
         """Return the chart as PNG and SVG and the numbers as CSV, by suffix. Same numbers, same bytes."""
@@ -111,21 +108,19 @@ class Curves:
 
         # Independent of the user's own style. The salt replaces the random identifiers in an SVG.
         with style.context(["default", {"svg.hashsalt": "dipcli", "svg.fonttype": "path"}]):
-            figure = self.draw()
-            return {
-                ".png": _encode(figure, "png", {"Software": None}),
-                ".svg": _encode(figure, "svg", {"Date": None, "Creator": None}),
-                ".csv": self.to_csv().encode(),
-            }
+            figure, png, svg = self.draw(), io.BytesIO(), io.BytesIO()
+            figure.savefig(png, format="png", metadata={"Software": None})
+            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+            return {".png": png.getvalue(), ".svg": svg.getvalue(), ".csv": self.to_csv().encode()}
 
     def to_csv(self) -> str:
         """Return the numbers as CSV: the iteration, and the error of each target to six significant digits."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["iteration", *(target.name for target in TARGETS)])
-        for number, row in zip(self.iterations, self.errors(), strict=True):
-            writer.writerow([number, *(f"{value:.6g}" for value in row)])
-        return text.getvalue()
+        rows = [["iteration", *(target.name for target in TARGETS)]]
+        rows += [
+            [str(number), *(f"{value:.6g}" for value in errors)]
+            for number, errors in zip(self.iterations, self.errors(), strict=True)
+        ]
+        return "".join(f"{','.join(row)}\n" for row in rows)
 
     def draw(self) -> Figure:
         """Draw the errors over the iterations, on a logarithmic scale as in the published figure.
@@ -163,12 +158,6 @@ class Curves:
         return figure
 
 
-def _encode(figure: Figure, kind: str, metadata: dict[str, str | None]) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format=kind, metadata=metadata)
-    return file.getvalue()
-
-
 def _medians(
     iterations: NDArray[np.int_], errors: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -188,9 +177,3 @@ def _spread(heights: Sequence[float], gap: float) -> list[float]:
     for index in np.argsort(heights, kind="stable"):
         moved[index] = lowest = max(heights[index], lowest + gap)
     return moved
-
-
-def _join(labels: Sequence[str]) -> str:
-    """Return "a, b and c"."""
-    *others, last = labels
-    return f"{', '.join(others)} and {last}" if others else last
