@@ -12,9 +12,9 @@ IMAGES is a folder of clean images named NAME_clean.png; the middle of each is u
 whole. The noise is that of benchmarks/stopping.py: clipped, 8 bits. Presets end by their stopping rule and estimate the
 noise level; `ridge` is the non-local estimate with which they fuse the fit. The peers (benchmarks/peers.py) run for
 their published number of iterations and receive the true noise level if they need it (of Poisson noise, the standard
-deviation of the whole image's noise). The clock runs from the noisy pixels to the restored ones and pauses while PSNRs are computed. The table
-shows for each method the time at which it first reached the final PSNR of the published method's running average.
-Results already in the file are not computed again.
+deviation of the whole image's noise). The clock runs from the noisy pixels to the restored ones and pauses while PSNRs
+are computed. The table shows for each method the time at which it first reached the final PSNR of the published
+method's running average; the trace is of the fit alone. Results already in the file are not computed again.
 
 The published method takes an hour per image. With `--seconds-per-iteration`, the table instead uses the final PSNR of
 `paper`, the same network and settings in our step, and the given time of one iteration in plain fp32
