@@ -17,7 +17,6 @@ from distributed import CancelledError, Client, Future, KilledWorker
 import dipcli
 from dipcli.cluster import worker
 from dipcli.errors import DipError
-from dipcli.records import job_json
 from dipcli.runs.batches.batch import Batch, Outcome, failed
 from dipcli.runs.display import Display
 from dipcli.runs.interrupt import Interrupt
@@ -61,7 +60,7 @@ class Tasks:
             "version": dipcli.__version__,
             "cwd": str(Path.cwd()),
             "threads": self.threads,
-            "jobs": [job_json.to_json(self.batch.entries[number - 1].job) for number in numbers],
+            "jobs": [self.batch.entries[number - 1].job.to_json() for number in numbers],
         }
         self.submitted += 1
         future = self.client.submit(worker.restore_images, request, key=(self.call, self.submitted), pure=False)

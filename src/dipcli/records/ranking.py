@@ -15,10 +15,7 @@ MIN_TIMED_SECONDS = 1e-3  # shorter times are not measured well
 def compare_with_baselines(record: RunRecord, baselines: Sequence[BaselineRecord], skipped: Mapping[str, str]) -> str:
     """State whether the fit was worth it: the best baseline by name, better or worse by how much, and the times.
 
-    Args:
-        record: of the run.
-        baselines: the results of the classical methods.
-        skipped: the reasons of those without a result, by name.
+    `skipped` has the reasons of those without a result, by name.
     """
     if not baselines:
         verdict = "No classical method gave a result to compare with."
@@ -38,10 +35,8 @@ def format_table(record: RunRecord) -> list[str]:
     if record.comparison is None:
         return []
     baselines = record.comparison
-    rows: list[tuple[str, MeasuredResult, float, str]] = [
-        ("restored", record, record.seconds, ""),
-        *((baseline.name, baseline, baseline.seconds, baseline.file or "") for baseline in baselines),
-    ]
+    rows: list[tuple[str, MeasuredResult, float, str]] = [("restored", record, record.seconds, "")]
+    rows += [(baseline.name, baseline, baseline.seconds, baseline.file or "") for baseline in baselines]
     width = max(len(name) for name, *_ in rows)
     lines = [
         f"  {name:<{width}}{_format_measures(result)}{_format_seconds(seconds):>9}  {file}".rstrip()
@@ -55,7 +50,11 @@ def _judge(record: RunRecord, baselines: Sequence[BaselineRecord]) -> str:
     ours, theirs = _psnr(record), _psnr(best)
     gap = 0.0 if ours == theirs else ours - theirs  # both may be infinite
     ratio = max(record.seconds, MIN_TIMED_SECONDS) / max(best.seconds, MIN_TIMED_SECONDS)
-    speed = _compare_times(ratio)
+    if 1 / SIMILAR_TIME_RATIO < ratio < SIMILAR_TIME_RATIO:
+        speed = "takes about as long"
+    else:
+        slower = f"takes {_format_ratio(1 / ratio)} times as long"
+        speed = f"is {_format_ratio(ratio)} times faster" if ratio > 1 else slower
     if abs(gap) <= TIE_DB:
         return f"On this image {best.name} is as good, within {TIE_DB} dB, and {speed}."
     difference = "free of error" if math.isinf(gap) else f"{abs(gap):.2f} dB better"
@@ -65,13 +64,6 @@ def _judge(record: RunRecord, baselines: Sequence[BaselineRecord]) -> str:
     among = f", the best of {len(baselines)} classical methods, which" if len(baselines) > 1 else ", which"
     compared = "" if math.isinf(gap) else f" than {best.name}{among} {speed}"
     return f"On this image the result is {difference}{compared}."
-
-
-def _compare_times(ratio: float) -> str:
-    """Compare a baseline's time with the fit's, by the ratio of the fit's time to the baseline's."""
-    if 1 / SIMILAR_TIME_RATIO < ratio < SIMILAR_TIME_RATIO:
-        return "takes about as long"
-    return f"is {_format_ratio(ratio)} times faster" if ratio > 1 else f"takes {_format_ratio(1 / ratio)} times as long"
 
 
 def _format_ratio(ratio: float) -> str:

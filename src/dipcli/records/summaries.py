@@ -10,7 +10,7 @@ def describe_ending(record: RunRecord) -> list[str]:
     """How a run ended and how good the result is, in sentences."""
     count = record.iterations
     done = f"{count} iteration{'s' if count > 1 else ''} in {format_clock(record.seconds)}"
-    kept = [fit.kept for fit in record.runs if not fit.outlier] if record.tiles else [record.kept]
+    kept = [fit.kept for fit in record.runs if record.tiles and not fit.outlier] or [record.kept]
     averages = f"average of {kept[0]}" if min(kept) == max(kept) else f"averages of {min(kept)} to {max(kept)}"
     sentences = [f"{done}, kept the {averages}; ended because {record.reason}."]
     if record.measures:
