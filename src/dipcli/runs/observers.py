@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 
 from dipcli import files, images
 from dipcli.problem import metrics
@@ -30,22 +28,9 @@ if TYPE_CHECKING:
 Row: TypeAlias = dict[str, float | int | str | None]
 
 COLUMNS = (
-    "iteration",
-    "seconds",
-    "loss",
-    "lr",
-    "psnr_noisy",
-    "psnr_noisy_smoothed",
-    "holdout",
-    "psnr_ref",
-    "psnr_ref_smoothed",
-    "ssim_ref_smoothed",
-    "event",
-    "run",
-    "tile",
-    "signal",
-)
-
+    "iteration", "seconds", "loss", "lr", "psnr_noisy", "psnr_noisy_smoothed", "holdout", "psnr_ref",
+    "psnr_ref_smoothed", "ssim_ref_smoothed", "event", "run", "tile", "signal",
+)  # fmt: skip
 NO_TILE = 0  # in place of a tile's number if the image is fitted whole
 
 
@@ -69,7 +54,7 @@ class Metrics:
         receivers: Iterable[Callable[[Row], None]],
     ) -> None:
         self.problem, self.reference, self.every, self.receivers = problem, reference, every, list(receivers)
-        self.seen: _Measurement | None = None
+        self.seen: Problem | None = None  # whose measurement is on the CPU
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """Make a row if it is due."""
@@ -109,36 +94,12 @@ class Metrics:
             problem: of a tile; that of the whole image if not given.
         """
         problem = problem or self.problem
-        if self.seen is None or self.seen.problem is not problem:
-            self.seen = _Measurement.of(problem)
+        if self.seen is not problem:
+            values, weight = problem.measured, problem.weight
+            self.counts = ... if weight is None else weight.expand_as(values).cpu().numpy() > 0
+            self.seen, self.measured = problem, values.cpu().numpy()[self.counts]
         predicted: NDArray[np.float32] = problem.operator(image.clamp(0, 1)).float().cpu().numpy()
-        if self.seen.counting is not None:
-            predicted = predicted[self.seen.counting]
-        return metrics.psnr(predicted, self.seen.values)
-
-
-@dataclass(frozen=True)
-class _Measurement:
-    """A measurement on the CPU.
-
-    Attributes:
-        problem: that it belongs to.
-        counting: which values count; None for all.
-        values: those that count.
-    """
-
-    problem: Problem
-    counting: NDArray[np.bool_] | None
-    values: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, problem: Problem) -> _Measurement:
-        """Copy the measurement of a problem on any device."""
-        values: NDArray[np.float32] = problem.measured.cpu().numpy()
-        if problem.weight is None:
-            return cls(problem, None, values)
-        counting = problem.weight.expand_as(problem.measured).cpu().numpy() > 0
-        return cls(problem, counting, values[counting])
+        return metrics.psnr(predicted[self.counts], self.measured)
 
 
 class Log:
@@ -182,12 +143,7 @@ class Snapshots:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        image: Image,
-        every: int | None,
-        at: frozenset[int],
-        finish: Callable[[Tensor], Tensor],
+        self, folder: Path, image: Image, every: int | None, at: frozenset[int], finish: Callable[[Tensor], Tensor]
     ) -> None:
         self.folder, self.image, self.every, self.at, self.finish = folder, image, every, at, finish
 
@@ -209,11 +165,6 @@ def pixels(image: Tensor) -> NDArray[np.float32]:
     """A tensor on any device as a NumPy array, clipped to 0..1."""
     array: NDArray[np.float32] = image.clamp(0, 1).float().cpu().numpy()
     return array
-
-
-def tensor(image: NDArray[np.float32], device: torch.device) -> Tensor:
-    """A NumPy array as a tensor on a device."""
-    return torch.from_numpy(image).to(device)
 
 
 def _read_rows(path: Path, after: tuple[int, int, int]) -> list[list[str]]:

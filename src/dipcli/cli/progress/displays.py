@@ -26,7 +26,7 @@ DUMB_TERMINALS = ("dumb", "unknown")  # values of TERM: the cursor cannot be mov
 BOLD, RESET = "\x1b[1m", "\x1b[0m"
 
 
-class Lines:
+class Lines(Display):
     """One plain line every few seconds, for pipes, logs and cron.
 
     There are no control characters unless FORCE_COLOR is set (and NO_COLOR is not): then the title is bold.

@@ -22,17 +22,11 @@ NO_RECORD = "its result exists, without a run record: --overwrite restores it ag
 
 
 class EarlierResult(NamedTuple):
-    """A result that is kept.
+    """A result that is kept."""
 
-    Attributes:
-        output: its path.
-        record: of its run; None if there is none.
-        reason: why it is kept.
-    """
-
-    output: str
-    record: RunRecord | None
-    reason: str
+    output: str  # its path
+    record: RunRecord | None  # of its run; None if there is none
+    reason: str  # why it is kept
 
 
 def find_earlier_result(job: Job) -> EarlierResult | None:
@@ -41,9 +35,6 @@ def find_earlier_result(job: Job) -> EarlierResult | None:
     A finished run whose output exists is not repeated while the image, and the other files that were read, are the
     same. With other options it is not repeated either, because it may have taken hours; the reason says so.
     Without a run record an output that is not older than the image counts.
-
-    Args:
-        job: one of several.
 
     Raises:
         DipError: if an output exists that is not from a run.

@@ -20,34 +20,21 @@ RUN_SUFFIX = ".dip"  # of run folders
 
 @dataclass(frozen=True)
 class Source:
-    """An image, or a folder that cannot be used.
+    """An image, or a folder that cannot be used."""
 
-    Attributes:
-        path: of the file.
-        inside: its sub-folder within the folder that was named; its result goes to the same sub-folder.
-        wrong: why it cannot be restored, if that is known already.
-        named: whether the argument was this file.
-    """
-
-    path: Path
-    inside: Path = Path()
-    wrong: DipError | None = None
-    named: bool = False
+    path: Path  # of the file
+    inside: Path = Path()  # its sub-folder within the folder that was named; its result goes to the same sub-folder
+    wrong: DipError | None = None  # why it cannot be restored, if that is known already
+    named: bool = False  # whether the argument was this file
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The images to restore.
+    """The images to restore."""
 
-    Attributes:
-        images: in the order of the arguments, within a folder by name.
-        several: whether more than one was asked for; a folder counts as several, whatever is in it.
-        passed: files that were found but whose names are not those of images.
-    """
-
-    images: tuple[Source, ...]
-    several: bool
-    passed: tuple[Path, ...]
+    images: tuple[Source, ...]  # in the order of the arguments, within a folder by name
+    several: bool  # whether more than one was asked for; a folder counts as several, whatever is in it
+    passed: tuple[Path, ...]  # files that were found but whose names are not those of images
 
 
 def gather(arguments: Iterable[Path], task: str, output: Path | None = None) -> Sources:
@@ -55,11 +42,6 @@ def gather(arguments: Iterable[Path], task: str, output: Path | None = None) -> 
 
     A file whose name equals the pattern takes precedence over those that match it. In a folder these are left out:
     hidden files and folders, run folders, the folder for the results, and results of earlier runs of the task.
-
-    Args:
-        arguments: as they were given.
-        task: its name.
-        output: the folder for the results, if one was named.
 
     Raises:
         UsageError: if standard input is one of several.
@@ -80,11 +62,13 @@ def gather(arguments: Iterable[Path], task: str, output: Path | None = None) -> 
             passed.append(path)
         else:
             folders += 1
-            images += list(_walk(path, task, output, passed)) or [Source(path, wrong=_nothing_found(path))]
-    unique: dict[str, Source] = {}
-    for image in images:
-        unique.setdefault(os.path.abspath(image.path), image)
-    return Sources(tuple(unique.values()), bool(folders) or len(named) > 1, tuple(passed))
+            nothing = (
+                f"There is no image to restore in {path}: check the name. To restore the results of an earlier run, "
+                "name the files."
+            )
+            images += list(_walk(path, task, output, passed)) or [Source(path, wrong=DipError(nothing))]
+    unique = {os.path.abspath(image.path): image for image in reversed(images)}  # the first of each path
+    return Sources(tuple(reversed(unique.values())), bool(folders) or len(named) > 1, tuple(passed))
 
 
 def stems(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
@@ -148,10 +132,9 @@ def _walk(root: Path, task: str, output: Path | None, passed: list[Path]) -> Ite
         inside = here.relative_to(root)
         below = [here / folder for folder in sorted(folders) if not folder.startswith(".")]
         below = [folder for folder in below if folder.suffix != RUN_SUFFIX and os.path.realpath(folder) != results]
-        passed += [folder for folder in below if folder.is_symlink()]
-        below = [folder for folder in below if not folder.is_symlink()]
-        folders[:] = [folder.name for folder in below]
-        for folder in below:
+        passed += filter(Path.is_symlink, below)
+        folders[:] = [folder.name for folder in below if not folder.is_symlink()]
+        for folder in map(here.joinpath, folders):
             if has_image_suffix(folder):
                 yield Source(folder, inside, DipError(f"{folder} is a folder with the name of an image: rename it."))
         for path in (here / file for file in sorted(names) if not file.startswith(".")):
@@ -169,10 +152,3 @@ def _is_result(path: Path, task: str) -> bool:
     """Whether this task made the image, according to the run folder beside it."""
     record = read_record(path.with_suffix(RUN_SUFFIX))
     return record is not None and record.task == task and Path(record.output).name == path.name
-
-
-def _nothing_found(folder: Path) -> DipError:
-    return DipError(
-        f"There is no image to restore in {folder}: check the name. To restore the results of an earlier run, name "
-        "the files."
-    )
