@@ -28,14 +28,8 @@ def restore_by(
     """Restore many images, several at a time, and continue after failures.
 
     Each image's files tell whether it is finished. Whatever is lost (a process, a worker, the scheduler), the same
-    call again does the rest. Workers may come and go.
-
-    Args:
-        scheduler: where the workers are.
-        batch: the images.
-        batch_size: images of one size that a worker fits in one pass.
-        display: receives messages.
-        signals: the first of these ends the fits at work, which keep their best images so far, and starts no others.
+    call again does the rest. Workers may come and go. The first of the signals ends the fits at work, which keep their
+    best images so far, and no others are started.
 
     Yields:
         The outcomes, as they become known: at least one.

@@ -16,7 +16,7 @@ from distributed import CancelledError, Client, Future, KilledWorker
 
 import dipcli
 from dipcli.cluster import worker
-from dipcli.errors import DipError
+from dipcli.errors import DipError, describe_failure
 from dipcli.runs.batches.batch import Batch, Outcome, failed
 from dipcli.runs.display import Display
 from dipcli.runs.interrupt import Interrupt
@@ -32,10 +32,6 @@ class Tasks:
         client: Dask's.
         threads: CPU threads of each fit; None for all CPUs of its worker.
         batch: all images of the call.
-
-    Attributes:
-        pending: numbers of the images of each task.
-        workers: connected workers.
     """
 
     def __init__(self, client: Client, threads: int | None, batch: Batch) -> None:
@@ -43,9 +39,9 @@ class Tasks:
         self.address = str(client.scheduler.address)
         self.call = f"dip-{uuid4().hex}"
         self.submitted = 0
-        self.pending: dict[Future, tuple[int, ...]] = {}
+        self.pending: dict[Future, tuple[int, ...]] = {}  # numbers of the images of each task
         self.finished: SimpleQueue[Future] = SimpleQueue()
-        self.workers = 0
+        self.workers = 0  # that are connected
         self.next_poll, self.next_note = 0.0, monotonic() + FIRST_NOTE_SECONDS
 
     @property
@@ -119,10 +115,9 @@ class Tasks:
     def _renumber(self, outcome: Outcome, number: int) -> Outcome:
         """The same outcome as one of the call's."""
         if outcome.error:
-            outcome = replace(failed(self.batch, number, outcome.error), worker=outcome.worker, notes=outcome.notes)
+            return replace(failed(self.batch, number, outcome.error), worker=outcome.worker, notes=outcome.notes)
         # A run that is finished was finished during this call, by a worker that was lost before it could report.
-        skipped = "" if outcome.record else outcome.skipped
-        return replace(outcome, number=number, skipped=skipped)
+        return replace(outcome, number=number, skipped="" if outcome.record else outcome.skipped)
 
     def close(self) -> None:
         """Cancel what is still pending: the fits end and keep their checkpoints."""
@@ -148,7 +143,7 @@ def _reason(error: Exception) -> DipError:
     """Why a task failed, for the user."""
     if isinstance(error, DipError):
         return error
-    text = f"The fit failed, which is a bug in dip ({type(error).__name__}: {error}): DIP_DEBUG=1 shows where."
+    text = f"The fit failed, which is a bug in dip ({describe_failure(error)}): DIP_DEBUG=1 shows where."
     if isinstance(error, KilledWorker):
         deaths = error.allowed_failures + 1
         text = (

@@ -21,7 +21,7 @@ from dipcli.fitting.machine import memory
 from dipcli.records.job import Job
 from dipcli.runs.batches.batch import Batch, Entry, Outcome, restore_all
 from dipcli.runs.batches.joint import restore_together
-from dipcli.runs.display import Silent
+from dipcli.runs.display import Display
 from dipcli.runs.interrupt import Interrupt
 
 NANNY_SECONDS = 0.5  # it looks every 0.05 s
@@ -101,7 +101,7 @@ class TaskInterrupt(Interrupt):
         return super().reason()
 
 
-class _Notes(Silent):
+class _Notes(Display):
     """Collects messages for the client."""
 
     def __init__(self) -> None:
