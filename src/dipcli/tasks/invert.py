@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dipcli.errors import DipError, UsageError
+from dipcli.errors import DipError, UsageError, describe_error
 from dipcli.problem import Problem
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import PUBLISHED, Presets, task
@@ -192,7 +192,6 @@ def _load_own_network(model: str, weights: str | None, seed: int) -> nn.Module:
     import torch
 
     from dipcli.problem.classifiers import load_weights
-    from dipcli.problem.features import describe_error
 
     if weights in ("random", "download"):
         raise UsageError(
