@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from dipcli import __version__
 from dipcli.cli import console
@@ -53,10 +54,22 @@ def app() -> typer.Typer:
     )
     whole.callback()(_root)
     for task in tasks().values():
-        whole.command(task.name)(command(task))
+        whole.command(task.name, cls=TaskCommand, help=task.help)(lambda: None)
     for name, function in COMMANDS.items():
         whole.command(name)(_print_failures()(function))
     return whole
+
+
+class TaskCommand(TyperCommand):
+    """A task's subcommand. It gets its parameters when it is used: those of all tasks take a third of `dip --help`."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Make the parameters, then the context."""
+        alone = typer.Typer(add_completion=False)
+        alone.command()(command(tasks()[str(self.name)]))
+        made = typer.main.get_command(alone)
+        self.params, self.callback = made.params, made.callback
+        return super().make_context(info_name, args, parent, **extra)
 
 
 def command(task: Task) -> Callable[..., None]:
