@@ -19,8 +19,7 @@ from dipcli.fitting.control import Control, Deadline, Observer
 from dipcli.fitting.solve import prepare, solve
 from dipcli.runs.display import Bar, Display, Expected
 from dipcli.runs.interrupt import handle_signals
-from dipcli.runs.measures import measure_result
-from dipcli.runs.observers import Metrics, pixels
+from dipcli.runs.observers import Metrics, measure_result, pixels
 from dipcli.runs.time_budget import choose_preset
 from dipcli.runs.uncertainty import Uncertainty
 from dipcli.settings import Settings

@@ -25,13 +25,10 @@ UNSUPPORTED_ERRNOS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUP
 
 @contextmanager
 def lock_paths(*paths: Path) -> Iterator[None]:
-    """Lock files and folders against other runs.
+    """Lock files in existing folders, and folders, against other runs.
 
     The lock file is written beside a file or into a folder and removed at the end. The lock itself is the operating
     system's: it ends with the process, so a lock file left by a killed run does not block others.
-
-    Args:
-        paths: files in existing folders, and folders.
 
     Raises:
         TakenError: if another run holds one of the locks.

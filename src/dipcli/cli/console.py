@@ -127,9 +127,9 @@ def _report(outcome: Outcome, display: Display, explain: Callable[[str], None]) 
     elif outcome.skipped:
         display.note(f"{outcome.source}: {outcome.skipped}")
     elif outcome.record and not outcome.error:
-        from dipcli.records import ranking, summaries
+        from dipcli.records import summaries
 
-        first, *others = [*summaries.describe_ending(outcome.record), *ranking.format_table(outcome.record)]
+        first, *others = [*summaries.describe_ending(outcome.record), *summaries.format_table(outcome.record)]
         for sentence in (f"{first} ({outcome.worker})" if outcome.worker else first, *others):
             display.note(sentence)
         if outcome.fate == "restored":

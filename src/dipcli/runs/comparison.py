@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from dipcli import files, images
 from dipcli.errors import first_line
 from dipcli.fitting.machine import memory
-from dipcli.records import ranking
+from dipcli.records import summaries
 from dipcli.records.run_record import BaselineRecord, RunRecord
 from dipcli.runs.interrupt import handle_signals
-from dipcli.runs.measures import measure_against_truth, reference_fields
+from dipcli.runs.observers import measure_against_truth, reference_fields
 from dipcli.tasks.baselines.baseline import FOLDER, Baseline, Budget, Skipped
 from dipcli.tasks.case import Case
 
@@ -69,7 +69,7 @@ class Comparison:
                 raise
             missing = [baseline.name for baseline in baselines if baseline.name not in skipped][len(results) :]
             skipped |= dict.fromkeys(missing or ["the rest"], f"the comparison was interrupted by {ended_by.name}")
-        return tuple(results), ranking.compare_with_baselines(record, results, skipped), ended_by
+        return tuple(results), summaries.compare_with_baselines(record, results, skipped), ended_by
 
     def apply(self, baseline: Baseline, budget: Budget) -> BaselineRecord:
         """Apply one method and write its image.

@@ -7,14 +7,17 @@ GPU wait, so only `Metrics` reads numbers, every few iterations, and passes them
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import torch
 
 from dipcli import files, images
 from dipcli.problem import metrics
+from dipcli.records.run_record import Measures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from dipcli.problem import Problem
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Step
+    from dipcli.tasks.case import Case
 
 Row: TypeAlias = dict[str, float | int | str | None]
 
@@ -87,12 +91,7 @@ class Metrics:
             receive(row)
 
     def measurement_psnr(self, image: Tensor, problem: Problem | None = None) -> float:
-        """PSNR of A(x) to the measurement in dB, over the values that count.
-
-        Args:
-            image: x.
-            problem: of a tile; that of the whole image if not given.
-        """
+        """PSNR of A(x) to the measurement in dB, over the values that count; of a tile if its problem is given."""
         problem = problem or self.problem
         if self.seen is not problem:
             values, weight = problem.measured, problem.weight
@@ -102,12 +101,40 @@ class Metrics:
         return metrics.psnr(predicted[self.counts], self.measured)
 
 
+def measure_result(
+    case: Case, meter: Metrics, restored: NDArray[np.float32], truth: NDArray[np.float32] | None
+) -> dict[str, Any]:
+    """Measure a restored image, (C, H, W); return the fields of the run record that say how good it is."""
+    image = torch.from_numpy(restored).to(meter.problem.measured.device)
+    found: dict[str, Any] = {"psnr_noisy": _finite(meter.measurement_psnr(image))}
+    if truth is not None:
+        found |= reference_fields(measure_against_truth(case, restored, truth))
+        found["baselines"] = {
+            name: measure_against_truth(case, image, truth) for name, image in case.baseline_images.items()
+        }
+    return found | {"conclusion": case.conclude(restored) if case.conclude else None}
+
+
+def measure_against_truth(case: Case, image: NDArray[np.float32], truth: NDArray[np.float32]) -> Measures:
+    """PSNR and SSIM of an image to the true one, both (C, H, W)."""
+    measures = metrics.measure_similarity(image, truth, border=case.border, known=case.known)
+    return Measures(**{name: _finite(value) for name, value in measures.items()})
+
+
+def reference_fields(measures: Measures) -> dict[str, float | None]:
+    """The fields of a record for figures against the true image."""
+    others = {"psnr_ref_y": measures.psnr_y, "psnr_ref_unknown": measures.psnr_unknown, "ssim_ref": measures.ssim}
+    return {"psnr_ref": measures.psnr} | {name: value for name, value in others.items() if value is not None}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 class Log:
     """`log.csv`: each row is on disk at once.
 
-    Args:
-        path: of the file; an earlier log is replaced,
-        after: except for its rows up to this tile, run and iteration, when a run is resumed from there.
+    An earlier log is replaced, except for its rows up to the tile, run and iteration `after` which a run is resumed.
     """
 
     def __init__(self, path: Path, after: tuple[int, int, int] | None = None) -> None:
@@ -132,14 +159,7 @@ class Snapshots:
     """Intermediate images: 000100.png is the average, 000100.raw.png the network's own output.
 
     Those of a second run go into a folder `run2`, and so on. An image that is fitted in tiles has snapshots of each
-    tile, in folders `tile1`, `tile2`, ...
-
-    Args:
-        folder: created with the first snapshot.
-        image: the input image, for its colour profile.
-        every: iterations between snapshots; None for none.
-        at: further iterations to write.
-        finish: the problem's last step.
+    tile, in folders `tile1`, `tile2`, ... The input image gives its colour profile.
     """
 
     def __init__(

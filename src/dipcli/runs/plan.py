@@ -65,12 +65,7 @@ class Plan:
 
 
 def make_plan(job: Job, image: Image, resume: InterruptedRun | bool) -> Plan:
-    """Decide everything about a run.
-
-    Args:
-        job: what was asked for.
-        image: the input image.
-        resume: the run to resume; True for the interrupted run of this very job, if there is one.
+    """Decide everything about a run; `resume` is True for the interrupted run of this very job, if there is one.
 
     Raises:
         DipError: if something is wrong that the user can put right.

@@ -31,13 +31,8 @@ FRAME_LEADING_DIGITS = ("1", "2", "5")  # frames are written at 1, 2, 5, 10, 20,
 class Preview:
     """`preview.png`: the smoothed image so far, rewritten every few seconds.
 
-    With several runs it shows the current one. Tiles are blended into the whole image, which starts as the measurement.
-
-    Args:
-        path: of the file.
-        image: the input image, for its colour profile.
-        problem: of the whole image.
-        progress: of an earlier part of a run in tiles.
+    With several runs it shows the current one. Tiles are blended into the whole image, which starts as the measurement,
+    with those that `progress` has. The input image gives its colour profile.
     """
 
     def __init__(self, path: Path, image: Image, problem: Problem, progress: TilesState | None = None) -> None:
@@ -95,11 +90,6 @@ class Frames:
 
     Written for the first run of an image that is fitted whole. Existing files stay: an earlier part of the same run
     wrote them, or they belong to the user.
-
-    Args:
-        folder: created with the first frame.
-        image: the input image, for its colour profile.
-        problem: of the whole image.
     """
 
     def __init__(self, folder: Path, image: Image, problem: Problem) -> None:

@@ -30,8 +30,7 @@ from dipcli.records.run_record import SCHEMA, EstimateRecord, FileRecord, FitRec
 from dipcli.report import page
 from dipcli.runs.comparison import Comparison
 from dipcli.runs.display import Display
-from dipcli.runs.measures import measure_result
-from dipcli.runs.observers import Metrics, pixels
+from dipcli.runs.observers import Metrics, measure_result, pixels
 from dipcli.runs.plan import Plan, suffix_of
 
 

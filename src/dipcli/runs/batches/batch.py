@@ -15,8 +15,7 @@ from dipcli.images import DEFAULT_SUFFIXES, has_image_suffix, pillow
 from dipcli.records.job import Job
 from dipcli.records.resume import InterruptedRun
 from dipcli.records.run_record import RunRecord
-from dipcli.runs.batches.finished import find_earlier_result
-from dipcli.runs.batches.sources import Source, gather, stems
+from dipcli.runs.batches.sources import Source, find_earlier_result, gather, stems
 from dipcli.runs.display import Display
 from dipcli.runs.interrupt import Interrupt, NotStartedError
 from dipcli.runs.run import Announce, restore

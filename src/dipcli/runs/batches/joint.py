@@ -37,18 +37,8 @@ def restore_together(
     """Restore images of one size together, one size after the other, and continue after failures.
 
     Each image has its own stopping rule and its own files. When one is done, the next takes its place. The first of
-    the signals ends the fits at work, keeps their best images so far and ends the batch.
-
-    Args:
-        batch: several images.
-        wanted: images to fit together, as far as memory allows; None to measure it for each size.
-        display: shows progress.
-        signals: what ends the batch.
-        announce: receives each plan before its fit.
-        interrupt: ends the fits in place of signals, if another part of the program handles these.
-
-    Yields:
-        The outcomes, as they become known.
+    the signals, or the interrupt in their place, ends the fits at work, keeps their best images so far and ends the
+    batch. `wanted` images are fitted together, as far as memory allows; None to measure it for each size.
     """
 
     def say_stopping() -> None:
