@@ -16,9 +16,8 @@ from dipcli.records.job import Job
 from dipcli.records.resume import InterruptedRun
 from dipcli.records.run_record import RunRecord
 from dipcli.runs.batches.sources import Source, find_earlier_result, gather, stems
-from dipcli.runs.display import Display
 from dipcli.runs.interrupt import Interrupt, NotStartedError
-from dipcli.runs.run import Announce, restore
+from dipcli.runs.run import restore
 
 MAX_NAMED_FILES = 5  # in a sentence
 # Images of one size that are fitted together: a number; "auto" to measure it; None for "auto" on a GPU and 1 on a CPU.
@@ -147,38 +146,22 @@ def _make_entries(like: Job, images: Sequence[Source], output: Path | None) -> l
     return entries
 
 
-def restore_all(
-    batch: Batch,
-    *,
-    display: Display,
-    signals: tuple[signal.Signals, ...] = (),
-    announce: Announce = lambda _plan: None,
-    resume: InterruptedRun | None = None,
-    interrupt: Interrupt | None = None,
-) -> Iterator[Outcome]:
+def restore_all(batch: Batch, *, resume: InterruptedRun | None = None, **how: Any) -> Iterator[Outcome]:
     """Restore one image after the other, continue after failures, and yield each outcome as soon as it is known.
 
-    The first of the signals ends the fit, keeps its best image so far and ends the batch. With `resume` a single image
-    resumes that run; of several images those that were interrupted are resumed.
+    With `resume` a single image resumes that run; of several images those that were interrupted are resumed. `how` are
+    further arguments of `run.restore`; a signal ends the batch too.
     """
     shut: dict[Path, DipError] = {}
     for number in range(1, len(batch.entries) + 1):
-        outcome = decide_without_fit(batch, number, shut) or restore_entry(
-            batch,
-            number,
-            display=display,
-            signals=signals,
-            announce=announce,
-            resume=resume or batch.several,
-            interrupt=interrupt,
-        )
-        yield outcome
+        known = decide_without_fit(batch, number, shut)
+        yield (outcome := known or restore_entry(batch, number, resume=resume or batch.several, **how))
         if outcome.ended_by:
             return
 
 
-def restore_entry(batch: Batch, number: int, *, interrupt: Interrupt | None, **how: Any) -> Outcome:
-    """Restore one image of a batch; `how` are further arguments of `restore`."""
+def restore_entry(batch: Batch, number: int, *, interrupt: Interrupt | None = None, **how: Any) -> Outcome:
+    """Restore one image of a batch; `how` are further arguments of `run.restore`."""
     try:
         record, ended_by = restore(batch.entries[number - 1].job, interrupt=interrupt, **how)
     except DipError as error:
