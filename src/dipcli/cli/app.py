@@ -128,8 +128,7 @@ def _every_task(
     ] = None,
     preset: str = DEFAULT_PRESET,
     reference: Annotated[
-        Path | None,
-        typer.Option(help="The true image, for the figures only; it cannot influence the result."),
+        Path | None, typer.Option(help="The true image, for the figures only; it cannot influence the result.")
     ] = None,
     scheduler: Annotated[
         str | None,
