@@ -75,8 +75,10 @@ def gather(arguments: Iterable[Path], task: str, output: Path | None = None) -> 
                 "name the files."
             )
             images += list(_walk(path, task, output, passed)) or [Source(path, wrong=DipError(nothing))]
-    unique = {os.path.abspath(image.path): image for image in reversed(images)}  # the first of each path
-    return Sources(tuple(reversed(unique.values())), bool(folders) or len(named) > 1, tuple(passed))
+    unique: dict[str, Source] = {}
+    for image in images:
+        unique.setdefault(os.path.abspath(image.path), image)
+    return Sources(tuple(unique.values()), bool(folders) or len(named) > 1, tuple(passed))
 
 
 def stems(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
