@@ -105,7 +105,8 @@ def open_atomically(path: Path) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).chmod(0o666 & ~_umask())
+            os.umask(mask := os.umask(0))  # it can only be read by setting it
+            Path(temporary).chmod(0o666 & ~mask)
             Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink()
@@ -184,10 +185,3 @@ def check_name(path: Path) -> None:
 def _write_error(action: str, error: OSError) -> DipError:
     advice = "Make room, or choose another place" if error.errno in OUT_OF_SPACE_ERRNOS else "Choose another place"
     return DipError(f"{action}: {error.strerror or error}. {advice}.")
-
-
-def _umask() -> int:
-    """Return the file mode mask of the process, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

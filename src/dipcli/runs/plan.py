@@ -109,7 +109,9 @@ def make_plan(job: Job, image: Image, resume: InterruptedRun | bool) -> Plan:
         remarks.append(rule)
     progress = before.progress(prepared) if before else None
     if progress:
-        remarks.append(_describe_progress(progress))
+        tile, run, iteration = progress.reached
+        place = (f"tile {tile}, " if tile else "") + (f"run {run}, " if run > 1 else "")
+        remarks.append(f"resuming from {place}iteration {iteration}")
         deadline = Deadline(settings.time_budget(), spent=progress.seconds)
     return Plan(
         job=job,
@@ -174,10 +176,3 @@ def _warn_of_losses(case: Case, output: Path) -> list[str]:
     if case.known is not None and not written.lossless:
         return [f"{written.name} changes the known pixels a little: name the output .png to keep them bit for bit."]
     return []
-
-
-def _describe_progress(progress: RunsState | TilesState) -> str:
-    """Where a run resumes, in words."""
-    tile, run, iteration = progress.reached
-    place = (f"tile {tile}, " if tile else "") + (f"run {run}, " if run > 1 else "")
-    return f"resuming from {place}iteration {iteration}"

@@ -181,17 +181,14 @@ def _describe_files(plan: Plan, record: RunRecord, written: bytes) -> dict[str, 
     paths = {"input": job.source, "output": plan.output, **job.images()}
     paths |= {"uncertainty": Path(job.outputs.uncertainty)} if job.outputs.uncertainty else {}
     digests = {"input": record.input_sha256, "output": hashlib.sha256(written).hexdigest()}
-    return {name: _describe_file(path, folder, digests.get(name)) for name, path in paths.items()}
-
-
-def _describe_file(path: Path, folder: Path, digest: str | None) -> FileRecord:
-    if str(path) == "-":
-        return FileRecord(path="-")
-    full = str(path.absolute())
-    with suppress(OSError), path.open("rb") as file:
-        digest = digest or hashlib.file_digest(file, "sha256").hexdigest()
-    try:
-        near = os.path.relpath(path, folder)
-    except ValueError:  # on another drive
-        near = full
-    return FileRecord(path=full, near=near, sha256=digest)
+    records = {name: FileRecord(path="-") for name in paths}  # a standard stream
+    for name, path in paths.items():
+        if str(path) == "-":
+            continue
+        full, near, digest = str(path.absolute()), str(path.absolute()), digests.get(name)
+        with suppress(ValueError):  # on another drive
+            near = os.path.relpath(path, folder)
+        with suppress(OSError), path.open("rb") as file:
+            digest = digest or hashlib.file_digest(file, "sha256").hexdigest()
+        records[name] = FileRecord(path=full, near=near, sha256=digest)
+    return records

@@ -6,7 +6,6 @@ import shlex
 import signal
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 
 from dipcli import files, images
 from dipcli.fitting.control import Control, Observer
@@ -76,7 +75,10 @@ def restore(
     uncertainty = Uncertainty()
     stateful: list[Observer] = [*plan.case.observers, *([uncertainty] if job.outputs.uncertainty else [])]
     handling = nullcontext(interrupt) if interrupt else handle_signals(*signals, say=say_stopping)
-    with files.lock_paths(*_claim(plan)), handling as ending:
+    if plan.folder:
+        files.make_folder(plan.folder)
+    places = [path for path in (plan.output, plan.folder) if path and str(path) != "-"]
+    with files.lock_paths(*places), handling as ending:
         if ending.received:
             raise NotStartedError
         files.remove_temporaries(plan.output)
@@ -127,10 +129,3 @@ def _expect(plan: Plan) -> Expected:
         warmup=plan.progress is None and will_run(plan.prepared.first_problem, plan.prepared.prior.window, settings),
         left=plan.deadline.left,
     )
-
-
-def _claim(plan: Plan) -> list[Path]:
-    """The paths that no other run may write to at the same time. The run folder is made for that."""
-    if plan.folder:
-        files.make_folder(plan.folder)
-    return [*([] if str(plan.output) == "-" else [plan.output]), *([plan.folder] if plan.folder else [])]

@@ -128,11 +128,6 @@ class JointDisplay(ExitStack):
         title = f"{self.count} images, {self.together} at a time"
         self.enter_context(self.display.watching(title, expected))
 
-    def advance(self, step: Step) -> None:
-        """Count an iteration of one of the fits."""
-        self.iterations += 1
-        self.display(replace(step, number=self.iterations, event=None, run=1, tile=None), Verdict())
-
 
 class _FitDisplay(Silent):
     """The display of one fit: its messages, and its share of the progress."""
@@ -148,7 +143,9 @@ class _FitDisplay(Silent):
 
     def __call__(self, step: Step, verdict: Verdict) -> None:  # noqa: ARG002 - each fit has its own
         """Count the iteration; report an unusual event."""
-        self.joint.advance(step)
+        joint = self.joint
+        joint.iterations += 1
+        joint.display(replace(step, number=joint.iterations, event=None, run=1, tile=None), Verdict())
         if step.event:
             self.note(f"{self.title}: iteration {step.number}: {step.event}")
 

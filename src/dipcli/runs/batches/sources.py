@@ -203,14 +203,10 @@ def _walk(root: Path, task: str, output: Path | None, passed: list[Path]) -> Ite
             special = os.path.exists(path) and not os.path.isfile(path)  # reading from a pipe may never end
             if special or not has_image_suffix(path):
                 passed.append(path)
-            elif not _is_result(path, task):
+                continue
+            record = read_record(path.with_suffix(RUN_SUFFIX))
+            if record is None or (record.task, Path(record.output).name) != (task, path.name):
                 yield Source(path, inside)
     for error in unreadable:
         message = f"Cannot read the folder {error.filename}: {error.strerror}. Check its permissions."
         yield Source(Path(error.filename), wrong=DipError(message))
-
-
-def _is_result(path: Path, task: str) -> bool:
-    """Whether this task made the image, according to the run folder beside it."""
-    record = read_record(path.with_suffix(RUN_SUFFIX))
-    return record is not None and record.task == task and Path(record.output).name == path.name
