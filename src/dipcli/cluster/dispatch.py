@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -57,9 +58,9 @@ def restore_by(
         )
 
     with handle_signals(*signals, say=warn) as interrupt:
-        decisions = _decide(batch, batch_size or 1)
         waiting: deque[list[int]] = deque()
-        yield from _advance(decisions, waiting)
+        decide_next = partial(next, _decide(batch, batch_size or 1, waiting))
+        yield from iter(decide_next, None)  # up to the first task
         if not waiting:
             return
         first = waiting[0][0]
@@ -74,23 +75,17 @@ def restore_by(
                 while waiting and tasks.has_room and not interrupt.received:
                     tasks.submit(waiting.popleft())
                     if not waiting:
-                        yield from _advance(decisions, waiting)
+                        yield from iter(decide_next, None)
                 yield from tasks.collect(interrupt, waiting)
         if waiting and interrupt.received:
             yield not_started(batch, waiting[0][0], interrupt.received)
 
 
-def _decide(batch: Batch, batch_size: int) -> Iterator[Outcome | list[int]]:
-    """Go through a batch: outcomes that are known without a fit, and the numbers of the images for each task."""
-    groups: Iterable[Sequence[int]] = ([number] for number in range(1, len(batch.entries) + 1))
-    if batch_size > 1:
-        groups = (
-            numbers[start : start + batch_size]
-            for numbers in batch.of_one_size()
-            for start in range(0, len(numbers), batch_size)
-        )
+def _decide(batch: Batch, batch_size: int, waiting: deque[list[int]]) -> Iterator[Outcome | None]:
+    """Yield the outcomes that are known without a fit, and None for each task, which is put into `waiting`."""
+    sizes = batch.of_one_size() if batch_size > 1 else [range(1, len(batch.entries) + 1)]
     shut: dict[Path, DipError] = {}
-    for group in groups:
+    for group in (numbers[at : at + batch_size] for numbers in sizes for at in range(0, len(numbers), batch_size)):
         task = []
         for number in group:
             if outcome := decide_without_fit(batch, number, shut):
@@ -98,16 +93,8 @@ def _decide(batch: Batch, batch_size: int) -> Iterator[Outcome | list[int]]:
             else:
                 task.append(number)
         if task:
-            yield task
-
-
-def _advance(decisions: Iterator[Outcome | list[int]], waiting: deque[list[int]]) -> Iterator[Outcome]:
-    """Yield the outcomes that are known without a fit, up to the next task, which is put into `waiting`."""
-    for decision in decisions:
-        if isinstance(decision, list):
-            waiting.append(decision)
-            return
-        yield decision
+            waiting.append(task)
+            yield None
 
 
 class Tasks:
