@@ -17,10 +17,9 @@ from dipcli import images, stopping
 from dipcli.errors import UsageError
 from dipcli.fitting.control import Control, Deadline, Observer
 from dipcli.fitting.solve import prepare, solve
-from dipcli.runs.display import Bar, Expected, Silent
+from dipcli.runs.display import Bar, Display, Expected
 from dipcli.runs.interrupt import handle_signals
-from dipcli.runs.measures import measure_result
-from dipcli.runs.observers import Metrics, pixels
+from dipcli.runs.observers import Metrics, measure_result, pixels
 from dipcli.runs.time_budget import choose_preset
 from dipcli.runs.uncertainty import Uncertainty
 from dipcli.settings import Settings
@@ -88,13 +87,13 @@ def restorer(task: Task) -> Callable[..., Restored]:
         uncertainty: bool = False,
         **given: Any,
     ) -> Restored:
-        own = {option.name: given.pop(option.name) for option in task.arguments() if option.name in given}
+        arguments = {option.name: given.pop(option.name) for option in task.arguments() if option.name in given}
         if isinstance(stop, str):
             given["stop"] = stop
         source = images.to_image(image)
 
         def pose(preset: str) -> tuple[Case, Settings]:
-            return task.case(source, preset, own, given)
+            return task.case(source, preset, arguments, given)
 
         case, settings = pose(preset or DEFAULT_PRESET)
         deadline = Deadline(settings.time_budget())
@@ -109,20 +108,15 @@ def restorer(task: Task) -> Callable[..., Restored]:
             other_bytes=case.bytes_in_memory,
             observer_images=Uncertainty.images_held if uncertainty else 0,
         )
-        bar = Bar() if progress else Silent()
+        bar = Bar() if progress else Display()
         metrics = Metrics(prepared.problem, None, PROGRESS_INTERVAL, [bar.show_row])
         deviation = Uncertainty() if uncertainty else None
-        own_observers: list[Observer] = [
-            *case.observers,
-            bar,
-            *([metrics] if progress else []),
-            *([deviation] if deviation else []),
-        ]
+        own = (*case.observers, bar, metrics if progress else None, deviation)
         with handle_signals(SIGINT) as interrupt, bar.watching(task.name, Expected(settings.iterations)):
             for remark in case.remarks:
                 bar.note(remark)
             control = Control(deadline=deadline, interrupted=interrupt.reason, notify=bar.note)
-            result = solve(prepared, observers=[*own_observers, *observers], control=control)
+            result = solve(prepared, observers=[*filter(None, own), *observers], control=control)
         restored = pixels(result.image)
         quantized = case.image.quantize(restored)
         measured = {} if case.render else measure_result(case, metrics, quantized, case.truth)

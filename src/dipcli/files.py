@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -26,62 +26,57 @@ UNSUPPORTED_ERRNOS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUP
 
 @contextmanager
 def lock_paths(*paths: Path) -> Iterator[None]:
-    """Lock files and folders against other runs.
+    """Lock files in existing folders, and folders, against other runs.
 
     The lock file is written beside a file or into a folder and removed at the end. The lock itself is the operating
     system's: it ends with the process, so a lock file left by a killed run does not block others.
-
-    Args:
-        paths: files in existing folders, and folders.
 
     Raises:
         TakenError: if another run holds one of the locks.
     """
     with ExitStack() as locks:
         for path in paths:
-            locks.enter_context(_lock_path(path))
+            locks.callback(_lock_path(path))
         yield
 
 
-@contextmanager
-def _lock_path(path: Path) -> Iterator[None]:
+def _lock_path(path: Path) -> Callable[[], None]:
+    """Lock a path; return the function that releases it."""
     lock_file = _lock_file(path)
     lock = FileLock(lock_file, timeout=0, mode=0o666)  # other users can lock a file that one user left behind
-    try:
-        lock.acquire()
-    except Timeout:
-        raise TakenError(
-            f"Cannot write {path}: another run{_owner(lock_file)} is writing there. Wait for it, or choose another "
-            "place."
-        ) from None
-    except OSError as error:
-        if error.errno not in UNSUPPORTED_ERRNOS:
-            raise _write_error(f"Cannot write {lock_file}", error) from error
-        yield
-        return
-    try:
-        with suppress(OSError):  # Windows does not allow writing to a locked file
-            lock_file.write_text(str(os.getpid()))
-        yield
-    finally:
+
+    def release() -> None:
         with suppress(OSError):  # removed before the release: a waiting run must not lock a removed file
             lock_file.unlink()
         lock.release()
 
-
-def is_locked(path: Path) -> bool:
-    """Check whether a run holds the lock of a file or folder."""
-    lock_file = _lock_file(path)
-    if not lock_file.exists():
-        return False
-    lock = FileLock(lock_file, timeout=0, mode=0o666)
     try:
         lock.acquire()
     except Timeout:
-        return True
-    except OSError:  # a folder without write permission
-        return False
-    lock.release()
+        owner = ""
+        with suppress(OSError, ValueError):
+            owner = f" (process {int(lock_file.read_text())})"
+        raise TakenError(
+            f"Cannot write {path}: another run{owner} is writing there. Wait for it, or choose another place."
+        ) from None
+    except OSError as error:
+        if error.errno in UNSUPPORTED_ERRNOS:
+            return lambda: None
+        raise _write_error(f"Cannot write {lock_file}", error) from error
+    with suppress(OSError):  # Windows does not allow writing to a locked file
+        lock_file.write_text(str(os.getpid()))
+    return release
+
+
+def is_locked(path: Path) -> bool:
+    """Check whether a run holds the lock of a file or folder."""
+    if _lock_file(path).exists():
+        try:
+            _lock_path(path)()
+        except TakenError:
+            return True
+        except DipError:  # a folder without write permission
+            pass
     return False
 
 
@@ -89,13 +84,6 @@ def _lock_file(path: Path) -> Path:
     fits = len(os.fsencode(f".{path.name}{LOCK_SUFFIX}")) <= MAX_NAME_BYTES
     name = path.name if fits else hashlib.sha256(os.fsencode(path.name)).hexdigest()
     return path / LOCK_SUFFIX if path.is_dir() else path.with_name(f".{name}{LOCK_SUFFIX}")
-
-
-def _owner(lock_file: Path) -> str:
-    try:
-        return f" (process {int(lock_file.read_text())})"
-    except (OSError, ValueError):
-        return ""
 
 
 def write(path: Path, data: bytes) -> None:
@@ -186,9 +174,8 @@ def check_name(path: Path) -> None:
         DipError: if the name is too long, or one of its parents is a file.
     """
     try:
-        path.lstat()
-    except FileNotFoundError:
-        pass
+        with suppress(FileNotFoundError):
+            path.lstat()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DipError(f"Cannot write {path}: {reason}. Choose another name with -o.") from error

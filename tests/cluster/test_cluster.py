@@ -18,7 +18,6 @@ from command_line import TINY, Dip
 from runs.test_batches import draw, read_files
 
 from dipcli.errors import DipError, UsageError
-from dipcli.records import job_json
 from dipcli.records.job import Job
 from dipcli.settings.outputs import Outputs
 from dipcli.settings.scheduler import Scheduler, parse_scheduler
@@ -337,7 +336,7 @@ def make_request(*jobs: Job, call: str = "call") -> dict[str, Any]:
         "version": dipcli.__version__,
         "cwd": str(Path.cwd()),
         "threads": 1,
-        "jobs": [job_json.to_json(job) for job in jobs],
+        "jobs": [job.to_json() for job in jobs],
     }
 
 
@@ -472,13 +471,13 @@ def test_schedulers_are_parsed() -> None:
 )
 def test_a_job_travels_as_plain_json(tmp_path: Path, changes: dict[str, Any]) -> None:
     before = make_job(tmp_path, **changes)
-    assert job_json.from_json(json.loads(json.dumps(job_json.to_json(before)))) == before
+    assert Job.from_json(json.loads(json.dumps(before.to_json()))) == before
 
 
 @pytest.mark.parametrize("change", [{"task": 3}, {"source": 5}, {"given": {"evil": 1}}, {"outputs": None}])
 def test_invalid_job_descriptions_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
-        job_json.from_json(job_json.to_json(make_job(tmp_path)) | change)
+        Job.from_json(make_job(tmp_path).to_json() | change)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 from dipcli import images
 from dipcli.images.image import from_array
 from dipcli.problem import metrics
-from dipcli.records import ranking
+from dipcli.records import summaries
 from dipcli.records.run_record import BaselineRecord, RunRecord
 from dipcli.runs.comparison import Comparison
 from dipcli.tasks.baselines import denoising
@@ -451,31 +451,31 @@ CASES = [
 def test_the_comparison_is_honest_both_ways(
     record: RunRecord, results: list[BaselineRecord], parts: tuple[str, ...]
 ) -> None:
-    sentence = ranking.compare_with_baselines(record, results, {})
+    sentence = summaries.compare_with_baselines(record, results, {})
     assert all(part in sentence for part in parts), sentence
 
 
 @given(st.floats(5, 60), st.lists(st.floats(5, 60), min_size=1, max_size=4), st.floats(0, 1e5), st.floats(0, 1e3))
 def test_the_comparison_never_flatters(ours: float, theirs: list[float], fit: float, baseline: float) -> None:
     results = [result(f"method {number}", psnr, baseline) for number, psnr in enumerate(theirs)]
-    sentence = ranking.compare_with_baselines(run(ours, fit), results, {})
+    sentence = summaries.compare_with_baselines(run(ours, fit), results, {})
     best = max(theirs)
     assert f"method {theirs.index(best)}" in sentence
-    assert ("the result is" in sentence) == (ours - best > ranking.TIE_DB)
-    assert ("is as good" in sentence) == (abs(ours - best) <= ranking.TIE_DB)
+    assert ("the result is" in sentence) == (ours - best > summaries.TIE_DB)
+    assert ("is as good" in sentence) == (abs(ours - best) <= summaries.TIE_DB)
     ratio = max(fit, 1e-3) / max(baseline, 1e-3)
-    assert ("times faster" in sentence) == (ratio >= ranking.SIMILAR_TIME_RATIO)
-    if abs(ours - best) > ranking.TIE_DB:
+    assert ("times faster" in sentence) == (ratio >= summaries.SIMILAR_TIME_RATIO)
+    if abs(ours - best) > summaries.TIE_DB:
         assert f"{abs(ours - best):.2f} dB" in sentence
     assert math.isfinite(fit)
 
 
 def test_the_table_is_aligned() -> None:
     record = run(29.5, comparison=(NLM, TV), compared="So.")
-    assert ranking.format_table(record) == [
+    assert summaries.format_table(record) == [
         "  restored          29.50 dB  SSIM 0.900     80 s",
         "  non-local means   29.00 dB  SSIM 0.800   0.20 s  compare/non-local means.png",
         "  total variation   28.00 dB  SSIM 0.800   1.50 s  compare/total variation.png",
         "x.png: So.",
     ]
-    assert ranking.format_table(run(29.5)) == []
+    assert summaries.format_table(run(29.5)) == []

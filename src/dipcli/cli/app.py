@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from dipcli import __version__
 from dipcli.cli import console
@@ -53,17 +54,30 @@ def app() -> typer.Typer:
     )
     whole.callback()(_root)
     for task in tasks().values():
-        whole.command(task.name)(command(task))
+        whole.command(task.name, cls=TaskCommand, help=task.help)(lambda: None)
     for name, function in COMMANDS.items():
         whole.command(name)(_print_failures()(function))
     return whole
+
+
+class TaskCommand(TyperCommand):
+    """A task's subcommand. It gets its parameters when it is used: those of all tasks take a third of `dip --help`."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Make the parameters, then the context."""
+        alone = typer.Typer(add_completion=False)
+        alone.command()(command(tasks()[str(self.name)]))
+        made = typer.main.get_command(alone)
+        self.params, self.callback = made.params, made.callback
+        return super().make_context(info_name, args, parent, **extra)
 
 
 def command(task: Task) -> Callable[..., None]:
     """Return the function of a subcommand, with the signature from which Typer makes arguments and options."""
 
     def run(context: typer.Context, **given: Any) -> None:
-        typed = {name for name in given if _was_typed(context, name)}
+        sources = {name: context.get_parameter_source(name) for name in given}
+        typed = {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
         with _print_failures():
             batch = _make_batch(task, given, typed)
             scheduler = _choose_scheduler(task, given["scheduler"], batch)
@@ -89,8 +103,7 @@ def _print_version(asked: bool) -> None:
 
 def _root(
     _version: Annotated[
-        bool,
-        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Give `dip` itself its options."""
@@ -115,8 +128,7 @@ def _every_task(
     ] = None,
     preset: str = DEFAULT_PRESET,
     reference: Annotated[
-        Path | None,
-        typer.Option(help="The true image, for the figures only; it cannot influence the result."),
+        Path | None, typer.Option(help="The true image, for the figures only; it cannot influence the result.")
     ] = None,
     scheduler: Annotated[
         str | None,
@@ -145,20 +157,18 @@ def _every_task(
 
 def _list_parameters(task: Task) -> list[Parameter]:
     """The images, the task's own arguments, the options of every task, the settings and the outputs."""
-    images, *shared = inspect.signature(_every_task, eval_str=True).parameters.values()
+    shared = dict(inspect.signature(_every_task, eval_str=True).parameters)
     presets = typer.Option(
         help="Speed against quality; paper is the published method.",
         metavar="|".join(task.presets),
         autocompletion=lambda: list(task.presets),
     )
-    shared = [
-        option.replace(annotation=Annotated[str, presets]) if option.name == "preset" else option for option in shared
-    ]
+    shared["preset"] = shared["preset"].replace(annotation=Annotated[str, presets])
     defaults = task.settings()
     return [
-        images,
+        shared.pop("images"),
         *task.arguments(),
-        *shared,
+        *shared.values(),
         *(_make_option(field, getattr(defaults, field.name)) for field in option_fields(Settings)),
         *(_make_option(field, field.default) for field in option_fields(Outputs)),
     ]
@@ -171,17 +181,8 @@ def _make_option(field: OptionField, default: Any) -> Parameter:
     return Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[field.type, option])
 
 
-def _was_typed(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
 def _make_batch(task: Task, given: dict[str, Any], typed: set[str]) -> Batch:
-    """Return one job per image.
-
-    Raises:
-        DipError: if the options do not go together, a value is out of range, or there is no image.
-    """
+    """Return one job per image."""
     chosen = {field.name: given[field.name] for field in fields(Settings) if field.name in typed}
     settings = task.settings(given["preset"], **chosen)
     outputs = Outputs(**{field.name: given[field.name] for field in fields(Outputs)})
@@ -204,7 +205,12 @@ def _make_batch(task: Task, given: dict[str, Any], typed: set[str]) -> Batch:
         source=arguments[0],
         preset=given["preset"] if "preset" in typed or not settings.time else None,
         given=chosen,
-        arguments={option.name: given[option.name] for option in task.arguments() if _is_given(option, given, typed)},
+        # Given on the command line or by the environment: it overrides the preset.
+        arguments={
+            option.name: given[option.name]
+            for option in task.arguments()
+            if option.name in typed or given[option.name] != option.default
+        },
         outputs=outputs,
         reference=given["reference"],
         argv=tuple(sys.argv),
@@ -216,11 +222,7 @@ def _make_batch(task: Task, given: dict[str, Any], typed: set[str]) -> Batch:
 
 
 def _choose_scheduler(task: Task, text: str | None, batch: Batch) -> Scheduler | None:
-    """Return the scheduler that restores several images at a time, or None for this process.
-
-    Raises:
-        DipError: if there is no such scheduler, or it does not apply.
-    """
+    """Return the scheduler that restores several images at a time, or None for this process."""
     if text is None:
         return None
     scheduler = parse_scheduler(text)
@@ -232,11 +234,7 @@ def _choose_scheduler(task: Task, text: str | None, batch: Batch) -> Scheduler |
 
 
 def _parse_batch_size(text: str | None, batch: Batch) -> BatchSize:
-    """Return the number of images to fit together.
-
-    Raises:
-        UsageError: if it is invalid, or does not apply.
-    """
+    """Return the number of images to fit together."""
     timed = "time" in batch.entries[0].job.given
     if text is None:
         return 1 if timed else None
@@ -247,11 +245,6 @@ def _parse_batch_size(text: str | None, batch: Batch) -> BatchSize:
     if text != "1" and timed:
         raise UsageError("Images fitted together cannot have a time budget each: leave --time or --batch-size out.")
     return "auto" if text == "auto" else int(text)
-
-
-def _is_given(option: Parameter, given: dict[str, Any], typed: set[str]) -> bool:
-    """Whether a task's argument was given, on the command line or by the environment, and overrides the preset."""
-    return option.name in typed or given[option.name] != option.default
 
 
 @contextmanager

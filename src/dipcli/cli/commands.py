@@ -19,8 +19,7 @@ FAILED = 1
 
 
 def doctor(
-    *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False,
+    *, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False
 ) -> None:
     """Describe this machine, and find problems.
 
@@ -85,8 +84,7 @@ def resume(
 
 def report(
     runs: Annotated[
-        list[Path],
-        typer.Argument(help="Run folders, for example clean.dip, or folders of runs.", metavar="RUN..."),
+        list[Path], typer.Argument(help="Run folders, for example clean.dip, or folders of runs.", metavar="RUN...")
     ],
     *,
     output: Annotated[
@@ -99,8 +97,7 @@ def report(
         ),
     ] = None,
     curves: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Also write the curves as a figure: .pdf, .svg or .png."),
+        Path | None, typer.Option(metavar="FILE", help="Also write the curves as a figure: .pdf, .svg or .png.")
     ] = None,
     sheet: Annotated[
         Path | None,

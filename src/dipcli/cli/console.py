@@ -36,19 +36,9 @@ def restore(
     scheduler: Scheduler | None = None,
     batch_size: BatchSize = None,
 ) -> int:
-    """Restore the images of a batch and print what happened; a failure does not end the batch.
+    """Restore the images of a batch, print what happened, and return the exit code; a failure does not end the batch.
 
-    Args:
-        batch: the images.
-        quiet: print errors only.
-        verbose: print the settings and the machine too.
-        as_json: print a JSON object per image instead of its path.
-        resume: the run to resume.
-        scheduler: restores several images at a time in place of this process.
-        batch_size: number of images of one size to fit together.
-
-    Returns:
-        The exit code.
+    The scheduler restores several images at a time in place of this process.
     """
     from dipcli.cli.progress import displays
 
@@ -62,7 +52,9 @@ def restore(
         outcomes.append(outcome)
         fates[outcome.number - 1] = outcome.fate
         display.show_failures(fates.count("failed"))
-        _report(outcome, display, explain, as_json=as_json)
+        _report(outcome, display, explain)
+        if outcome.started and (as_json or not (outcome.error or outcome.skipped)):
+            print_result(outcome.output, outcome.to_json(), as_json=as_json)
     if batch.several:
         _write_index(batch, outcomes, display)
         display.note(count_fates(fates))
@@ -94,11 +86,7 @@ def print_error(sentence: str, error: DipError | None = None) -> None:
 
 
 def count_fates(fates: Sequence[str]) -> str:
-    """Count the outcomes of a batch, and name those that failed.
-
-    Args:
-        fates: of each image in order: restored, failed, skipped, cut short or not started.
-    """
+    """Count the fates of the images of a batch, in order, and name those that failed."""
     counts = [f"{fates.count(fate)} {fate}" for fate in ("restored", "failed", "skipped")]
     counts += [f"{fates.count(fate)} {fate}" for fate in ("cut short", "not started") if fate in fates]
     failed = [f"{number}/{len(fates)}" for number, fate in enumerate(fates, start=1) if fate == "failed"]
@@ -130,34 +118,22 @@ def _restore(
     return restore_all(batch, resume=resume, announce=announce, **how)
 
 
-def _report(outcome: Outcome, display: Display, explain: Callable[[str], None], *, as_json: bool) -> None:
-    """Print what happened to one image, and its path or record."""
+def _report(outcome: Outcome, display: Display, explain: Callable[[str], None]) -> None:
+    """Print sentences about one image. An error is printed even with --quiet."""
     for note in outcome.notes:
         explain(note)
-    for sentence in _describe(outcome):
-        display.note(sentence)
-    if outcome.fate == "restored" and outcome.record:
+    if outcome.error and outcome.message:
+        print_error(outcome.message, outcome.error)
+    elif outcome.skipped:
+        display.note(f"{outcome.source}: {outcome.skipped}")
+    elif outcome.record and not outcome.error:
         from dipcli.records import summaries
 
-        explain(summaries.describe_machine(outcome.record))
-    if outcome.started and (as_json or not (outcome.error or outcome.skipped)):
-        print_result(outcome.output, outcome.to_json(), as_json=as_json)
-
-
-def _describe(outcome: Outcome) -> list[str]:
-    """Sentences about one image. An error is printed here, because --quiet does not silence it."""
-    if outcome.error:
-        if outcome.message:
-            print_error(outcome.message, outcome.error)
-        return []
-    if outcome.skipped:
-        return [f"{outcome.source}: {outcome.skipped}"]
-    if not outcome.record:
-        return []
-    from dipcli.records import ranking, summaries
-
-    first, *others = [*summaries.describe_ending(outcome.record), *ranking.format_table(outcome.record)]
-    return [f"{first} ({outcome.worker})" if outcome.worker else first, *others]
+        first, *others = [*summaries.describe_ending(outcome.record), *summaries.format_table(outcome.record)]
+        for sentence in (f"{first} ({outcome.worker})" if outcome.worker else first, *others):
+            display.note(sentence)
+        if outcome.fate == "restored":
+            explain(summaries.describe_machine(outcome.record))
 
 
 def _write_index(batch: Batch, outcomes: Sequence[Outcome], display: Display) -> None:

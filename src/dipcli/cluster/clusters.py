@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,30 +40,18 @@ LOCAL_ATTEMPTS = 2  # of a task whose worker process dies
 
 
 class Division(NamedTuple):
-    """How this machine is divided among fits.
+    """How this machine is divided among fits."""
 
-    Attributes:
-        fits: at a time, one in each worker.
-        threads: CPU threads of each fit.
-        gpus: the GPU of each worker, as CUDA_VISIBLE_DEVICES names it; empty without GPUs.
-    """
-
-    fits: int
-    threads: int
-    gpus: tuple[str, ...] = ()
+    fits: int  # at a time, one in each worker
+    threads: int  # of the CPU, for each fit
+    gpus: tuple[str, ...] = ()  # the GPU of each worker, as CUDA_VISIBLE_DEVICES names it; empty without GPUs
 
 
 @contextmanager
 def connect(
     scheduler: Scheduler, job: Job, images: int, note: Callable[[str], None]
 ) -> Iterator[tuple[Client, int | None]]:
-    """Provide scheduler and workers.
-
-    Args:
-        scheduler: which.
-        job: an image that will be restored; the others are expected to take as much memory.
-        images: how many there are at most.
-        note: receives messages.
+    """Provide scheduler and workers for at most so many images, which are expected to take as much memory as the job.
 
     Yields:
         Dask's client, and the CPU threads of each fit, None for all CPUs of its worker.
@@ -72,21 +60,23 @@ def connect(
         DipError: if the scheduler cannot be reached or started.
     """
     threads: int | None = job.given.get("threads")
-    with dask.config.set(CONFIG), _silence_logs():
-        if scheduler.kind == "address":
-            with _open_client(scheduler.address) as client:
-                yield client, threads
-        elif scheduler.kind == "slurm":
+    place: Any = scheduler.address
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(CONFIG))
+        # Dask's log messages are suppressed: what matters to the user is reported as a note or an error.
+        stack.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.CRITICAL)
+        if scheduler.kind == "slurm":
             jobs = min(scheduler.count or DEFAULT_SLURM_JOBS, images)
-            with _start_slurm(jobs) as cluster, _open_client(cluster) as client:
-                note(f"Running up to {jobs} Slurm jobs at a time.")
-                yield client, threads
-        else:
+            place = stack.enter_context(_start_slurm(jobs))
+            note(f"Running up to {jobs} Slurm jobs at a time.")
+        elif scheduler.kind == "local":
             division = divide_machine(scheduler, job, images)
-            place = f"GPUs: {len({*division.gpus})}" if division.gpus else f"CPU threads each: {division.threads}"
-            note(f"Fits at a time: {division.fits}. {place}. Use --scheduler local:N for N fits.")
-            with _start_local(division) as cluster, _open_client(cluster) as client:
-                yield client, division.threads
+            threads = division.threads
+            units = f"GPUs: {len({*division.gpus})}" if division.gpus else f"CPU threads each: {threads}"
+            note(f"Fits at a time: {division.fits}. {units}. Use --scheduler local:N for N fits.")
+            place = stack.enter_context(_start_local(division))
+        yield stack.enter_context(_open_client(place)), threads
 
 
 def divide_machine(scheduler: Scheduler, job: Job, images: int) -> Division:
@@ -99,14 +89,9 @@ def divide_machine(scheduler: Scheduler, job: Job, images: int) -> Division:
     threads, device = job.given.get("threads"), job.given.get("device", "auto")
     cores = count_cores()
     gpus = visible_gpus() if device in ("auto", "cuda") else []
-    if scheduler.count:
-        fits = scheduler.count
-    elif gpus:
-        fits = len(gpus)
-    elif device in ("auto", "cpu"):
+    fits = scheduler.count or len(gpus)
+    if not fits and device in ("auto", "cpu"):
         fits = min(cores // (threads or 1), _count_fits_in_memory(job))
-    else:
-        fits = 1
     fits = max(1, min(fits, images))
     pins = tuple(gpus[number % len(gpus)] for number in range(fits)) if gpus else ()
     return Division(fits, threads or max(1, cores // fits), pins)
@@ -136,17 +121,6 @@ def _count_fits_in_memory(job: Job) -> int:
 
 
 @contextmanager
-def _silence_logs() -> Iterator[None]:
-    """Suppress Dask's log messages: what matters to the user is reported as a note or an error."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-@contextmanager
 def _start_local(division: Division) -> Iterator[SpecCluster]:
     """Start workers on this machine. They listen on the loopback interface only, under TLS with a key of this call."""
     security = Security.temporary()
@@ -157,10 +131,8 @@ def _start_local(division: Division) -> Iterator[SpecCluster]:
         "preload": ["dipcli.cluster.worker"],
         "silence_logs": logging.CRITICAL,
     }
-    workers = {}
-    for number in range(division.fits):
-        gpu = {"env": {"CUDA_VISIBLE_DEVICES": division.gpus[number]}} if division.gpus else {}
-        workers[f"worker {number + 1}"] = {"cls": Nanny, "options": options | gpu}
+    pins = [{"env": {"CUDA_VISIBLE_DEVICES": gpu}} for gpu in division.gpus] or [{}] * division.fits
+    workers = {f"worker {number}": {"cls": Nanny, "options": options | pin} for number, pin in enumerate(pins, start=1)}
     scheduler = {
         "cls": distributed.Scheduler,
         "options": connection | {"port": 0, "allowed_failures": LOCAL_ATTEMPTS - 1},

@@ -18,10 +18,10 @@ from distributed import Status, get_worker
 import dipcli
 from dipcli.errors import DipError
 from dipcli.fitting.machine import memory
-from dipcli.records import job_json
+from dipcli.records.job import Job
 from dipcli.runs.batches.batch import Batch, Entry, Outcome, restore_all
 from dipcli.runs.batches.joint import restore_together
-from dipcli.runs.display import Silent
+from dipcli.runs.display import Display
 from dipcli.runs.interrupt import Interrupt
 
 NANNY_SECONDS = 0.5  # it looks every 0.05 s
@@ -48,7 +48,7 @@ def restore_images(request: dict[str, Any]) -> list[Outcome]:
 
     Args:
         request: plain values: `call`, the identifier of the call; `version` of dipcli; `cwd`, the folder of the call;
-            `threads` of the fit, None for all CPUs of the worker; `jobs`, as `job_json` writes them.
+            `threads` of the fit, None for all CPUs of the worker; `jobs`, as `Job.to_json` writes them.
 
     Returns:
         The outcomes, numbered within the task. Images that were not started before the call ended may be missing.
@@ -64,7 +64,7 @@ def restore_images(request: dict[str, Any]) -> list[Outcome]:
         _enter(request["version"], Path(request["cwd"]))
         torch.set_num_threads(request["threads"] or CPU_COUNT)
         memory.PROCESS_LIMIT_BYTES.set(worker.memory_manager.memory_limit)
-        jobs = [job_json.from_json(job) for job in request["jobs"]]
+        jobs = [Job.from_json(job) for job in request["jobs"]]
         batch = Batch(tuple(Entry(job) for job in jobs), several=True)
         interrupt.reason()
         if len(jobs) > 1:
@@ -101,7 +101,7 @@ class TaskInterrupt(Interrupt):
         return super().reason()
 
 
-class _Notes(Silent):
+class _Notes(Display):
     """Collects messages for the client."""
 
     def __init__(self) -> None:

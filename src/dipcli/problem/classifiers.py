@@ -18,8 +18,8 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from dipcli.errors import DipError
-from dipcli.problem.features import describe_error, find_layer
+from dipcli.errors import DipError, describe_error
+from dipcli.problem.features import find_layer
 
 WEIGHTS_URL = "https://download.pytorch.org/models/"
 

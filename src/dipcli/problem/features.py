@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from textwrap import shorten
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dipcli.errors import DipError, UsageError
+from dipcli.errors import DipError, UsageError, describe_error
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue: the published weights were trained with them
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
@@ -105,9 +104,3 @@ def find_layer(network: nn.Module, layer: str, names: Mapping[str, str] | None =
             known[MAX_LISTED_LAYERS // 2 : -MAX_LISTED_LAYERS // 2] = ["..."]
         raise UsageError(f"There is no --layer {layer} in this model: choose from {', '.join(known) or 'none at all'}.")
     return module
-
-
-def describe_error(error: BaseException) -> str:
-    """Return the type and the shortened first line of an exception."""
-    text = shorten(str(error).strip().partition("\n")[0].rstrip("."), 120, placeholder=" ...")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

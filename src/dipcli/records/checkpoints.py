@@ -20,24 +20,14 @@ from torch import Tensor
 import dipcli
 from dipcli import files
 from dipcli.errors import DipError
-from dipcli.fitting.results import Fit, Run
-from dipcli.fitting.state import (
-    BestAverage,
-    Checkpoint,
-    FitState,
-    FittedTile,
-    GuardState,
-    RunsState,
-    Snapshot,
-    TilesState,
-)
+from dipcli.fitting import state
+from dipcli.fitting.results import Fit
+from dipcli.fitting.state import FittedTile, RunsState, TilesState
 from dipcli.problem import Problem
 from dipcli.stopping import rule_classes
 from dipcli.stopping.step import Place
 
-UNREADABLE = (
-    RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError, pickle.UnpicklingError
-)  # fmt: skip
+UNREADABLE = (RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError, pickle.UnpicklingError)
 LAYOUT = 2  # of the file; other layouts are refused
 
 
@@ -46,12 +36,13 @@ class ProblemPlaceholder:
     """Stands for the problem in a rule's state: the resumed run has it already."""
 
 
-STATES = (
-    BestAverage, Checkpoint, Fit, FitState, FittedTile, GuardState, Place, ProblemPlaceholder, Run, RunsState, Snapshot,
-    TilesState, slice,
-)  # fmt: skip
-
-
+STATES: tuple[type[Any], ...] = (
+    *(cls for cls in vars(state).values() if isinstance(cls, type) and is_dataclass(cls)),
+    Fit,
+    Place,
+    ProblemPlaceholder,
+    slice,
+)
 # What annotations may name that is imported for type checkers only.
 NAMES = {cls.__name__: cls for cls in STATES} | {"Tensor": Tensor, "Problem": ProblemPlaceholder}
 
@@ -72,9 +63,9 @@ class Checkpoints:
 
     Args:
         path: of the file.
-        header: describes the run; written with every checkpoint, as JSON-able values.
+        header: describes the run, as JSON-able values.
         every: seconds between two checkpoints.
-        keep_last: whether the checkpoint after the last iteration is written: it is if the run was interrupted.
+        keep_last: whether the checkpoint after the last iteration is written.
         observers: those that are `Stateful` are saved too.
     """
 
@@ -92,9 +83,6 @@ class Checkpoints:
 
     def begin(self, seen: list[Any] | None = None) -> None:
         """Restore the observers of a resumed run; of a new run write the header, so that it can be repeated.
-
-        Args:
-            seen: the saved states of the observers; None for a new run.
 
         Raises:
             DipError: if the states are not those of these observers, or the file cannot be written.
@@ -118,12 +106,15 @@ class Checkpoints:
         self.path.unlink(missing_ok=True)
 
     def _write(self, progress: RunsState | TilesState | None) -> None:
+        def detach(leaf: Any) -> Any:
+            return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
         content = {
             "layout": LAYOUT,
             "version": dipcli.__version__,
             "header": self.header,
-            "progress": _map_leaves(progress, _to_file),
-            "seen": _map_leaves([observer.remember() for observer in self.observers], _to_file),
+            "progress": _map_leaves(progress, detach),
+            "seen": _map_leaves([observer.remember() for observer in self.observers], detach),
         }
         with files.open_atomically(self.path) as file:
             try:
@@ -139,17 +130,11 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class SavedRun:
-    """The content of a checkpoint, its tensors on the CPU.
+    """The content of a checkpoint, its tensors on the CPU."""
 
-    Attributes:
-        header: describes the run.
-        progress: how far it had come; None if it was interrupted before the first checkpoint.
-        seen: the states of its observers.
-    """
-
-    header: Any
-    progress: RunsState | TilesState | None
-    seen: list[Any]
+    header: Any  # describes the run
+    progress: RunsState | TilesState | None  # None if it was interrupted before the first checkpoint
+    seen: list[Any]  # the states of its observers
 
 
 def load(path: Path) -> SavedRun:
@@ -182,10 +167,7 @@ def load(path: Path) -> SavedRun:
 def to_device(value: Any, device: torch.device, fresh: Any = None) -> Any:
     """Return a saved state with its tensors on a device; those of finished tiles and of places stay on the CPU.
 
-    Args:
-        value: as `load` gives it.
-        device: of the fit.
-        fresh: the state of the rule as it starts: its problems take the places of the placeholders.
+    The problems in `fresh`, the state of the rule as it starts, take the places of the placeholders.
     """
     problems: list[Problem] = []
     _map_leaves(fresh, lambda leaf: leaf, problems=problems)
@@ -241,15 +223,10 @@ def _has_type(value: Any, hint: Any) -> bool:
 
 def _rule_states() -> Iterator[type[Any]]:
     """The dataclasses of all modules that define a stopping rule: the states of rules are among them."""
-    modules = {rule.__module__ for rule in rule_classes()}
-    for name in modules:
+    for name in {rule.__module__ for rule in rule_classes()}:
         for value in vars(sys.modules[name]).values():
             if isinstance(value, type) and is_dataclass(value) and value.__module__ == name:
                 yield value
-
-
-def _to_file(leaf: Any) -> Any:
-    return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
 
 def _map_leaves(
@@ -258,13 +235,9 @@ def _map_leaves(
     untouched: tuple[type[Any], ...] = (),
     problems: list[Problem] | None = None,
 ) -> Any:
-    """Apply a function to everything in nested lists, tuples, dicts and dataclasses.
+    """Apply a function to everything in nested lists, tuples, dicts and dataclasses but those of `untouched` types.
 
-    Args:
-        value: the nested value.
-        change: the function.
-        untouched: types that stay as they are.
-        problems: collects the problems, which become placeholders.
+    Problems become placeholders, and are collected in `problems`.
     """
     if isinstance(value, Problem):
         if problems is not None:

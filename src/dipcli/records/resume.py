@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,9 @@ from dipcli.errors import DipError
 from dipcli.fitting.solve import PreparedFit
 from dipcli.fitting.started_rule import start_rule
 from dipcli.fitting.state import RunsState, TilesState
-from dipcli.records import checkpoints, job_json
+from dipcli.records import checkpoints
 from dipcli.records.checkpoints import SavedRun
 from dipcli.records.job import WHERE, Job
-from dipcli.records.job_json import JobDescription
 from dipcli.records.run_files import CHECKPOINT
 from dipcli.records.run_record import RunRecord, read_record
 from dipcli.stopping.step import Place
@@ -28,28 +28,23 @@ WATCHING = ("run_dir", "log_every", "checkpoint_every", "keep_checkpoint", "no_r
 
 
 class RunHeader(Struct, frozen=True, kw_only=True):
-    """Describes a run in its checkpoints, with full paths so that it can be resumed from anywhere.
+    """Describes a run in its checkpoints, with full paths so that it can be resumed from anywhere."""
 
-    Attributes:
-        job: what to do; its folder, stem and title are empty, because `output` says where the result goes.
-        preset: the one that was chosen.
-        files: SHA-256 of every input file, by its path.
-    """
+    job: dict[str, Any]  # its folder, stem and title are empty, because `output` says where the result goes
+    preset: str  # the one that was chosen
+    files: dict[str, str]  # SHA-256 of every input file, by its path
 
-    job: JobDescription
-    preset: str
-    files: dict[str, str]
+    @property
+    def essence(self) -> tuple[Any, ...]:
+        """The header without what does not make it another run: where it runs, and what is shown meanwhile."""
+        given, outputs = (self.job.get(name, {}) for name in ("given", "outputs"))
+        parts = {"given": _without(given, WHERE), "outputs": _without(outputs, WATCHING), "argv": ()}
+        return self.preset, self.files, self.job | parts
 
 
 @dataclass(frozen=True)
 class InterruptedRun:
-    """A run that was interrupted.
-
-    Attributes:
-        job: what it was to do, with full paths.
-        header: as it is in the checkpoint.
-        saved: the checkpoint's content.
-    """
+    """A run that was interrupted: what it was to do, with full paths, and its checkpoint."""
 
     job: Job
     header: RunHeader
@@ -86,10 +81,9 @@ class InterruptedRun:
         Raises:
             DipError: if the checkpoint does not belong to such a fit.
         """
-        if self.saved.progress is None:
+        saved, started, device = self.saved.progress, prepared.started, torch.device(prepared.settings.device)
+        if saved is None:
             return None
-        device, started = torch.device(prepared.settings.device), prepared.started
-        saved = self.saved.progress
         try:
             if isinstance(saved, TilesState):
                 place = saved.waiting[0]
@@ -107,14 +101,7 @@ class InterruptedRun:
 
 
 def describe_run(job: Job, preset: str, output: Path, folder: Path) -> RunHeader:
-    """Describe a run for the header of its checkpoints.
-
-    Args:
-        job: what to do.
-        preset: the one that was chosen.
-        output: where the image goes.
-        folder: the run folder.
-    """
+    """Describe a run for the header of its checkpoints, with the preset that was chosen."""
     uncertainty = job.outputs.uncertainty and str(Path(job.outputs.uncertainty).absolute())
     full = replace(
         job,
@@ -127,7 +114,7 @@ def describe_run(job: Job, preset: str, output: Path, folder: Path) -> RunHeader
         outputs=replace(job.outputs, run_dir=str(folder.absolute()), uncertainty=uncertainty),
         reference=job.reference and job.reference.absolute(),
     )
-    return RunHeader(job=job_json.describe_job(full), preset=preset, files=checkpoints.fingerprints(job.input_files()))
+    return RunHeader(job=full.to_json(), preset=preset, files=checkpoints.fingerprints(job.input_files()))
 
 
 def find_run(run: Path) -> InterruptedRun:
@@ -140,7 +127,7 @@ def find_run(run: Path) -> InterruptedRun:
     saved = checkpoints.load(path)
     try:
         header = msgspec.convert(saved.header, RunHeader)
-        job = job_json.make_job(header.job)
+        job = Job.from_json(header.job)
         job = replace(job, outputs=replace(job.outputs, run_dir=str(path.parent)))  # the folder may have been moved
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
         raise DipError(f"The checkpoint of {run} cannot be read by this version: start the run again.") from error
@@ -156,13 +143,7 @@ def find_finished(run: Path) -> RunRecord | None:
 
 
 def find_matching_run(job: Job, output: Path, folder: Path) -> InterruptedRun | None:
-    """Return the interrupted run of this very job, if there is one in its folder and nothing has changed.
-
-    Args:
-        job: what to do now.
-        output: where the image is to go.
-        folder: the run folder.
-    """
+    """Return the interrupted run of this very job, if there is one in its folder and nothing has changed."""
     if not (folder / CHECKPOINT).exists():
         return None
     try:
@@ -170,7 +151,7 @@ def find_matching_run(job: Job, output: Path, folder: Path) -> InterruptedRun | 
     except DipError:
         return None
     now = describe_run(job, before.preset, output, folder)
-    return before if _essence(now) == _essence(before.header) else None
+    return before if now.essence == before.header.essence else None
 
 
 def _check_rule_state(saved: RunsState | TilesState, fresh: Any) -> None:
@@ -181,12 +162,8 @@ def _check_rule_state(saved: RunsState | TilesState, fresh: Any) -> None:
             raise TypeError(snapshot.reached.state)
 
 
-def _essence(header: RunHeader) -> RunHeader:
-    """The header without what does not make it another run: where it runs, and what is shown meanwhile."""
-    given = {name: value for name, value in header.job.given.items() if name not in WHERE}
-    outputs = {name: value for name, value in header.job.outputs.items() if name not in WATCHING}
-    job = msgspec.structs.replace(header.job, argv=(), given=given, outputs=outputs)
-    return msgspec.structs.replace(header, job=job)
+def _without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
 
 
 def _absolute(value: Any) -> Any:

@@ -27,6 +27,7 @@ DAMAGED = tuple(f"damaged{suffix}" for suffix in images.DEFAULT_SUFFIXES)  # the
 FILLED = "filled.png"  # mask of an inpainted image: white where pixels were filled
 REPORT = "report.html"
 GENERATOR = b'<meta name="generator" content="dipcli">'  # marks our own pages
+SNAPSHOT_FOLDERS = ("", "run[0-9]*/", "tile[0-9]*/", "tile[0-9]*/run[0-9]*/")  # patterns, in snapshots/
 DIGITS = 6 * "[0-9]"  # of an iteration in a file name
 
 
@@ -48,11 +49,7 @@ def run_folder(outputs: Outputs, output: Path) -> Path | None:
 
 
 def clear(folder: Path, spared: Collection[Path] = ()) -> None:
-    """Create a run folder, and delete what an earlier run left in it; other files stay.
-
-    Args:
-        folder: the run folder.
-        spared: files to keep in any case: this run may read what an earlier one wrote.
+    """Create a run folder, and delete what an earlier run left in it; other files stay, and so do those to be spared.
 
     Raises:
         DipError: if the folder cannot be created or cleared.
@@ -61,18 +58,15 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
     if not (folder / LOG).exists():  # not a run folder: the files belong to the user, whatever their names
         return
     spared = {path.resolve() for path in spared}
-    snapshots = folder / "snapshots"
+    record = read_record(folder)
+    compared = [result.file for result in record.comparison or () if result.file] if record else []
     try:
         for old in (
-            *_compared_images(folder),
+            *(folder / FOLDER / Path(file).name for file in compared),
             *(folder / name for name in (RECORD, CHECKPOINT, *DAMAGED, FILLED)),
             *filter(png.is_marked, (folder / PREVIEW, *(folder / FRAMES).glob(f"{DIGITS}.png"))),
             *filter(is_our_page, [folder / REPORT]),
-            *(
-                path
-                for place in ("", "run[0-9]*/", "tile[0-9]*/", "tile[0-9]*/run[0-9]*/")
-                for path in snapshots.glob(f"{place}{DIGITS}*.png")
-            ),
+            *(path for place in SNAPSHOT_FOLDERS for path in folder.glob(f"snapshots/{place}{DIGITS}*.png")),
         ):
             if old.resolve() not in spared:
                 old.unlink(missing_ok=True)
@@ -87,13 +81,6 @@ def is_our_page(page: Path) -> bool:
 
 def check_output(job: Job, case: Case, output: Path, folder: Path | None, size_bytes: int) -> None:
     """Check, before hours of work, that the results can be written and overwrite nothing of the user's.
-
-    Args:
-        job: what was asked for.
-        case: what the task makes of the image.
-        output: path of the result.
-        folder: the run folder; None for none.
-        size_bytes: upper bound of the size of the output.
 
     Raises:
         DipError: if they cannot, or would.
@@ -117,13 +104,6 @@ def check_output(job: Job, case: Case, output: Path, folder: Path | None, size_b
                 raise UsageError(f"{beside} exists: choose another -o, or replace it with --overwrite.")
     if folder and folder.resolve() == output.resolve():
         raise UsageError(f"--run-dir {folder} is the output itself: choose another folder.")
-
-
-def _compared_images(folder: Path) -> list[Path]:
-    """The images of the classical methods of an earlier run, as its record names them."""
-    record = read_record(folder)
-    results = record.comparison or () if record else ()
-    return [folder / FOLDER / Path(result.file).name for result in results if result.file]
 
 
 def _check_run_files(job: Job, case: Case, folder: Path | None) -> None:

@@ -22,43 +22,25 @@ ABSENT_IF_EMPTY = (
 
 
 class FileRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A file that a run read or wrote.
+    """A file that a run read or wrote."""
 
-    Attributes:
-        path: the full path; `-` for a standard stream.
-        near: the path relative to the run folder, which stays valid when both are moved.
-        sha256: None if the file could not be read.
-    """
-
-    path: str
-    near: str = ""
-    sha256: str | None = None
+    path: str  # the full path; `-` for a standard stream
+    near: str = ""  # relative to the run folder, which stays valid when both are moved
+    sha256: str | None = None  # None if the file could not be read
 
 
 class FitRecord(Struct, frozen=True, kw_only=True, rename={"decay": "memory"}):
-    """One of the fits of a run.
+    """One of the fits of a run."""
 
-    Attributes:
-        run: its number, from 1.
-        seed: of its random numbers.
-        iterations: iterations run.
-        kept: the iteration whose average was kept.
-        decay: EMA decay of that average.
-        reason: why it ended.
-        seconds: time in the fit.
-        outlier: whether it was left out of the mean.
-        tile: number of the tile, from 1; None if the image was fitted whole.
-    """
-
-    run: int
-    seed: int
+    run: int  # its number, from 1
+    seed: int  # of its random numbers
     iterations: int
-    kept: int
-    decay: float
-    reason: str
-    seconds: float
-    outlier: bool = False
-    tile: int | None = None
+    kept: int  # the iteration whose average was kept
+    decay: float  # EMA decay of that average
+    reason: str  # why it ended
+    seconds: float  # time in the fit
+    outlier: bool = False  # whether it was left out of the mean
+    tile: int | None = None  # number of the tile, from 1; None if the image was fitted whole
 
 
 class TileRecord(Struct, frozen=True, kw_only=True):
@@ -71,33 +53,20 @@ class TileRecord(Struct, frozen=True, kw_only=True):
 
 
 class EstimateRecord(Struct, frozen=True, kw_only=True, rename={"seconds_per_iteration": "seconds_an_iteration"}):
-    """What the run was expected to take.
+    """What the run was expected to take."""
 
-    Attributes:
-        memory_bytes: peak memory.
-        limit_bytes: the memory limit; None if there is none.
-        seconds_per_iteration: None if it was not measured.
-    """
-
-    memory_bytes: float
-    limit_bytes: float | None = None
-    seconds_per_iteration: float | None = None
+    memory_bytes: float  # peak memory
+    limit_bytes: float | None = None  # the memory limit; None if there is none
+    seconds_per_iteration: float | None = None  # None if it was not measured
 
 
 class Measures(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How near an image is to the true one.
+    """How near an image is to the true one. Everything but `psnr` is None if it was not measured."""
 
-    Attributes:
-        psnr: in dB; None if the images are identical.
-        psnr_y: the same for luma; None if not measured.
-        psnr_unknown: the same over the pixels that were restored; None if not measured.
-        ssim: structural similarity; None if not measured.
-    """
-
-    psnr: float | None
-    psnr_y: float | None = None
-    psnr_unknown: float | None = None
-    ssim: float | None = None
+    psnr: float | None  # in dB; None if the images are identical
+    psnr_y: float | None = None  # of the luma
+    psnr_unknown: float | None = None  # over the pixels that were restored
+    ssim: float | None = None  # structural similarity
 
 
 class MeasuredResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -119,111 +88,62 @@ class MeasuredResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class BaselineRecord(MeasuredResult, frozen=True, kw_only=True, omit_defaults=False):
-    """The result of a classical method (`--compare`).
-
-    Attributes:
-        name: of the method.
-        seconds: it took.
-        file: its image, relative to the run folder; None if it was not written.
-    """
+    """The result of a classical method (`--compare`)."""
 
     name: str
     seconds: float
-    file: str | None = None
+    file: str | None = None  # its image, relative to the run folder; None if it was not written
 
 
 class RunRecord(
     MeasuredResult, frozen=True, kw_only=True, omit_defaults=False, rename={"decay": "memory", "request": "asked"}
 ):
-    """Everything needed to repeat a run, and how it went.
+    """Everything needed to repeat a run, and how it went."""
 
-    Attributes:
-        input: path of the damaged image; `-` for standard input.
-        output: path of the restored image; `-` for standard output.
-        task: its name.
-        schema: version of this layout.
-        version: of dipcli; likewise `torch` and `python`.
-        argv: the command line.
-        arguments: of the task itself.
-        request: what was asked for, as `Job.describe_request` gives it: tells whether a later job is the same.
-        input_sha256: of the input file.
-        preset: its name.
-        settings: all settings as they were used.
-        parameters: number of weights.
-        input_depth: channels of the network's input.
-        seed: of the first fit.
-        device: its name.
-        precision: fp32 or bf16.
-        threads: CPU threads.
-        batch_size: images that shared a pass.
-        iterations: iterations of all fits.
-        kept: the iteration whose average was kept, of the first fit.
-        decay: EMA decay of that average.
-        fusion: share of the fit, 0..1, in its fusion with the companion; None if it was not fused.
-        rule: the stopping rule, in words.
-        reason: why the run ended.
-        events: what happened out of the ordinary.
-        finished: False if the run was interrupted.
-        runs: the fits.
-        tiles: positions of the tiles; empty if the image was fitted whole.
-        estimate: what the run was expected to take.
-        seconds: time in the fits.
-        peak_memory_bytes: None if the device does not tell.
-        psnr_noisy: PSNR of the result to the measurement in dB; None if identical, unset if a figure was written.
-        baselines: figures of answers that need no fit, by name.
-        conclusion: the task's own sentence.
-        figures: suffixes of the files that were written in place of an image.
-        uncertainty: path of the uncertainty map.
-        uncertainty_most: its largest value on the 0-255 scale.
-        files: what was read and written, by role: `input`, `output`, `reference`, `uncertainty`, or a task's argument.
-        comparison: results of the classical methods; None if they were not asked for.
-        compared: the comparison in a sentence.
-        worker: which of several workers did it.
-    """
-
-    input: str
-    output: str
+    input: str  # path of the damaged image; `-` for standard input
+    output: str  # path of the restored image; `-` for standard output
     task: str
     schema: int = 1
-    version: str = ""
+    version: str = ""  # of dipcli; likewise `torch` and `python`
     torch: str = ""
     python: str = ""
     argv: tuple[str, ...] = ()
-    arguments: Mapping[str, Any] = {}
-    request: Mapping[str, Any] = {}
+    arguments: Mapping[str, Any] = {}  # of the task itself
+    request: Mapping[str, Any] = {}  # as `Job.describe_request` gives it: tells whether a later job is the same
     input_sha256: str = ""
     preset: str = ""
-    settings: Mapping[str, Any] = {}
-    parameters: int = 0
-    input_depth: int = 0
-    seed: int = 0
-    device: str = ""
-    precision: str = ""
-    threads: int = 0
-    batch_size: int = 1
-    iterations: int = 0
-    kept: int = 0
-    decay: float = 0.0
-    fusion: float | None = None
-    rule: str = ""
-    reason: str = ""
-    events: tuple[str, ...] = ()
-    finished: bool = True
-    runs: tuple[FitRecord, ...] = ()
-    tiles: tuple[TileRecord, ...] = ()
+    settings: Mapping[str, Any] = {}  # all of them, as they were used
+    parameters: int = 0  # number of weights
+    input_depth: int = 0  # channels of the network's input
+    seed: int = 0  # of the first fit
+    device: str = ""  # its name
+    precision: str = ""  # fp32 or bf16
+    threads: int = 0  # of the CPU
+    batch_size: int = 1  # images that shared a pass
+    iterations: int = 0  # of all fits
+    kept: int = 0  # the iteration whose average was kept, of the first fit
+    decay: float = 0.0  # EMA decay of that average
+    fusion: float | None = None  # share of the fit, 0..1, in its fusion with the companion; None if it was not fused
+    rule: str = ""  # the stopping rule, in words
+    reason: str = ""  # why the run ended
+    events: tuple[str, ...] = ()  # what happened out of the ordinary
+    finished: bool = True  # False if the run was interrupted
+    runs: tuple[FitRecord, ...] = ()  # the fits
+    tiles: tuple[TileRecord, ...] = ()  # empty if the image was fitted whole
     estimate: EstimateRecord | None = None
-    seconds: float = 0.0
-    peak_memory_bytes: int | None = None
-    psnr_noisy: float | UnsetType | None = UNSET
-    baselines: Mapping[str, Measures] = {}
-    conclusion: str | None = None
-    figures: tuple[str, ...] = ()
-    uncertainty: str | None = None
-    uncertainty_most: float | None = None
+    seconds: float = 0.0  # time in the fits
+    peak_memory_bytes: int | None = None  # None if the device does not tell
+    psnr_noisy: float | UnsetType | None = UNSET  # to the measurement, dB; None if identical, unset for a figure
+    baselines: Mapping[str, Measures] = {}  # of answers that need no fit, by name
+    conclusion: str | None = None  # the task's own sentence
+    figures: tuple[str, ...] = ()  # suffixes of the files that were written in place of an image
+    uncertainty: str | None = None  # path of the uncertainty map
+    uncertainty_most: float | None = None  # its largest value on the 0-255 scale
+    # What was read and written, by role: `input`, `output`, `reference`, `uncertainty`, or a task's argument.
     files: Mapping[str, FileRecord] = {}
-    comparison: tuple[BaselineRecord, ...] | None = None
-    compared: str | None = None
-    worker: str = ""
+    comparison: tuple[BaselineRecord, ...] | None = None  # of the classical methods; None if not asked for
+    compared: str | None = None  # the comparison in a sentence
+    worker: str = ""  # which of several workers did it
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain values; infinite figures are None."""

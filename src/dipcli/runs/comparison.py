@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from dipcli import files, images
 from dipcli.errors import first_line
 from dipcli.fitting.machine import memory
-from dipcli.records import ranking
+from dipcli.records import summaries
 from dipcli.records.run_record import BaselineRecord, RunRecord
 from dipcli.runs.interrupt import handle_signals
-from dipcli.runs.measures import measure_against_truth, reference_fields
+from dipcli.runs.observers import measure_against_truth, reference_fields
 from dipcli.tasks.baselines.baseline import FOLDER, Baseline, Budget, Skipped
 from dipcli.tasks.case import Case
 
@@ -31,30 +31,18 @@ MIN_SECONDS = 60.0  # that each method may take, or as long as the fit took
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the results of the classical methods are measured by, and where they go.
-
-    Attributes:
-        case: of the run.
-        truth: the true image, (C, H, W); None if it is not known.
-        suffix: of the restored file: the others are measured as they would be in such a file.
-        folder: the run folder; None if no images are written.
-        limit: bytes that the process may take; None for no limit.
-    """
+    """What the results of the classical methods are measured by, and where they go."""
 
     case: Case
-    truth: NDArray[np.float32] | None
-    suffix: str
-    folder: Path | None
-    limit: int | None
+    truth: NDArray[np.float32] | None  # the true image, (C, H, W); None if it is not known
+    suffix: str  # of the restored file: the others are measured as they would be in such a file
+    folder: Path | None  # the run folder; None if no images are written
+    limit: int | None  # bytes that the process may take; None for no limit
 
     def run(
         self, record: RunRecord, signals: tuple[signal.Signals, ...] = ()
     ) -> tuple[tuple[BaselineRecord, ...], str, signal.Signals | None]:
-        """Apply each method.
-
-        Args:
-            record: of the run.
-            signals: the first of these ends the comparison, with the results there are.
+        """Apply each method; the first of the signals ends that, with the results there are.
 
         Returns:
             The results, the comparison in a sentence, and the signal that ended it.
@@ -63,13 +51,14 @@ class Comparison:
         skipped: dict[str, str] = {}
         baselines: Sequence[Baseline] = ()
         seconds = max(MIN_SECONDS, record.seconds)
+        free = None if self.limit is None else self.limit - memory.BASE_BYTES - self.case.bytes_in_memory
         ended_by = None
         try:
             with handle_signals(*signals, say=_interrupt) as interrupt:
                 baselines = self.case.baselines() if self.case.baselines else ()
                 for baseline in baselines:
                     try:
-                        results.append(self.apply(baseline, Budget(seconds, self._memory_left())))
+                        results.append(self.apply(baseline, Budget(seconds, free)))
                     except Skipped as reason:
                         skipped[baseline.name] = str(reason)
                     except Exception as error:  # noqa: BLE001 - a failing method must not cost the restored image
@@ -80,7 +69,7 @@ class Comparison:
                 raise
             missing = [baseline.name for baseline in baselines if baseline.name not in skipped][len(results) :]
             skipped |= dict.fromkeys(missing or ["the rest"], f"the comparison was interrupted by {ended_by.name}")
-        return tuple(results), ranking.compare_with_baselines(record, results, skipped), ended_by
+        return tuple(results), summaries.compare_with_baselines(record, results, skipped), ended_by
 
     def apply(self, baseline: Baseline, budget: Budget) -> BaselineRecord:
         """Apply one method and write its image.
@@ -105,10 +94,6 @@ class Comparison:
         written = images.decode(images.encode(image, self.suffix), span=image.span).pixels[: len(restored)]
         fields = reference_fields(measure_against_truth(self.case, written, self.truth))
         return BaselineRecord(name=baseline.name, seconds=seconds, file=name, **fields)
-
-    def _memory_left(self) -> int | None:
-        """Bytes that a method may take beside the images in memory."""
-        return None if self.limit is None else self.limit - memory.BASE_BYTES - self.case.bytes_in_memory
 
 
 def _interrupt() -> NoReturn:

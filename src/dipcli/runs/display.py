@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dipcli.runs.observers import Row
@@ -16,30 +16,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known about the fits of an image before they start.
+    """What is known about the fits of an image before they start."""
 
-    Attributes:
-        iterations: iterations of each fit; None if a rule decides.
-        usual: about how many a fit runs if a rule decides; None if that is not known.
-        most: the iteration limit; None if that is not known.
-        runs: fits of the image, or of each of its tiles; None for as many as the time allows.
-        warmup: whether a warm-up precedes the first iteration.
-        left: returns the seconds left of the time budget, None for no limit.
-    """
-
-    iterations: int | None = None
-    usual: int | None = None
-    most: int | None = None
-    runs: int | None = 1
-    warmup: bool = False
-    left: Callable[[], float | None] = lambda: None
+    iterations: int | None = None  # of each fit; None if a rule decides
+    usual: int | None = None  # about how many a fit runs if a rule decides; None if that is not known
+    most: int | None = None  # the iteration limit; None if that is not known
+    runs: int | None = 1  # fits of the image, or of each of its tiles; None for as many as the time allows
+    warmup: bool = False  # whether a warm-up precedes the first iteration
+    left: Callable[[], float | None] = lambda: None  # seconds left of the time budget, None for no limit
 
 
-class Display(Protocol):
-    """Shows the progress of a run. It is also an observer of the fit."""
+class Display:
+    """Shows the progress of a run, and observes its fits. This one shows nothing."""
 
-    def watching(self, title: str, expected: Expected) -> AbstractContextManager[object]:
+    def watching(self, title: str, expected: Expected) -> AbstractContextManager[object]:  # noqa: ARG002
         """Show a fit while the context is open."""
+        return nullcontext()
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """Show an iteration."""
@@ -54,27 +46,10 @@ class Display(Protocol):
         """Print a message."""
 
 
-class Silent:
-    """Show nothing."""
-
-    def watching(self, title: str, expected: Expected) -> AbstractContextManager[object]:  # noqa: ARG002
-        """Show nothing."""
-        return nullcontext()
-
-    def __call__(self, step: Step, verdict: Verdict) -> None:
-        """Show nothing."""
-
-    def show_row(self, row: Row) -> None:
-        """Show nothing."""
-
-    def show_failures(self, failed: int) -> None:
-        """Show nothing."""
-
-    def note(self, text: str) -> None:
-        """Show nothing."""
+Silent = Display
 
 
-class Bar:
+class Bar(Display):
     """A tqdm bar, for notebooks and scripts."""
 
     @contextmanager
@@ -96,9 +71,6 @@ class Bar:
     def show_row(self, row: Row) -> None:
         """Show the numbers after the bar."""
         self.bar.set_postfix_str("  ".join(format_row(row)))
-
-    def show_failures(self, failed: int) -> None:
-        """Show nothing: there is one image."""
 
     def note(self, text: str) -> None:
         """Print a message above the bar."""

@@ -11,11 +11,7 @@ from typing import Any
 
 
 class Interrupt:
-    """Whether the run was asked to end.
-
-    Attributes:
-        received: the signal; None if there was none.
-    """
+    """Whether the run was asked to end."""
 
     received: signal.Signals | None = None
 
@@ -34,11 +30,7 @@ def handle_signals(*signals: signal.Signals, say: Callable[[], None] = lambda: N
 
     Only the main thread can handle signals; in other threads nothing changes. A signal that the process was started to
     ignore is handled too: shells start background jobs of scripts that way, and a SIGINT sent to one is meant to end
-    it.
-
-    Args:
-        signals: to handle.
-        say: called when the first has come.
+    it. `say` is called when the first has come.
     """
     interrupt = Interrupt()
     before: dict[signal.Signals, Any] = {}

@@ -7,8 +7,8 @@ GPU wait, so only `Metrics` reads numbers, every few iterations, and passes them
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +17,7 @@ import torch
 
 from dipcli import files, images
 from dipcli.problem import metrics
+from dipcli.records.run_record import Measures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,26 +27,14 @@ if TYPE_CHECKING:
     from dipcli.problem import Problem
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Step
+    from dipcli.tasks.case import Case
 
 Row: TypeAlias = dict[str, float | int | str | None]
 
 COLUMNS = (
-    "iteration",
-    "seconds",
-    "loss",
-    "lr",
-    "psnr_noisy",
-    "psnr_noisy_smoothed",
-    "holdout",
-    "psnr_ref",
-    "psnr_ref_smoothed",
-    "ssim_ref_smoothed",
-    "event",
-    "run",
-    "tile",
-    "signal",
-)
-
+    "iteration", "seconds", "loss", "lr", "psnr_noisy", "psnr_noisy_smoothed", "holdout", "psnr_ref",
+    "psnr_ref_smoothed", "ssim_ref_smoothed", "event", "run", "tile", "signal",
+)  # fmt: skip
 NO_TILE = 0  # in place of a tile's number if the image is fitted whole
 
 
@@ -69,7 +58,7 @@ class Metrics:
         receivers: Iterable[Callable[[Row], None]],
     ) -> None:
         self.problem, self.reference, self.every, self.receivers = problem, reference, every, list(receivers)
-        self.seen: _Measurement | None = None
+        self.seen: Problem | None = None  # whose measurement is on the CPU
 
     def __call__(self, step: Step, verdict: Verdict) -> None:
         """Make a row if it is due."""
@@ -102,51 +91,50 @@ class Metrics:
             receive(row)
 
     def measurement_psnr(self, image: Tensor, problem: Problem | None = None) -> float:
-        """PSNR of A(x) to the measurement in dB, over the values that count.
-
-        Args:
-            image: x.
-            problem: of a tile; that of the whole image if not given.
-        """
+        """PSNR of A(x) to the measurement in dB, over the values that count; of a tile if its problem is given."""
         problem = problem or self.problem
-        if self.seen is None or self.seen.problem is not problem:
-            self.seen = _Measurement.of(problem)
+        if self.seen is not problem:
+            values, weight = problem.measured, problem.weight
+            self.counts = ... if weight is None else weight.expand_as(values).cpu().numpy() > 0
+            self.seen, self.measured = problem, values.cpu().numpy()[self.counts]
         predicted: NDArray[np.float32] = problem.operator(image.clamp(0, 1)).float().cpu().numpy()
-        if self.seen.counting is not None:
-            predicted = predicted[self.seen.counting]
-        return metrics.psnr(predicted, self.seen.values)
+        return metrics.psnr(predicted[self.counts], self.measured)
 
 
-@dataclass(frozen=True)
-class _Measurement:
-    """A measurement on the CPU.
+def measure_result(
+    case: Case, meter: Metrics, restored: NDArray[np.float32], truth: NDArray[np.float32] | None
+) -> dict[str, Any]:
+    """Measure a restored image, (C, H, W); return the fields of the run record that say how good it is."""
+    image = torch.from_numpy(restored).to(meter.problem.measured.device)
+    found: dict[str, Any] = {"psnr_noisy": _finite(meter.measurement_psnr(image))}
+    if truth is not None:
+        found |= reference_fields(measure_against_truth(case, restored, truth))
+        found["baselines"] = {
+            name: measure_against_truth(case, image, truth) for name, image in case.baseline_images.items()
+        }
+    return found | {"conclusion": case.conclude(restored) if case.conclude else None}
 
-    Attributes:
-        problem: that it belongs to.
-        counting: which values count; None for all.
-        values: those that count.
-    """
 
-    problem: Problem
-    counting: NDArray[np.bool_] | None
-    values: NDArray[np.float32]
+def measure_against_truth(case: Case, image: NDArray[np.float32], truth: NDArray[np.float32]) -> Measures:
+    """PSNR and SSIM of an image to the true one, both (C, H, W)."""
+    measures = metrics.measure_similarity(image, truth, border=case.border, known=case.known)
+    return Measures(**{name: _finite(value) for name, value in measures.items()})
 
-    @classmethod
-    def of(cls, problem: Problem) -> _Measurement:
-        """Copy the measurement of a problem on any device."""
-        values: NDArray[np.float32] = problem.measured.cpu().numpy()
-        if problem.weight is None:
-            return cls(problem, None, values)
-        counting = problem.weight.expand_as(problem.measured).cpu().numpy() > 0
-        return cls(problem, counting, values[counting])
+
+def reference_fields(measures: Measures) -> dict[str, float | None]:
+    """The fields of a record for figures against the true image."""
+    others = {"psnr_ref_y": measures.psnr_y, "psnr_ref_unknown": measures.psnr_unknown, "ssim_ref": measures.ssim}
+    return {"psnr_ref": measures.psnr} | {name: value for name, value in others.items() if value is not None}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 class Log:
     """`log.csv`: each row is on disk at once.
 
-    Args:
-        path: of the file; an earlier log is replaced,
-        after: except for its rows up to this tile, run and iteration, when a run is resumed from there.
+    An earlier log is replaced, except for its rows up to the tile, run and iteration `after` which a run is resumed.
     """
 
     def __init__(self, path: Path, after: tuple[int, int, int] | None = None) -> None:
@@ -171,23 +159,11 @@ class Snapshots:
     """Intermediate images: 000100.png is the average, 000100.raw.png the network's own output.
 
     Those of a second run go into a folder `run2`, and so on. An image that is fitted in tiles has snapshots of each
-    tile, in folders `tile1`, `tile2`, ...
-
-    Args:
-        folder: created with the first snapshot.
-        image: the input image, for its colour profile.
-        every: iterations between snapshots; None for none.
-        at: further iterations to write.
-        finish: the problem's last step.
+    tile, in folders `tile1`, `tile2`, ... The input image gives its colour profile.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        image: Image,
-        every: int | None,
-        at: frozenset[int],
-        finish: Callable[[Tensor], Tensor],
+        self, folder: Path, image: Image, every: int | None, at: frozenset[int], finish: Callable[[Tensor], Tensor]
     ) -> None:
         self.folder, self.image, self.every, self.at, self.finish = folder, image, every, at, finish
 
@@ -209,11 +185,6 @@ def pixels(image: Tensor) -> NDArray[np.float32]:
     """A tensor on any device as a NumPy array, clipped to 0..1."""
     array: NDArray[np.float32] = image.clamp(0, 1).float().cpu().numpy()
     return array
-
-
-def tensor(image: NDArray[np.float32], device: torch.device) -> Tensor:
-    """A NumPy array as a tensor on a device."""
-    return torch.from_numpy(image).to(device)
 
 
 def _read_rows(path: Path, after: tuple[int, int, int]) -> list[list[str]]:

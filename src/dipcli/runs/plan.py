@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -31,37 +31,21 @@ from dipcli.tasks.registry import DEFAULT_PRESET
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything decided about a run.
+    """Everything decided about a run."""
 
-    Attributes:
-        job: what was asked for.
-        image: the input image, as it was read.
-        preset: its name.
-        case: what the task makes of the image.
-        prepared: the fit: final settings, device, precision, prior, the rule with its started state, the estimate.
-        rule: the stopping rule, in words.
-        output: where the result goes.
-        folder: the run folder; None for none.
-        truth: the true image, (C, H, W), for the figures; None if it is not known.
-        interrupted_run: the run to resume; None for a new one.
-        progress: how far that had come; None if it starts from scratch.
-        deadline: the time budget.
-        remarks: messages to the user.
-    """
-
-    job: Job
-    image: Image
+    job: Job  # what was asked for
+    image: Image  # the input, as it was read
     preset: str
-    case: Case
-    prepared: PreparedFit
-    rule: str
-    output: Path
-    folder: Path | None
-    truth: NDArray[np.float32] | None
-    interrupted_run: InterruptedRun | None
-    progress: RunsState | TilesState | None
-    deadline: Deadline
-    remarks: tuple[str, ...]
+    case: Case  # what the task makes of the image
+    prepared: PreparedFit  # final settings, device, precision, prior, the rule with its started state, the estimate
+    rule: str  # the stopping rule, in words
+    output: Path  # where the result goes
+    folder: Path | None  # the run folder; None for none
+    truth: NDArray[np.float32] | None  # the true image, (C, H, W), for the figures; None if it is not known
+    interrupted_run: InterruptedRun | None  # the run to resume; None for a new one
+    progress: RunsState | TilesState | None  # how far that had come; None if it starts from scratch
+    deadline: Deadline  # the time budget
+    remarks: tuple[str, ...]  # messages to the user
 
     @property
     def settings(self) -> Settings:
@@ -81,17 +65,17 @@ class Plan:
 
 
 def make_plan(job: Job, image: Image, resume: InterruptedRun | bool) -> Plan:
-    """Decide everything about a run.
-
-    Args:
-        job: what was asked for.
-        image: the input image.
-        resume: the run to resume; True for the interrupted run of this very job, if there is one.
+    """Decide everything about a run; `resume` is True for the interrupted run of this very job, if there is one.
 
     Raises:
         DipError: if something is wrong that the user can put right.
     """
-    pose = partial(_pose, job, image)
+
+    @lru_cache(maxsize=1)
+    def pose(preset: str) -> tuple[Case, Settings]:
+        with memory.translate_memory_errors(image.pixels.shape):
+            return job.task.case(image, preset, job.arguments, job.given)
+
     remarks: list[str] = []
     preset = job.preset or DEFAULT_PRESET
     case, settings = pose(preset)
@@ -102,14 +86,12 @@ def make_plan(job: Job, image: Image, resume: InterruptedRun | bool) -> Plan:
     elif resume and folder:
         before = find_matching_run(job, output, folder)
     deadline = Deadline(settings.time_budget())
-    chosen = preset
     if before:
-        chosen = before.preset
+        preset = before.preset
     elif settings.time and job.preset is None:
-        chosen = choose_preset(job.task, pose, deadline)
-        remarks.append(f"with --time {settings.time}, using preset {chosen}")
-    if chosen != preset:
-        preset = chosen
+        preset = choose_preset(job.task, pose, deadline)
+        remarks.append(f"with --time {settings.time}, using preset {preset}")
+    if pose(preset)[0] is not case:
         case, settings = pose(preset)
         output, folder, truth = _check_destination(job, case)
     stop = settings.rule()
@@ -127,7 +109,9 @@ def make_plan(job: Job, image: Image, resume: InterruptedRun | bool) -> Plan:
         remarks.append(rule)
     progress = before.progress(prepared) if before else None
     if progress:
-        remarks.append(_describe_progress(progress))
+        tile, run, iteration = progress.reached
+        place = (f"tile {tile}, " if tile else "") + (f"run {run}, " if run > 1 else "")
+        remarks.append(f"resuming from {place}iteration {iteration}")
         deadline = Deadline(settings.time_budget(), spent=progress.seconds)
     return Plan(
         job=job,
@@ -149,12 +133,6 @@ def make_plan(job: Job, image: Image, resume: InterruptedRun | bool) -> Plan:
 def suffix_of(output: Path) -> str:
     """The suffix of the output file; PNG on standard output."""
     return ".png" if str(output) == "-" else output.suffix.lower()
-
-
-def _pose(job: Job, image: Image, preset: str) -> tuple[Case, Settings]:
-    """What the task makes of the image with a preset."""
-    with memory.translate_memory_errors(image.pixels.shape):
-        return job.task.case(image, preset, job.arguments, job.given)
 
 
 def _check_destination(job: Job, case: Case) -> tuple[Path, Path | None, NDArray[np.float32] | None]:
@@ -198,11 +176,3 @@ def _warn_of_losses(case: Case, output: Path) -> list[str]:
     if case.known is not None and not written.lossless:
         return [f"{written.name} changes the known pixels a little: name the output .png to keep them bit for bit."]
     return []
-
-
-def _describe_progress(progress: RunsState | TilesState) -> str:
-    """Where a run resumes, in words."""
-    tile, run, iteration = progress.reached
-    place = [f"tile {tile}"] if tile else []
-    place += [f"run {run}"] if run > 1 else []
-    return f"resuming from {', '.join([*place, f'iteration {iteration}'])}"

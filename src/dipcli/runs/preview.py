@@ -31,13 +31,8 @@ FRAME_LEADING_DIGITS = ("1", "2", "5")  # frames are written at 1, 2, 5, 10, 20,
 class Preview:
     """`preview.png`: the smoothed image so far, rewritten every few seconds.
 
-    With several runs it shows the current one. Tiles are blended into the whole image, which starts as the measurement.
-
-    Args:
-        path: of the file.
-        image: the input image, for its colour profile.
-        problem: of the whole image.
-        progress: how far an earlier part of a tiled run had come.
+    With several runs it shows the current one. Tiles are blended into the whole image, which starts as the measurement,
+    with those that `progress` has. The input image gives its colour profile.
     """
 
     def __init__(self, path: Path, image: Image, problem: Problem, progress: TilesState | None = None) -> None:
@@ -63,7 +58,7 @@ class Preview:
             if tile_done:
                 self.canvas = shown
         if start >= self.due:
-            files.write(self.path, _encode(shown, self.image))
+            _write(self.path, shown, self.image)
             now = perf_counter()
             self.due = now + max(PREVIEW_INTERVAL_SECONDS, (now - start) / PREVIEW_TIME_FRACTION)
 
@@ -95,11 +90,6 @@ class Frames:
 
     Written for the first run of an image that is fitted whole. Existing files stay: an earlier part of the same run
     wrote them, or they belong to the user.
-
-    Args:
-        folder: created with the first frame.
-        image: the input image, for its colour profile.
-        problem: of the whole image.
     """
 
     def __init__(self, folder: Path, image: Image, problem: Problem) -> None:
@@ -113,9 +103,8 @@ class Frames:
         path = self.folder / f"{step.number:06d}.png"
         if path.exists():
             return
-        frame = reduce_image(self.problem.finish(step.average), self.factor)
         files.make_folder(self.folder)
-        files.write(path, _encode(frame, self.image))
+        _write(path, reduce_image(self.problem.finish(step.average), self.factor), self.image)
 
 
 def reduction_factor(shape: tuple[int, ...], longest: int) -> int:
@@ -128,6 +117,6 @@ def reduce_image(image: Tensor, factor: int) -> Tensor:
     return functional.avg_pool2d(image[None], factor, ceil_mode=True)[0] if factor > 1 else image
 
 
-def _encode(shown: Tensor, image: Image) -> bytes:
-    """Encode as a PNG that is marked as a preview, which may be replaced."""
-    return images.encode_preview(image.to_8_bits(pixels(shown)))
+def _write(path: Path, shown: Tensor, image: Image) -> None:
+    """Write a PNG that is marked as a preview, which may be replaced."""
+    files.write(path, images.encode_preview(image.to_8_bits(pixels(shown))))

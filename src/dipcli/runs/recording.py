@@ -13,7 +13,7 @@ from dipcli import files, images
 from dipcli.errors import DipError
 from dipcli.fitting.control import CheckpointHook, Observer, no_checkpoint
 from dipcli.fitting.state import TilesState
-from dipcli.images import Image, from_array, png
+from dipcli.images import from_array, png
 from dipcli.records.checkpoints import Checkpoints
 from dipcli.records.resume import describe_run
 from dipcli.records.run_files import CHECKPOINT, FILLED, FRAMES, LOG, PREVIEW, RECORD, clear
@@ -21,7 +21,6 @@ from dipcli.runs.display import Display
 from dipcli.runs.observers import Log, Row, Snapshots
 from dipcli.runs.plan import Plan
 from dipcli.runs.preview import Frames, Preview
-from dipcli.tasks.case import Case
 
 
 @dataclass(frozen=True)
@@ -29,42 +28,21 @@ class Recording:
     """The writers that are active during a run; none if the run has no folder.
 
     If one of them fails, that is reported once and does not end the fit.
-
-    Attributes:
-        log: receive each row of numbers.
-        observers: see each iteration.
-        checkpoint: writes checkpoints.
-        preview: shows the image so far.
-        checkpoints: the last one stays if the run was interrupted.
     """
 
-    log: tuple[Callable[[Row], None], ...] = ()
-    observers: tuple[Observer, ...] = ()
-    checkpoint: CheckpointHook = no_checkpoint
-    preview: Preview | None = None
-    checkpoints: Checkpoints | None = None
-
-    def close_preview(self) -> None:
-        """Delete the preview once the result is written."""
-        if self.preview:
-            self.preview.end()
-
-    def drop_checkpoint(self) -> None:
-        """Delete the checkpoint of a finished run."""
-        if self.checkpoints:
-            self.checkpoints.end()
+    log: tuple[Callable[[Row], None], ...] = ()  # receive each row of numbers
+    observers: tuple[Observer, ...] = ()  # see each iteration
+    checkpoint: CheckpointHook = no_checkpoint  # writes checkpoints
+    preview: Preview | None = None  # to be ended once the result is written
+    checkpoints: Checkpoints | None = None  # to be ended unless the run was interrupted
 
 
 def open_recording(
     plan: Plan, *, stateful: Sequence[Observer], interrupted: Callable[[], bool], display: Display
 ) -> Recording:
-    """Clear the run folder of an earlier run, and open the writers.
+    """Clear the run folder of an earlier run, and open the writers. The display reports what cannot be written.
 
-    Args:
-        plan: of the run.
-        stateful: observers whose state belongs in a checkpoint.
-        interrupted: whether the run is being interrupted.
-        display: reports what cannot be written.
+    The states of the `stateful` observers belong in a checkpoint.
     """
     case, folder, job, progress = plan.case, plan.folder, plan.job, plan.progress
     if folder is None:
@@ -72,7 +50,12 @@ def open_recording(
     files.remove_temporaries(*(folder / name for name in (LOG, CHECKPOINT, RECORD, PREVIEW)))
     if progress is None:
         clear(folder, spared=job.input_files())
-    _write_damage(plan.image, case, folder)
+    if case.damaged is not None:  # it is simulated
+        damaged = plan.image.with_pixels(case.damaged)
+        suffix = images.default_suffix(damaged)
+        images.write(images.encode(damaged, suffix), folder / f"damaged{suffix}")
+    if case.known is not None:
+        images.write(images.encode(from_array(~case.known), ".png"), folder / FILLED)
     every, at = job.outputs.snapshot_every, job.outputs.snapshot_iterations()
     observers: list[Callable[..., None]] = [Snapshots(folder / "snapshots", case.image, every, at, case.problem.finish)]
     if not job.outputs.no_report:
@@ -113,16 +96,6 @@ def ignore_write_errors(observer: Callable[..., None], display: Display) -> Call
             display.note(f"{error} ({type(observer).__name__.lower()} is disabled, the fit goes on)")
 
     return guarded
-
-
-def _write_damage(image: Image, case: Case, folder: Path) -> None:
-    """Write the damaged image if the damage is simulated, and the mask of the pixels to fill."""
-    if case.damaged is not None:
-        damaged = image.with_pixels(case.damaged)
-        suffix = images.default_suffix(damaged)
-        images.write(images.encode(damaged, suffix), folder / f"damaged{suffix}")
-    if case.known is not None:
-        images.write(images.encode(from_array(~case.known), ".png"), folder / FILLED)
 
 
 def _open_preview(plan: Plan, folder: Path) -> Preview | None:

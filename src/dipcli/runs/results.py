@@ -26,41 +26,23 @@ from dipcli.fitting.results import Runs
 from dipcli.images import from_array
 from dipcli.problem.noise import FULL_SCALE
 from dipcli.records.run_files import RECORD, REPORT
-from dipcli.records.run_record import (
-    SCHEMA,
-    EstimateRecord,
-    FileRecord,
-    FitRecord,
-    RunRecord,
-    TileRecord,
-    write_record,
-)
+from dipcli.records.run_record import SCHEMA, EstimateRecord, FileRecord, FitRecord, RunRecord, TileRecord, write_record
 from dipcli.report import page
 from dipcli.runs.comparison import Comparison
 from dipcli.runs.display import Display
-from dipcli.runs.measures import measure_result
-from dipcli.runs.observers import Metrics, pixels
+from dipcli.runs.observers import Metrics, measure_result, pixels
 from dipcli.runs.plan import Plan, suffix_of
 
 
 @dataclass(frozen=True)
 class Results:
-    """Writes the results of one run, step by step; what is on disk is never worse than what was there before.
-
-    Attributes:
-        plan: of the run.
-        display: shows messages.
-    """
+    """Writes the results of one run, step by step; what is on disk is never worse than what was there before."""
 
     plan: Plan
     display: Display
 
     def write_image(self, result: Runs, meter: Metrics) -> tuple[dict[str, Any], bytes]:
-        """Write the image, or the figures in its place.
-
-        Returns:
-            Fields of the record, and the bytes of the file.
-        """
+        """Write the image, or the figures in its place; return fields of the record, and the bytes of the file."""
         case, output = self.plan.case, self.plan.output
         restored = pixels(result.image)
         if case.render:
@@ -79,11 +61,7 @@ class Results:
         return measure_result(case, meter, written, self.plan.truth), data
 
     def write_uncertainty(self, record: RunRecord, values: Callable[[], NDArray[np.float32]]) -> RunRecord:
-        """Write the map of the uncertainty, if one was asked for.
-
-        Args:
-            record: of the run.
-            values: returns the map, (H, W), in units of the image's range.
+        """Write the map of the uncertainty, (H, W), in units of the image's range, if one was asked for.
 
         Returns:
             The record with its path and its largest value on the 0-255 scale, which white stands for in a PNG.
@@ -101,12 +79,7 @@ class Results:
     def write_record(self, record: RunRecord, written: bytes | None = None) -> RunRecord:
         """Write the record, if the run has a folder.
 
-        Args:
-            record: of the run.
-            written: bytes of the output; with them, the record lists the files that were read and written.
-
-        Returns:
-            The record with these files.
+        With the bytes of the output, the record lists the files that were read and written; it is returned with them.
         """
         if self.plan.folder:
             if written is not None:
@@ -117,11 +90,7 @@ class Results:
     def compare(
         self, record: RunRecord, signals: tuple[signal.Signals, ...]
     ) -> tuple[RunRecord, signal.Signals | None]:
-        """Apply the classical methods, if that was asked for.
-
-        Returns:
-            The record with their results, and the signal that interrupted them.
-        """
+        """Apply the classical methods, if asked for; return the record with them, and the signal that ended them."""
         plan = self.plan
         if not plan.job.outputs.compare:
             return record, None
@@ -143,17 +112,12 @@ class Results:
 
 
 def make_record(plan: Plan, data: bytes, result: Runs, found: Mapping[str, Any], *, finished: bool) -> RunRecord:
-    """Put the record of a run together.
+    """Put the record of a run together, with the fields that `Results.write_image` found.
 
-    Args:
-        plan: of the run.
-        data: bytes of the input file.
-        result: of the fits.
-        found: the fields that `Results.write_image` gives.
-        finished: False if the run was interrupted.
+    `data` are the bytes of the input file.
     """
-    job, prepared, settings, first = plan.job, plan.prepared, plan.settings, result.first
-    device = prepared.prior.code.device
+    job, settings, prior, estimate = plan.job, plan.settings, plan.prepared.prior, plan.prepared.estimate
+    fits = [(run, run.fit) for run in result.runs]
     return RunRecord(
         schema=SCHEMA,
         version=dipcli.__version__,
@@ -168,51 +132,46 @@ def make_record(plan: Plan, data: bytes, result: Runs, found: Mapping[str, Any],
         output=str(plan.output),
         preset=plan.preset,
         settings=asdict(settings),
-        parameters=sum(parameter.numel() for parameter in prepared.prior.network.parameters()),
-        input_depth=prepared.prior.code.shape[1],
+        parameters=sum(parameter.numel() for parameter in prior.network.parameters()),
+        input_depth=prior.code.shape[1],
         seed=settings.seed,
-        device=read_name(device),
+        device=read_name(prior.code.device),
         precision=settings.precision,
         threads=settings.threads or torch.get_num_threads(),
         batch_size=memory.FITS_AT_ONCE.get(),
-        iterations=sum(run.fit.steps for run in result.runs),
-        kept=first.kept,
+        iterations=sum(fit.steps for _, fit in fits),
+        kept=result.first.kept,
+        decay=result.first.decay,
         fusion=result.share,
-        decay=first.decay,
         rule=plan.rule,
         reason=result.reason,
-        events=tuple(event for run in result.runs for event in run.fit.events),
+        events=tuple(event for _, fit in fits for event in fit.events),
         finished=finished,
         runs=tuple(
             FitRecord(
                 run=run.number,
                 seed=run.seed,
-                iterations=run.fit.steps,
-                kept=run.fit.kept,
-                decay=run.fit.decay,
-                reason=run.fit.reason,
-                seconds=round(run.fit.seconds, 3),
+                iterations=fit.steps,
+                kept=fit.kept,
+                decay=fit.decay,
+                reason=fit.reason,
+                seconds=round(fit.seconds, 3),
                 outlier=run.outlier,
                 tile=run.tile,
             )
-            for run in result.runs
+            for run, fit in fits
         ),
         tiles=tuple(
-            TileRecord(
-                left=columns.start,
-                top=rows.start,
-                width=columns.stop - columns.start,
-                height=rows.stop - rows.start,
-            )
-            for rows, columns, *_ in result.places
+            TileRecord(left=x.start, top=y.start, width=x.stop - x.start, height=y.stop - y.start)
+            for y, x, *_ in result.places
         ),
         estimate=EstimateRecord(
-            memory_bytes=prepared.estimate.memory,
-            limit_bytes=prepared.estimate.limit,
-            seconds_per_iteration=prepared.estimate.seconds_per_iteration,
+            memory_bytes=estimate.memory,
+            limit_bytes=estimate.limit,
+            seconds_per_iteration=estimate.seconds_per_iteration,
         ),
         seconds=round(result.seconds, 3),
-        peak_memory_bytes=memory.read_peak(device),
+        peak_memory_bytes=memory.read_peak(prior.code.device),
         **found,
     )
 
@@ -223,17 +182,14 @@ def _describe_files(plan: Plan, record: RunRecord, written: bytes) -> dict[str, 
     paths = {"input": job.source, "output": plan.output, **job.images()}
     paths |= {"uncertainty": Path(job.outputs.uncertainty)} if job.outputs.uncertainty else {}
     digests = {"input": record.input_sha256, "output": hashlib.sha256(written).hexdigest()}
-    return {name: _describe_file(path, folder, digests.get(name)) for name, path in paths.items()}
-
-
-def _describe_file(path: Path, folder: Path, digest: str | None) -> FileRecord:
-    if str(path) == "-":
-        return FileRecord(path="-")
-    full = str(path.absolute())
-    with suppress(OSError), path.open("rb") as file:
-        digest = digest or hashlib.file_digest(file, "sha256").hexdigest()
-    try:
-        near = os.path.relpath(path, folder)
-    except ValueError:  # on another drive
-        near = full
-    return FileRecord(path=full, near=near, sha256=digest)
+    records = {name: FileRecord(path="-") for name in paths}  # a standard stream
+    for name, path in paths.items():
+        if str(path) == "-":
+            continue
+        full, near, digest = str(path.absolute()), str(path.absolute()), digests.get(name)
+        with suppress(ValueError):  # on another drive
+            near = os.path.relpath(path, folder)
+        with suppress(OSError), path.open("rb") as file:
+            digest = digest or hashlib.file_digest(file, "sha256").hexdigest()
+        records[name] = FileRecord(path=full, near=near, sha256=digest)
+    return records

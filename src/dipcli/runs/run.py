@@ -6,7 +6,6 @@ import shlex
 import signal
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 
 from dipcli import files, images
 from dipcli.fitting.control import Control, Observer
@@ -16,7 +15,7 @@ from dipcli.fitting.warmup import will_run
 from dipcli.records.job import Job
 from dipcli.records.resume import InterruptedRun
 from dipcli.records.run_record import RunRecord
-from dipcli.runs.display import Display, Expected, Silent
+from dipcli.runs.display import Display, Expected
 from dipcli.runs.interrupt import Interrupt, NotStartedError, handle_signals
 from dipcli.runs.observers import Metrics
 from dipcli.runs.plan import Plan, make_plan
@@ -30,7 +29,7 @@ Announce = Callable[[Plan], None]
 def restore(
     job: Job,
     *,
-    display: Display | None = None,
+    display: Display,
     signals: tuple[signal.Signals, ...] = (),
     announce: Announce = lambda _plan: None,
     resume: InterruptedRun | bool = False,
@@ -46,7 +45,7 @@ def restore(
     Args:
         job: what to do.
         display: shows progress.
-        signals: the first of these ends the fit and keeps the best image so far.
+        signals: the first of these ends the fit, which keeps the best image so far.
         announce: receives the plan before the fit.
         resume: the run to resume; True for the interrupted run of this very job, if there is one.
         interrupt: ends the fit in place of signals, if another part of the program handles these; the signals still
@@ -60,7 +59,6 @@ def restore(
         DipError: if something is wrong that the user can put right.
         NotStartedError: if the given interrupt came before the fit.
     """
-    display = display or Silent()
     image, data = images.read(job.source)
     plan = make_plan(job, image, resume)
     for remark in plan.remarks:
@@ -77,7 +75,10 @@ def restore(
     uncertainty = Uncertainty()
     stateful: list[Observer] = [*plan.case.observers, *([uncertainty] if job.outputs.uncertainty else [])]
     handling = nullcontext(interrupt) if interrupt else handle_signals(*signals, say=say_stopping)
-    with files.lock_paths(*_claim(plan)), handling as ending:
+    if plan.folder:
+        files.make_folder(plan.folder)
+    places = [path for path in (plan.output, plan.folder) if path and str(path) != "-"]
+    with files.lock_paths(*places), handling as ending:
         if ending.received:
             raise NotStartedError
         files.remove_temporaries(plan.output)
@@ -101,13 +102,14 @@ def restore(
         ended_by = ending.received
         results = Results(plan, display)
         found, written = results.write_image(result, meter)
-        recording.close_preview()
+        if recording.preview:
+            recording.preview.end()
         record = make_record(plan, data, result, found, finished=ended_by is None)
         results.write_record(record)
         record = results.write_uncertainty(record, lambda: uncertainty.map(result, plan.case.known))
         record = results.write_record(record, written)
-        if ended_by is None and not job.outputs.keep_checkpoint:
-            recording.drop_checkpoint()
+        if recording.checkpoints and not ended_by and not job.outputs.keep_checkpoint:
+            recording.checkpoints.end()
         record, comparison_ended_by = (record, None) if ended_by else results.compare(record, signals)
         results.write_page(record, {"input": data, "output": written})
     if plan.folder and ended_by:
@@ -127,10 +129,3 @@ def _expect(plan: Plan) -> Expected:
         warmup=plan.progress is None and will_run(plan.prepared.first_problem, plan.prepared.prior.window, settings),
         left=plan.deadline.left,
     )
-
-
-def _claim(plan: Plan) -> list[Path]:
-    """The paths that no other run may write to at the same time. The run folder is made for that."""
-    if plan.folder:
-        files.make_folder(plan.folder)
-    return [*([] if str(plan.output) == "-" else [plan.output]), *([plan.folder] if plan.folder else [])]

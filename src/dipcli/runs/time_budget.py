@@ -22,12 +22,8 @@ BY_SPEED = ("fast", "balanced", "best")
 def choose_preset(task: Task, pose: Callable[[str], tuple[Case, Settings]], deadline: Deadline) -> str:
     """Return the best preset whose usual number of iterations fits into the time left.
 
-    The time is extrapolated from a few iterations. A slower preset is tried only if the faster one fits.
-
-    Args:
-        task: knows how many iterations its presets usually run.
-        pose: returns what the task makes of the image with a preset, by name.
-        deadline: the time budget, which the trials use too.
+    The time is extrapolated from a few iterations, which are part of the budget. A slower preset is tried only if the
+    faster one fits. `pose` returns what the task makes of the image with a preset.
 
     Raises:
         DipError: if not even the fastest preset can be tried.

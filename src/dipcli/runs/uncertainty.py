@@ -32,12 +32,9 @@ class Uncertainty:
 
     It shows where not to trust the image. It is not the standard deviation of its error: an error that all outputs
     share does not show in it.
-
-    Attributes:
-        images_held: number of tensors of the image's size that it keeps in memory.
     """
 
-    images_held = 7
+    images_held = 7  # tensors of the image's size that it keeps in memory
 
     def __init__(self) -> None:
         self.kept: dict[tuple[int, int], Tensor] = {}
@@ -85,11 +82,8 @@ class Uncertainty:
     def map(self, runs: Runs, known: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
         """Return the uncertainty of each pixel of the result, shape (H, W), in units of the image's range.
 
-        The variances of tiles are blended as the tiles are; that of a tile that needed no fit is 0.
-
-        Args:
-            runs: the fits that were observed.
-            known: pixels that are returned unchanged, shape (H, W): their uncertainty is 0.
+        The variances of tiles are blended as the tiles are; that of a tile that needed no fit is 0, and so is that of
+        known pixels, (H, W), which are returned unchanged.
         """
         height, width = runs.image.shape[-2:]  # the fitted image may be larger, as a JPEG's whole blocks are
         if self.places:

@@ -42,7 +42,7 @@ BALANCED: dict[str, Any] = {
     "beta2": 0.99,
     "reg_noise": 0.07,
     "warmup": 200,
-    "stop": "auto:patience=50",
+    "stop": "auto:patience=100",
 }
 PRESETS: Presets = {
     "fast": {

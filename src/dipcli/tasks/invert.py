@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dipcli.errors import DipError, UsageError
+from dipcli.errors import DipError, UsageError, describe_error
 from dipcli.problem import Problem
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import PUBLISHED, Presets, task
@@ -178,8 +178,6 @@ def _load_network(model: str, layer: str, weights: str | None, seed: int) -> tup
 def _call_function(model: str, seed: int) -> nn.Module:
     """Call the user's function for a network, with PyTorch's generator seeded so that random weights are repeatable."""
     import torch
-
-    from dipcli.problem.features import describe_error
 
     module, _, function = model.partition(":")
     folder = str(Path.cwd())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -12,6 +11,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import dipcli
@@ -81,8 +81,9 @@ class Facts:
 def gather_facts(timeout: float = probes.TIMEOUT_SECONDS) -> Facts:
     """Gather the facts: a few seconds for each device, at most `timeout` seconds for each probe."""
     packages = list_packages()
-    names = [package.name for package in packages if not package.extra] or ["torch"]
-    report, error = probes.run_child("import", *map(_module, names), timeout=timeout)
+    modules = {package.name: MODULES.get(package.name, package.name) for package in packages}
+    needed = [modules[package.name] for package in packages if not package.extra] or ["torch"]
+    report, error = probes.run_child("import", *needed, timeout=timeout)
     errors = report.get("errors", {})
     quota, memory_limit = cgroups.read_limits()
     cores = memory_free = memory_total = None
@@ -96,7 +97,7 @@ def gather_facts(timeout: float = probes.TIMEOUT_SECONDS) -> Facts:
         python=platform.python_version(),
         executable=sys.executable,
         system=platform.platform(),
-        packages=tuple(replace(package, error=errors.get(_module(package.name))) for package in packages),
+        packages=tuple(replace(package, error=errors.get(modules[package.name])) for package in packages),
         torch=probes.Torch(**report["torch"]) if "torch" in report else None,
         error=error,
         processor=platform.processor() or platform.machine(),
@@ -117,28 +118,26 @@ def gather_facts(timeout: float = probes.TIMEOUT_SECONDS) -> Facts:
 def list_packages(distribution: str = "dipcli") -> tuple[Package, ...]:
     """List what a distribution requires, by its metadata, and the installed versions."""
     packages, requirements = [], None
-    with suppress(importlib.metadata.PackageNotFoundError):  # run from its source
-        requirements = importlib.metadata.requires(distribution)
+    with suppress(PackageNotFoundError):  # run from its source
+        requirements = requires(distribution)
     for match in filter(None, map(REQUIREMENT.fullmatch, requirements or [])):
         name, versions, extra = match.groups("")
-        version, minimum = None, re.search(r">=\s*([\w.]+)", versions)
-        with suppress(importlib.metadata.PackageNotFoundError):
-            version = importlib.metadata.version(name)
-        packages.append(Package(name, version, minimum[1] if minimum else "", extra))
+        installed, minimum = None, re.search(r">=\s*([\w.]+)", versions)
+        with suppress(PackageNotFoundError):
+            installed = version(name)
+        packages.append(Package(name, installed, minimum[1] if minimum else "", extra))
     return tuple(packages)
 
 
 def check_disk(folder: Path) -> Disk:
     """Measure the room on the disk of a folder, and check whether a file can be written there."""
-    try:
+    free, writable = None, False
+    with suppress(OSError, DipError):
         folder = folder.absolute()
         free = shutil.disk_usage(folder).free
         files.check_writable(folder)
-    except DipError:
-        return Disk(str(folder), free, writable=False)
-    except OSError:
-        return Disk(str(folder), None, writable=False)
-    return Disk(str(folder), free, writable=True)
+        writable = True
+    return Disk(str(folder), free, writable)
 
 
 def list_gpus() -> tuple[str, ...]:
@@ -148,7 +147,3 @@ def list_gpus() -> tuple[str, ...]:
     except (OSError, subprocess.SubprocessError):
         return ()
     return tuple(", driver ".join(line.rsplit(", ", 1)) for line in child.stdout.splitlines() if ", " in line)
-
-
-def _module(package: str) -> str:
-    return MODULES.get(package, package)

@@ -17,6 +17,8 @@ from importlib import import_module
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from dipcli.errors import describe_error
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -79,7 +81,7 @@ def import_modules(names: list[str]) -> dict[str, Any]:
         try:
             import_module(name)
         except Exception as error:  # noqa: BLE001 - a broken installation raises anything
-            errors[name] = _summarise(error)
+            errors[name] = describe_error(error)
     if "torch" in errors:
         return {"errors": errors}
     import torch
@@ -114,13 +116,13 @@ def probe_device(name: str) -> Device:
         precision, reason = choose_precision(device)
         report = Device(name, f"{read_name(device)}, --precision auto takes {precision}: {reason}", precision)
     except Exception as error:  # noqa: BLE001 - drivers raise anything
-        return Device(name, failures={"device": _summarise(error)})
+        return Device(name, failures={"device": describe_error(error)})
     for kind in ("fp32", "bf16"):
         try:
             reference, _ = compute_gradients(torch.device("cpu"), "fp32")
             gradients, seconds = compute_gradients(device, kind)
         except Exception as error:  # noqa: BLE001 - drivers raise anything
-            report.failures[kind] = _summarise(error)
+            report.failures[kind] = describe_error(error)
         else:
             report.iterations_per_second[kind] = round(1 / seconds, 1)
             distance = float((gradients - reference).norm() / reference.norm())
@@ -150,11 +152,6 @@ def compute_gradients(device: torch.device, precision: str) -> tuple[Tensor, flo
         gradients = torch.cat([gradient.float().flatten() for gradient in weights]).cpu()  # waits for a GPU
         seconds.append(perf_counter() - start)
     return gradients, min(seconds[1:])
-
-
-def _summarise(error: Exception) -> str:
-    line = str(error).strip().partition("\n")[0].rstrip(".")
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 if __name__ == "__main__":

@@ -1,8 +1,4 @@
-"""Choose the display for standard error, and the plain lines for pipes and logs.
-
-A display follows the protocol `dipcli.runs.display.Display`. All displays write to standard error; standard output is
-for data.
-"""
+"""Choose the display for standard error, and the plain lines for pipes and logs. Standard output is for data."""
 
 from __future__ import annotations
 
@@ -26,17 +22,13 @@ DUMB_TERMINALS = ("dumb", "unknown")  # values of TERM: the cursor cannot be mov
 BOLD, RESET = "\x1b[1m", "\x1b[0m"
 
 
-class Lines:
+class Lines(Display):
     """One plain line every few seconds, for pipes, logs and cron.
 
     There are no control characters unless FORCE_COLOR is set (and NO_COLOR is not): then the title is bold.
-
-    Args:
-        interval: seconds between two lines.
     """
 
-    def __init__(self, interval: float | None = None) -> None:
-        self.interval = SECONDS_BETWEEN_LINES if interval is None else interval
+    def __init__(self) -> None:
         self.failed = 0
         coloured = os.environ.get("FORCE_COLOR") and not os.environ.get("NO_COLOR")
         self.bold, self.reset = (BOLD, RESET) if coloured else ("", "")
@@ -51,7 +43,7 @@ class Lines:
         self.progress.update(step, verdict)
         if step.event:
             self.note(f"{self.title}: iteration {step.number}: {step.event}")
-        if perf_counter() - self.written_at >= self.interval:
+        if perf_counter() - self.written_at >= SECONDS_BETWEEN_LINES:
             self.written_at = perf_counter()
             failed = f"{self.failed} failed{GAP}" if self.failed else ""
             self._write(f"{self.bold}{escape_controls(self.title)}:{self.reset} {failed}{self.progress.line()}")

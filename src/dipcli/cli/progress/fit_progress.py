@@ -20,22 +20,13 @@ RECENT_ITERATIONS = 10  # the age of the best iteration is shown from here on
 
 
 class FitProgress:
-    """The progress of one fit, of all its tiles and runs. A display may read it from another thread.
-
-    Args:
-        expected: what was known before the fit.
-
-    Attributes:
-        number: the iteration; 0 before the first.
-        position: tile, number of tiles and run; (0, 0, run) without tiles.
-        seconds_per_iteration: mean over this tile and run; 0 until it is known.
-        curves: PSNR to the reference, logarithm of the rule's criterion, PSNR to the input.
-    """
+    """The progress of one fit, of all its tiles and runs. A display may read it from another thread."""
 
     def __init__(self, expected: Expected) -> None:
-        self.expected = expected
-        self.number, self.position, self.finished = 0, (0, 0, 1), False
-        self.seconds_per_iteration = 0.0
+        self.expected, self.finished = expected, False
+        self.number = 0  # the iteration; 0 before the first
+        self.position = (0, 0, 1)  # tile, number of tiles and run; (0, 0, run) without tiles
+        self.seconds_per_iteration = 0.0  # mean over this tile and run; 0 until it is known
         self.first_seconds, self.first_number, self.latest_seconds = 0.0, 0, 0.0
         self._reset()
 
@@ -43,6 +34,7 @@ class FitProgress:
         self.best: int | None = None
         self.row: Row | None = None
         self.verdict: Verdict | None = None
+        # PSNR to the reference, logarithm of the rule's criterion, PSNR to the input.
         self.curves = {"reference": Curve(), "criterion": Curve(), "input": Curve()}
 
     def update(self, step: Step, verdict: Verdict) -> None:

@@ -34,12 +34,7 @@ class Curve:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """Draw a curve in at most `width` characters; an empty string if there are fewer than `MIN_VALUES`.
-
-    Args:
-        values: finite values, first to last.
-        width: maximum number of characters.
-    """
+    """Draw a curve of finite values in at most `width` characters; an empty string for fewer than `MIN_VALUES`."""
     columns = min(width, len(values))
     if columns < MIN_VALUES:
         return ""

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from dipcli.cli.progress.fit_progress import GAP, FitProgress
 from dipcli.cli.progress.sparkline import sparkline
-from dipcli.runs.display import Expected, format_row
+from dipcli.runs.display import Display, Expected, format_row
 from dipcli.text import escape_controls
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ MIN_TITLE_CELLS, MIN_BAR_CELLS, MAX_BAR_CELLS, MAX_CURVE_CELLS = 12, 8, 28, 24
 NO_WRAP, WRAP = (Segment(code, None, [(ControlType.CARRIAGE_RETURN,)]) for code in ("\x1b[?7l", "\x1b[?7h"))
 
 
-class Terminal:
+class Terminal(Display):
     """A live display: title and progress, then the metrics, then the state of the stopping rule.
 
     It is on the terminal only during a fit. Everything written to standard error meanwhile appears above it.

@@ -15,11 +15,9 @@ from dipcli.images import DEFAULT_SUFFIXES, has_image_suffix, pillow
 from dipcli.records.job import Job
 from dipcli.records.resume import InterruptedRun
 from dipcli.records.run_record import RunRecord
-from dipcli.runs.batches.finished import find_earlier_result
-from dipcli.runs.batches.sources import Source, gather, stems
-from dipcli.runs.display import Display
+from dipcli.runs.batches.sources import Source, find_earlier_result, gather, stems
 from dipcli.runs.interrupt import Interrupt, NotStartedError
-from dipcli.runs.run import Announce, restore
+from dipcli.runs.run import restore
 
 MAX_NAMED_FILES = 5  # in a sentence
 # Images of one size that are fitted together: a number; "auto" to measure it; None for "auto" on a GPU and 1 on a CPU.
@@ -35,21 +33,13 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """All images of one call.
-
-    Attributes:
-        entries: in order.
-        several: whether more than one image was asked for: then finished ones are skipped.
-        output: the folder for the results; None for beside the images.
-        passed: files that were found but whose names are not those of images.
-        results: images that were named, but are where the result of another one goes.
-    """
+    """All images of one call."""
 
     entries: tuple[Entry, ...]
-    several: bool
-    output: Path | None = None
-    passed: tuple[Path, ...] = ()
-    results: tuple[Path, ...] = ()
+    several: bool  # whether more than one image was asked for: then finished ones are skipped
+    output: Path | None = None  # the folder for the results; None for beside the images
+    passed: tuple[Path, ...] = ()  # files that were found but whose names are not those of images
+    results: tuple[Path, ...] = ()  # images that were named, but are where the result of another one goes
 
     @property
     def remarks(self) -> list[str]:
@@ -67,64 +57,39 @@ class Batch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened to one image.
+    """What happened to one image."""
 
-    Attributes:
-        source: path of the image.
-        output: path of the result, if there is one.
-        record: of the run, if there was one.
-        error: why it failed; None if it did not.
-        message: the error as a sentence; empty if the same error of a folder was reported before.
-        skipped: why nothing was done; empty if something was.
-        ended_by: the signal that ended the run and the batch.
-        number: of the image in the batch, from 1.
-        started: False if a signal ended the batch before anything was known about the image.
-        worker: which of several workers restored it; empty for this process.
-        notes: messages of that worker.
-    """
-
-    source: str
-    output: str = ""
-    record: RunRecord | None = None
-    error: DipError | None = None
-    message: str = ""
-    skipped: str = ""
-    ended_by: signal.Signals | None = None
-    number: int = 1
-    started: bool = True
-    worker: str = ""
-    notes: tuple[str, ...] = ()
+    source: str  # path of the image
+    output: str = ""  # path of the result, if there is one
+    record: RunRecord | None = None  # of the run, if there was one
+    error: DipError | None = None  # why it failed; None if it did not
+    message: str = ""  # the error as a sentence; empty if the same error of a folder was reported before
+    skipped: str = ""  # why nothing was done; empty if something was
+    ended_by: signal.Signals | None = None  # the signal that ended the run and the batch
+    number: int = 1  # of the image in the batch, from 1
+    started: bool = True  # False if a signal ended the batch before anything was known about the image
+    worker: str = ""  # which of several workers restored it; empty for this process
+    notes: tuple[str, ...] = ()  # messages of that worker
 
     def to_json(self) -> dict[str, Any]:
         """The outcome as JSON-able values."""
         known: dict[str, Any] = self.record.to_json() if self.record else {"input": self.source}
-        extra = {
-            "output": self.output,
-            "error": self.error and str(self.error),
-            "skipped": self.skipped,
-            "worker": self.worker,
-        }
+        error = self.error and str(self.error)
+        extra = {"output": self.output, "error": error, "skipped": self.skipped, "worker": self.worker}
         return known | {name: value for name, value in extra.items() if value}
 
     @property
     def fate(self) -> str:
         """In a word: restored, failed, skipped, not started or cut short."""
-        fates = {
-            "failed": self.error,
-            "skipped": self.skipped,
-            "not started": not self.started,
-            "cut short": self.ended_by,
-        }
-        return next((fate for fate, applies in fates.items() if applies), "restored")
+        if self.error or self.skipped:
+            return "failed" if self.error else "skipped"
+        if not self.started:
+            return "not started"
+        return "cut short" if self.ended_by else "restored"
 
 
 def lay_out(like: Job, arguments: list[Path], output: str | None) -> Batch:
-    """Make a job for each image, with a destination of its own.
-
-    Args:
-        like: what to do with each image.
-        arguments: files, folders, patterns; `-` is standard input.
-        output: the value of `-o`: a file for one image, else a folder.
+    """Make a job like `like` for each image that the arguments name, with a destination of its own.
 
     Raises:
         UsageError: if two results would go to one file, or `-o` cannot take several results.
@@ -181,74 +146,52 @@ def _make_entries(like: Job, images: Sequence[Source], output: Path | None) -> l
     return entries
 
 
-def restore_all(
-    batch: Batch,
-    *,
-    display: Display,
-    signals: tuple[signal.Signals, ...] = (),
-    announce: Announce = lambda _plan: None,
-    resume: InterruptedRun | None = None,
-    interrupt: Interrupt | None = None,
-) -> Iterator[Outcome]:
-    """Restore one image after the other, and continue after failures.
+def restore_all(batch: Batch, *, resume: InterruptedRun | None = None, **how: Any) -> Iterator[Outcome]:
+    """Restore one image after the other, continue after failures, and yield each outcome as soon as it is known.
 
-    Args:
-        batch: the images.
-        display: shows progress.
-        signals: the first of these ends the fit, keeps its best image so far and ends the batch.
-        announce: receives each plan before its fit.
-        resume: the run to resume, for a single image; of several images those that were interrupted are resumed.
-        interrupt: ends the fit in place of signals, if another part of the program handles these.
-
-    Yields:
-        The outcome of each image, as soon as it is known.
+    With `resume` a single image resumes that run; of several images those that were interrupted are resumed. `how` are
+    further arguments of `run.restore`; a signal ends the batch too.
     """
     shut: dict[Path, DipError] = {}
-    for number, (job, _) in enumerate(batch.entries, start=1):
-        if known := decide_without_fit(batch, number, shut):
-            yield known
-            continue
-        try:
-            record, ended_by = restore(
-                job,
-                display=display,
-                signals=signals,
-                announce=announce,
-                resume=resume or batch.several,
-                interrupt=interrupt,
-            )
-        except DipError as error:
-            yield failed(batch, number, error)
-        except NotStartedError:
-            yield not_started(batch, number, (interrupt and interrupt.received) or signal.SIGTERM)
+    for number in range(1, len(batch.entries) + 1):
+        known = decide_without_fit(batch, number, shut)
+        yield (outcome := known or restore_entry(batch, number, resume=resume or batch.several, **how))
+        if outcome.ended_by:
             return
-        else:
-            yield Outcome(record.input, record.output, record, ended_by=ended_by, number=number)
-            if ended_by:
-                return
+
+
+def restore_entry(batch: Batch, number: int, *, interrupt: Interrupt | None = None, **how: Any) -> Outcome:
+    """Restore one image of a batch; `how` are further arguments of `run.restore`."""
+    try:
+        record, ended_by = restore(batch.entries[number - 1].job, interrupt=interrupt, **how)
+    except DipError as error:
+        return failed(batch, number, error)
+    except NotStartedError:
+        return not_started(batch, number, (interrupt and interrupt.received) or signal.SIGTERM)
+    return Outcome(record.input, record.output, record, ended_by=ended_by, number=number)
 
 
 def decide_without_fit(batch: Batch, number: int, shut: dict[Path, DipError]) -> Outcome | None:
     """Return the outcome of an image that needs no fit; None if a fit is due.
 
-    Args:
-        batch: all images.
-        number: of the image, from 1.
-        shut: folders that could not be written to when last tried; keep it from image to image.
+    `shut` has the folders that could not be written to when last tried; keep it from image to image.
     """
     job, wrong = batch.entries[number - 1]
-    place = _find_existing(batch.output or job.source.parent)
+    if wrong or not batch.several:
+        return failed(batch, number, wrong) if wrong else None
+    try:
+        if earlier := find_earlier_result(job):
+            return Outcome(str(job.source), earlier.output, earlier.record, skipped=earlier.reason, number=number)
+    except DipError as error:
+        return failed(batch, number, error)
+    place = batch.output or job.source.parent
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
     known = shut.pop(place, None)
     try:
-        if wrong:
-            raise wrong
-        if batch.several:
-            if earlier := find_earlier_result(job):
-                return Outcome(str(job.source), earlier.output, earlier.record, skipped=earlier.reason, number=number)
-            _check_writable(place, shut)
-    except DipError as error:
-        if error is not shut.get(place):
-            return failed(batch, number, error)
+        files.check_writable(place)
+    except DipError as error:  # the folder is wrong and not the image
+        shut[place] = error
         message = "" if str(error) == str(known) else f"{number}/{len(batch.entries)}: {error}"
         return Outcome(str(job.source), error=error, message=message, number=number)
     return None
@@ -267,22 +210,6 @@ def failed(batch: Batch, number: int, error: DipError) -> Outcome:
         name = "" if str(job.source) in message else f"{job.source}: "
         message = f"{number}/{len(batch.entries)}: {name}{message}"
     return Outcome(str(job.source), error=error, message=message, number=number)
-
-
-def _find_existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    while not os.path.lexists(folder) and folder != folder.parent:
-        folder = folder.parent
-    return folder
-
-
-def _check_writable(place: Path, shut: dict[Path, DipError]) -> None:
-    """Check before each image that its result can be written: if not, the folder is wrong and not the image."""
-    try:
-        files.check_writable(place)
-    except DipError as error:
-        shut[place] = error
-        raise
 
 
 def _list_names(paths: Sequence[Path]) -> str:

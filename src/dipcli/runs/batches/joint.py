@@ -16,11 +16,11 @@ from dipcli.errors import DipError
 from dipcli.fitting.machine import memory
 from dipcli.fitting.passes import lockstep
 from dipcli.fitting.solve import use_threads
-from dipcli.runs.batches.batch import Batch, Outcome, decide_without_fit, failed, not_started
+from dipcli.runs.batches.batch import Batch, Outcome, decide_without_fit, not_started, restore_entry
 from dipcli.runs.batches.throughput import choose_batch_size
 from dipcli.runs.display import Display, Expected, Silent
-from dipcli.runs.interrupt import Interrupt, NotStartedError, handle_signals
-from dipcli.runs.run import Announce, restore
+from dipcli.runs.interrupt import Interrupt, handle_signals
+from dipcli.runs.run import Announce
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step
 
@@ -36,24 +36,29 @@ def restore_together(
 ) -> Iterator[Outcome]:
     """Restore images of one size together, one size after the other, and continue after failures.
 
-    Each image has its own stopping rule and its own files. When one is done, the next takes its place.
-
-    Args:
-        batch: several images.
-        wanted: images to fit together, as far as memory allows; None to measure it for each size.
-        display: shows progress.
-        signals: the first of these ends the fits at work, keeps their best images so far and ends the batch.
-        announce: receives each plan before its fit.
-        interrupt: ends the fits in place of signals, if another part of the program handles these.
-
-    Yields:
-        The outcomes, as they become known.
+    Each image has its own stopping rule and its own files. When one is done, the next takes its place. The first of
+    the signals, or the interrupt in their place, ends the fits at work, keeps their best images so far and ends the
+    batch. `wanted` images are fitted together, as far as memory allows; None to measure it for each size.
     """
 
     def say_stopping() -> None:
         display.note(
             "Stopping after this iteration and keeping the best images so far. Press Ctrl-C again to stop immediately."
         )
+
+    def run(number: int, joint: JointDisplay) -> Outcome:
+        outcome = restore_entry(
+            batch,
+            number,
+            display=joint.for_image(),
+            signals=signals,
+            announce=announce,
+            resume=True,
+            interrupt=ending,
+            evaluate=lockstep.evaluate_jointly,
+        )
+        ending.received = ending.received or outcome.ended_by  # a signal during the comparison ends the batch too
+        return outcome
 
     shut: dict[Path, DipError] = {}
     left: list[int] = []
@@ -68,12 +73,11 @@ def restore_together(
             if waiting and not ending.received:
                 job, count = batch.entries[waiting[0] - 1].job, len(waiting)
                 together = choose_batch_size(job, wanted, count, display.note, ending.reason)
-                with (
-                    JointDisplay(display, count, together) as joint,
-                    _share(together, job.given.get("threads") or torch.get_num_threads()),
-                ):
-                    run = partial(_restore, batch, joint, signals, announce, ending)
-                    yield from lockstep.run(partial(_next_fit, run, waiting, ending), together)
+                threads = job.given.get("threads") or torch.get_num_threads()
+                # Each fit sets its threads; they are set here too, until all have ended.
+                with JointDisplay(display, count, together) as joint, share_memory(together), use_threads(threads):
+                    fits = partial(_next_fit, partial(run, joint=joint), waiting, ending)
+                    yield from lockstep.run(fits, together)
             left += waiting
         if left and ending.received:
             yield not_started(batch, left[0], ending.received)
@@ -87,57 +91,22 @@ def _next_fit(
 
 
 @contextmanager
-def _share(together: int, threads: int) -> Iterator[None]:
-    """Divide the memory limit by the number of fits. Set the CPU threads, as each fit does, until all have ended."""
+def share_memory(together: int) -> Iterator[None]:
+    """Divide the memory limit by the number of fits."""
     token = memory.FITS_AT_ONCE.set(together)
     try:
-        with use_threads(threads):
-            yield
+        yield
     finally:
         memory.FITS_AT_ONCE.reset(token)
 
 
-def _restore(
-    batch: Batch,
-    joint: JointDisplay,
-    signals: tuple[signal.Signals, ...],
-    announce: Announce,
-    interrupt: Interrupt,
-    number: int,
-) -> Outcome:
-    """Restore one image, its network computed with those of the others."""
-    try:
-        record, ended_by = restore(
-            batch.entries[number - 1].job,
-            display=joint.for_image(),
-            signals=signals,
-            announce=announce,
-            resume=True,
-            interrupt=interrupt,
-            evaluate=lockstep.evaluate_jointly,
-        )
-    except DipError as error:
-        return failed(batch, number, error)
-    except NotStartedError:
-        return not_started(batch, number, interrupt.received or signal.SIGTERM)
-    interrupt.received = interrupt.received or ended_by  # a signal during the comparison ends the batch too
-    return Outcome(record.input, record.output, record, ended_by=ended_by, number=number)
-
-
 class JointDisplay(ExitStack):
-    """Shows all fits of one size as one: the iterations of all of them, and their rate.
-
-    Args:
-        display: shows it.
-        count: images of this size.
-        together: images in one pass.
-    """
+    """Shows all fits of `count` images of one size as one: the iterations of all of them, and their rate."""
 
     def __init__(self, display: Display, count: int, together: int) -> None:
         super().__init__()
         self.display, self.count, self.together = display, count, together
-        self.iterations = 0
-        self.shown = False
+        self.iterations, self.shown = 0, False
 
     def for_image(self) -> Display:
         """The display of one of the fits."""
@@ -159,11 +128,6 @@ class JointDisplay(ExitStack):
         title = f"{self.count} images, {self.together} at a time"
         self.enter_context(self.display.watching(title, expected))
 
-    def advance(self, step: Step) -> None:
-        """Count an iteration of one of the fits."""
-        self.iterations += 1
-        self.display(replace(step, number=self.iterations, event=None, run=1, tile=None), Verdict())
-
 
 class _FitDisplay(Silent):
     """The display of one fit: its messages, and its share of the progress."""
@@ -179,7 +143,9 @@ class _FitDisplay(Silent):
 
     def __call__(self, step: Step, verdict: Verdict) -> None:  # noqa: ARG002 - each fit has its own
         """Count the iteration; report an unusual event."""
-        self.joint.advance(step)
+        joint = self.joint
+        joint.iterations += 1
+        joint.display(replace(step, number=joint.iterations, event=None, run=1, tile=None), Verdict())
         if step.event:
             self.note(f"{self.title}: iteration {step.number}: {step.event}")
 

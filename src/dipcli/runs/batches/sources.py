@@ -1,53 +1,48 @@
-"""Find the images that the arguments name, and name their results."""
+"""Find the images that the arguments name, name their results, and find those of earlier calls."""
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from dipcli.errors import DipError, UsageError
-from dipcli.images import has_image_suffix
+from dipcli.images import DEFAULT_SUFFIXES, has_image_suffix
+from dipcli.records.job import Job
 from dipcli.records.run_files import LOG, RECORD
-from dipcli.records.run_record import read_record
+from dipcli.records.run_record import RunRecord, read_record
 
 STDIN = Path("-")
 RUN_SUFFIX = ".dip"  # of run folders
+SAME_OPTIONS = "already restored"
+OTHER_OPTIONS = "already restored with other options: --overwrite restores it again"
+NO_RECORD = "its result exists, without a run record: --overwrite restores it again"
 
 
 @dataclass(frozen=True)
 class Source:
-    """An image, or a folder that cannot be used.
+    """An image, or a folder that cannot be used."""
 
-    Attributes:
-        path: of the file.
-        inside: its sub-folder within the folder that was named; its result goes to the same sub-folder.
-        wrong: why it cannot be restored, if that is known already.
-        named: whether the argument was this file.
-    """
-
-    path: Path
-    inside: Path = Path()
-    wrong: DipError | None = None
-    named: bool = False
+    path: Path  # of the file
+    inside: Path = Path()  # its sub-folder within the folder that was named; its result goes to the same sub-folder
+    wrong: DipError | None = None  # why it cannot be restored, if that is known already
+    named: bool = False  # whether the argument was this file
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The images to restore.
+    """The images to restore."""
 
-    Attributes:
-        images: in the order of the arguments, within a folder by name.
-        several: whether more than one was asked for; a folder counts as several, whatever is in it.
-        passed: files that were found but whose names are not those of images.
-    """
-
-    images: tuple[Source, ...]
-    several: bool
-    passed: tuple[Path, ...]
+    images: tuple[Source, ...]  # in the order of the arguments, within a folder by name
+    several: bool  # whether more than one was asked for; a folder counts as several, whatever is in it
+    passed: tuple[Path, ...]  # files that were found but whose names are not those of images
 
 
 def gather(arguments: Iterable[Path], task: str, output: Path | None = None) -> Sources:
@@ -55,11 +50,6 @@ def gather(arguments: Iterable[Path], task: str, output: Path | None = None) -> 
 
     A file whose name equals the pattern takes precedence over those that match it. In a folder these are left out:
     hidden files and folders, run folders, the folder for the results, and results of earlier runs of the task.
-
-    Args:
-        arguments: as they were given.
-        task: its name.
-        output: the folder for the results, if one was named.
 
     Raises:
         UsageError: if standard input is one of several.
@@ -80,7 +70,11 @@ def gather(arguments: Iterable[Path], task: str, output: Path | None = None) -> 
             passed.append(path)
         else:
             folders += 1
-            images += list(_walk(path, task, output, passed)) or [Source(path, wrong=_nothing_found(path))]
+            nothing = (
+                f"There is no image to restore in {path}: check the name. To restore the results of an earlier run, "
+                "name the files."
+            )
+            images += list(_walk(path, task, output, passed)) or [Source(path, wrong=DipError(nothing))]
     unique: dict[str, Source] = {}
     for image in images:
         unique.setdefault(os.path.abspath(image.path), image)
@@ -91,11 +85,7 @@ def stems(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
     """Name each result, without its suffix: like its source without the suffix.
 
     Sources that differ in the suffix only keep it: a.png and a.jpg become a.png.png and a.jpg.png. Upper and lower
-    case are the same here, as they are on many disks.
-
-    Args:
-        paths: the sources.
-        folders: the folder of each result.
+    case are the same here, as they are on many disks. `folders` are those of the results.
 
     Raises:
         UsageError: if two results would still have one name.
@@ -116,6 +106,62 @@ def stems(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
                 f"{first} and {path} would be written to one file: restore them one at a time, each with its own -o."
             )
     return names
+
+
+class EarlierResult(NamedTuple):
+    """A result that is kept."""
+
+    output: str  # its path
+    record: RunRecord | None  # of its run; None if there is none
+    reason: str  # why it is kept
+
+
+def find_earlier_result(job: Job) -> EarlierResult | None:
+    """Return the result of an earlier run if it leaves nothing to do; None if the image is to be restored.
+
+    A finished run whose output exists is not repeated while the image, and the other files that were read, are the
+    same. With other options it is not repeated either, because it may have taken hours; the reason says so.
+    Without a run record an output that is not older than the image counts.
+
+    Raises:
+        DipError: if an output exists that is not from a run.
+    """
+    if job.outputs.overwrite:
+        return None
+    stem = job.output_stem()
+    folder = stem.with_name(stem.name + RUN_SUFFIX)
+    record = read_record(folder)
+    if record is not None:
+        output = stem.with_name(stem.name + Path(record.output).suffix)
+        if not record.finished or not os.path.isfile(output) or _has_changed(job, record, folder):
+            return None
+        same = (record.task, record.request) == (job.task.name, job.describe_request())
+        record = replace(record, input=str(job.source), output=str(output))
+        return EarlierResult(record.output, record, SAME_OPTIONS if same else OTHER_OPTIONS)
+    if (folder / LOG).exists() and not job.outputs.no_run_dir:  # the run was killed
+        return None
+    for output in (stem.with_name(stem.name + suffix) for suffix in DEFAULT_SUFFIXES):
+        if not os.path.isfile(output):
+            continue
+        if all(path.stat().st_mtime <= output.stat().st_mtime for path in job.input_files()):
+            return EarlierResult(str(output), None, SAME_OPTIONS if job.outputs.no_run_dir else NO_RECORD)
+        if not job.outputs.no_run_dir:
+            raise DipError(f"{output} exists and is not from a run: --overwrite replaces it.")
+    return None
+
+
+def _has_changed(job: Job, record: RunRecord, folder: Path) -> bool:
+    """Whether the image differs from that of an earlier run, or another input file is newer than its record."""
+    if not os.path.isfile(job.source):  # it may be a pipe
+        return True
+    try:
+        with job.source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        written = (folder / RECORD).stat().st_mtime
+        others = [path for path in job.input_files() if path != job.source]
+        return digest != record.input_sha256 or any(path.stat().st_mtime > written for path in others)
+    except OSError:
+        return True  # reading it will report what is wrong
 
 
 def _expand(argument: Path) -> list[tuple[Path, bool]]:
@@ -148,31 +194,19 @@ def _walk(root: Path, task: str, output: Path | None, passed: list[Path]) -> Ite
         inside = here.relative_to(root)
         below = [here / folder for folder in sorted(folders) if not folder.startswith(".")]
         below = [folder for folder in below if folder.suffix != RUN_SUFFIX and os.path.realpath(folder) != results]
-        passed += [folder for folder in below if folder.is_symlink()]
-        below = [folder for folder in below if not folder.is_symlink()]
-        folders[:] = [folder.name for folder in below]
-        for folder in below:
+        passed += filter(Path.is_symlink, below)
+        folders[:] = [folder.name for folder in below if not folder.is_symlink()]
+        for folder in map(here.joinpath, folders):
             if has_image_suffix(folder):
                 yield Source(folder, inside, DipError(f"{folder} is a folder with the name of an image: rename it."))
         for path in (here / file for file in sorted(names) if not file.startswith(".")):
             special = os.path.exists(path) and not os.path.isfile(path)  # reading from a pipe may never end
             if special or not has_image_suffix(path):
                 passed.append(path)
-            elif not _is_result(path, task):
+                continue
+            record = read_record(path.with_suffix(RUN_SUFFIX))
+            if record is None or (record.task, Path(record.output).name) != (task, path.name):
                 yield Source(path, inside)
     for error in unreadable:
         message = f"Cannot read the folder {error.filename}: {error.strerror}. Check its permissions."
         yield Source(Path(error.filename), wrong=DipError(message))
-
-
-def _is_result(path: Path, task: str) -> bool:
-    """Whether this task made the image, according to the run folder beside it."""
-    record = read_record(path.with_suffix(RUN_SUFFIX))
-    return record is not None and record.task == task and Path(record.output).name == path.name
-
-
-def _nothing_found(folder: Path) -> DipError:
-    return DipError(
-        f"There is no image to restore in {folder}: check the name. To restore the results of an earlier run, name "
-        "the files."
-    )

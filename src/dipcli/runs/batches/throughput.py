@@ -33,11 +33,7 @@ def measure_throughput(
 ) -> float:
     """Run several copies of a fit together for a while; return the iterations per second of all of them.
 
-    Args:
-        fit: it is not changed.
-        together: number of copies.
-        seconds: duration.
-        interrupted: whether to end earlier; then the result may be 0.
+    The fit is not changed. The result may be 0 if it was interrupted.
 
     Raises:
         DipError: if the fit fails.
@@ -52,18 +48,11 @@ def measure_throughput(
         long_enough = len(times) > 2 * together and times[-1] - times[together] > seconds
         return "the trial is over" if long_enough or interrupted() else None
 
-    copies = iter(
-        [
-            partial(
-                solve,
-                replace(fit, prior=deepcopy(fit.prior)),
-                stop=stopping.exactly(stopping.Never(), MAX_ITERATIONS),
-                control=Control(interrupted=time_is_up, observers=(watch,), evaluate=lockstep.evaluate_jointly),
-            )
-            for _ in range(together)
-        ]
-    )
-    for _ in lockstep.run(lambda _idle: next(copies, None), together):
+    stop = stopping.exactly(stopping.Never(), MAX_ITERATIONS)
+    control = Control(interrupted=time_is_up, observers=(watch,), evaluate=lockstep.evaluate_jointly)
+    copies = [replace(fit, prior=deepcopy(fit.prior)) for _ in range(together)]
+    fits = iter([partial(solve, copied, stop=stop, control=control) for copied in copies])
+    for _ in lockstep.run(lambda _idle: next(fits, None), together):
         pass
     # The first iteration of each fit is slower than the others, and so are those after the first fit that ended.
     counted = times[together : len(times) - together + 1]
