@@ -291,7 +291,7 @@ def spread_of(steps: list[Step], *runs: int) -> float:
         watching(step, stopping.Verdict(keep=True))
     image = torch.zeros(3, 4, 4)
     ended = Fit(image, image, 1, 0.99, 1, "made up", 0.0)
-    found = watching.map(Runs(image, tuple(Run(run, 0, ended) for run in runs or (1,)), "", 0.0))
+    found = watching.map(Runs(image, tuple(Run(run, 0, ended) for run in runs or (1,)), "", 0.0, image))
     assert found.shape == (4, 4)
     return float(found.mean())
 
