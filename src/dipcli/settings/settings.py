@@ -89,6 +89,16 @@ class Settings:
         ),
     ] = None
     pad: Annotated[Literal["reflection", "zero"], OptionInfo("Convolution padding mode.", group=NETWORK)] = "reflection"
+    mosaic: Annotated[
+        int,
+        OptionInfo(
+            "Fit the 2x2 (2), 3x3 (3) or 4x4 (4) phases of the image side by side: for noise that neighbouring pixels "
+            "share. 1: the image itself.",
+            group=NETWORK,
+            least=1,
+            most=4,
+        ),
+    ] = 1
     optimize: Annotated[
         Literal["net", "net,input"], OptionInfo("Fit the weights, or the weights and the input.", group=OPTIMISER)
     ] = "net"
