@@ -40,13 +40,15 @@ class Mosaic(nn.Module):
 
 def arrange_phases(x: Tensor, factor: int) -> Tensor:
     """Return M x: the phases of an image (N, C, H, W) side by side, of the same shape and memory layout."""
-    phases = x.unflatten(-1, (-1, factor)).unflatten(-3, (-1, factor))
+    count, channels, height, width = x.shape
+    phases = x.reshape(count, channels, height // factor, factor, width // factor, factor)
     return _as_laid_out(phases.permute(0, 1, 3, 2, 5, 4).reshape(x.shape), x)
 
 
 def gather_phases(x: Tensor, factor: int) -> Tensor:
     """Return M^-1 x: the image (N, C, H, W) whose phases lie side by side in x, of the same memory layout."""
-    phases = x.unflatten(-1, (factor, -1)).unflatten(-3, (factor, -1))
+    count, channels, height, width = x.shape
+    phases = x.reshape(count, channels, factor, height // factor, factor, width // factor)
     return _as_laid_out(phases.permute(0, 1, 3, 2, 5, 4).reshape(x.shape), x)
 
 

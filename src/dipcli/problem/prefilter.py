@@ -68,7 +68,7 @@ class PrefilteredGuide:
         if weight is not None:
             known = np.ones(pixels.shape[1:], dtype=bool)
             known[inside[1:]] = (weight.expand(pixels[inside].shape) > 0).all(dim=0).cpu().numpy()
-            pixels = _fill_unknown(pixels, known)
+            pixels = fill_unknown(pixels, known)
         channels_last = np.ascontiguousarray(pixels.transpose(1, 2, 0))
         filtered = [
             denoise_nl_means(
@@ -87,7 +87,7 @@ class PrefilteredGuide:
         return torch.from_numpy(guide[inside].clip(0, 1))
 
 
-def _fill_unknown(pixels: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+def fill_unknown(pixels: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Replace unknown pixels by the weighted mean of their known neighbours, or of all known pixels without any.
 
     Args:

@@ -11,7 +11,7 @@ from dipcli.errors import UsageError
 from dipcli.problem import Problem, losses
 from dipcli.problem.noise import FULL_SCALE, Noise, measure_noise
 from dipcli.problem.prefilter import PrefilteredGuide
-from dipcli.tasks import LossOption
+from dipcli.tasks import LossOption, correlated
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import PUBLISHED, Presets, task
 
@@ -88,6 +88,7 @@ def denoise(
         ),
     ] = None,
     loss: LossOption = "l2",
+    strength: Annotated[float, typer.Option(help="How much of the noise to remove: 1 all of it, 0 nothing.")] = 1.0,
     *,
     sigma: str = "auto",
     input: str = "guide",  # noqa: A002 - the setting's name
@@ -95,15 +96,18 @@ def denoise(
     """Remove noise of unknown strength.
 
     The network sees only this one image. It is stopped when it has learned
-    the structure and before it learns the noise. If the noise is independent
-    from pixel to pixel, a few held-out pixels decide when; if neighbouring
-    pixels share it, as after JPEG or demosaicing, the noise level does. It is
-    estimated from the image unless --sigma gives it.
+    the structure and before it learns the noise: if the noise is independent
+    from pixel to pixel, a few held-out pixels decide when. If neighbouring
+    pixels share it, as in photographs, scans and film, the noise is measured,
+    and a non-local estimate removes as much as it explains; where the noise is
+    strong, the mean of that and a fit is kept. An image without noise comes
+    back as it is. --strength 0.5 keeps half of the grain.
 
     Examples:
 
         dip denoise noisy.png
         dip denoise noisy.png --runs 3
+        dip denoise photo.jpg --strength 0.7
         dip denoise noisy.png --time 90s --uncertainty doubt.png
         dip denoise noisy.png -o clean.png --iters 1800
         dip denoise folder/ -o restored/
@@ -113,6 +117,8 @@ def denoise(
     import numpy as np  # imported late: `dip --help` must be fast
     import torch
 
+    if not 0 <= strength <= 1:
+        raise UsageError(f"--strength {strength} is out of range: use a number from 0 to 1.")
     if simulate_noise is None:
         pixels = image.pixels
     elif not 0 < simulate_noise <= MAX_NOISE:
@@ -126,6 +132,9 @@ def denoise(
         ]
         pixels = image.quantize(np.stack(noisy))
     noise = measure_noise(pixels)
+    outliers = measure_outlier_fraction(pixels)
+    if input == "guide" and loss == "l2" and correlated.applies(noise, pixels, outliers, OUTLIER_FRACTION):
+        return _denoise_correlated(image, pixels, noise, simulate_noise, sigma, strength)
     level = str(FULL_SCALE * noise.level) if noise and noise.level and sigma == "auto" else sigma
     max_level = float(sigma) if sigma != "auto" else FULL_SCALE * noise.max_level if noise else 0.0
     problem = Problem(
@@ -134,12 +143,31 @@ def denoise(
         loss=losses.make_loss(loss, level),
         guide=PrefilteredGuide(pixels, max_level / FULL_SCALE) if max_level else None,
     )
+    if strength < 1:
+        from dipcli.problem.correlated.restraint import TowardsInput
+
+        problem = replace(problem, finish=TowardsInput(problem.measured, strength))
     # The filters of the guide keep impulses, and noise that neighbouring pixels share.
     unguided = input != "guide" or not max_level or loss == "l1" or (noise is not None and noise.correlated)
     presets = dict(UNGUIDED) if unguided else _adapt_input_noise(max_level)
     if simulate_noise is not None and simulate_noise >= STRONG_NOISE:
         presets["paper"] = {"reg_noise": 1 / 20}
-    remarks = make_remarks(pixels, noise, loss)
+    remarks = make_remarks(pixels, noise, loss, outliers)
+    return _make_case(image, pixels, problem, presets, remarks, level, simulated=simulate_noise is not None, loss=loss)
+
+
+def _make_case(
+    image: Image,
+    pixels: NDArray[np.float32],
+    problem: Problem,
+    presets: Presets,
+    remarks: tuple[str, ...],
+    level: str,
+    *,
+    simulated: bool,
+    loss: str,
+) -> Case:
+    """Return the case with its baselines; the level is on the 0-255 scale, or auto."""
 
     def baselines() -> list[Baseline]:
         from dipcli.tasks.baselines.denoising import make_baselines
@@ -148,9 +176,36 @@ def denoise(
         return make_baselines(pixels, known_level, impulses=loss == "l1")
 
     case = Case(problem=problem, image=image, baselines=baselines, remarks=remarks, presets=presets)
-    if simulate_noise is None:
+    if not simulated:
         return case
     return replace(case, truth=image.pixels, damaged=pixels, baseline_images={"noisy": pixels})
+
+
+def _denoise_correlated(
+    image: Image,
+    pixels: NDArray[np.float32],
+    noise: Noise | None,
+    simulate_noise: float | None,
+    sigma: str,
+    strength: float,
+) -> Case:
+    """Return the case of an image whose noise neighbouring pixels share, or that has next to none."""
+    import torch
+
+    measured = torch.from_numpy(pixels)
+    problem = Problem(measured=measured, shape=pixels.shape, loss=losses.absolute_error)
+    level = None if sigma == "auto" else float(sigma) / FULL_SCALE
+    decision = correlated.decide(problem, pixels, noise, level, strength)
+    return _make_case(
+        image,
+        pixels,
+        decision.problem,
+        decision.presets,
+        (decision.remark,),
+        sigma,
+        simulated=simulate_noise is not None,
+        loss="l2",
+    )
 
 
 def _adapt_input_noise(level: float) -> dict[str, dict[str, float]]:
@@ -161,13 +216,14 @@ def _adapt_input_noise(level: float) -> dict[str, dict[str, float]]:
     }
 
 
-def make_remarks(pixels: NDArray[np.float32], noise: Noise | None, loss: str) -> tuple[str, ...]:
+def make_remarks(pixels: NDArray[np.float32], noise: Noise | None, loss: str, outliers: float) -> tuple[str, ...]:
     """Return warnings to the user before the fit.
 
     Args:
         pixels: the noisy image, (C, H, W), values 0..1.
         noise: its measured noise.
         loss: the data term.
+        outliers: fraction of the values that are isolated black or white.
     """
     if pixels.min() == pixels.max():
         return ("the image is of one colour: there is nothing to remove",)
@@ -177,9 +233,8 @@ def make_remarks(pixels: NDArray[np.float32], noise: Noise | None, loss: str) ->
     if noise and noise.correlated and noise.level < FAINT_NOISE / FULL_SCALE:
         level = f"{FULL_SCALE * noise.level:.0f} of {FULL_SCALE}"
         return (f"the noise is faint (sigma {level}) and may be fine texture, which denoising would remove",)
-    fraction = measure_outlier_fraction(pixels)
-    if fraction > OUTLIER_FRACTION and loss == "l2":
-        return (f"{100 * fraction:.0f} % of the values are isolated black or white: for such noise try --loss l1",)
+    if outliers > OUTLIER_FRACTION and loss == "l2":
+        return (f"{100 * outliers:.0f} % of the values are isolated black or white: for such noise try --loss l1",)
     return ()
 
 
