@@ -16,7 +16,9 @@ from scipy.ndimage import gaussian_filter
 from skimage import data
 
 from dipcli.errors import UsageError
+from dipcli.fitting.solve import prepare, solve
 from dipcli.images.image import from_array
+from dipcli.problem import identity
 from dipcli.problem.correlated.estimate import CorrelatedFinish
 from dipcli.problem.metrics import psnr
 from dipcli.tasks.case import Case
@@ -136,6 +138,16 @@ def test_strong_noise_is_fitted_on_the_mosaic() -> None:
     assert case.problem.tileable
 
 
+def test_mild_noise_is_removed_in_tiles_too() -> None:
+    image = np.tile(photograph(4)[1], (2, 2, 1))[:160, :160]
+    case, settings = tasks()["denoise"].case(from_array(image), "balanced", {}, {"tile": 128, "threads": 1})
+    prepared = prepare(case.problem, settings)
+    assert len(prepared.estimate.places) > 1
+    result = solve(prepared)
+    assert len(result.runs) == 1
+    torch.testing.assert_close(result.image, case.problem.finish(torch.zeros(case.problem.shape)))
+
+
 def test_the_given_level_scales_the_noise() -> None:
     image = photograph(25)[1]
     case, _ = tasks()["denoise"].case(from_array(image), "balanced", {}, {"sigma": 12})
@@ -149,6 +161,11 @@ def test_strength(image: np.ndarray) -> None:
     measured = whole.measured
     torch.testing.assert_close(half.finish(fitted), (whole.finish(fitted) + measured) / 2)
     assert torch.equal(none.finish(fitted), measured)
+
+
+def test_a_given_level_of_independent_noise_is_not_measured_again() -> None:
+    case, _ = tasks()["denoise"].case(from_array(CLEAN["astronaut"]()), "balanced", {}, {"sigma": 12})
+    assert case.problem.finish is identity
 
 
 def test_independent_noise_is_fitted_as_before() -> None:

@@ -133,7 +133,13 @@ def denoise(
         pixels = image.quantize(np.stack(noisy))
     noise = measure_noise(pixels)
     outliers = measure_outlier_fraction(pixels)
-    if input == "guide" and loss == "l2" and correlated.applies(noise, pixels, outliers, OUTLIER_FRACTION):
+    own_level = sigma == "auto" or (noise is not None and noise.correlated)
+    if (
+        input == "guide"
+        and loss == "l2"
+        and own_level
+        and correlated.applies(noise, pixels, outliers, OUTLIER_FRACTION)
+    ):
         return _denoise_correlated(image, pixels, noise, simulate_noise, sigma, strength)
     level = str(FULL_SCALE * noise.level) if noise and noise.level and sigma == "auto" else sigma
     max_level = float(sigma) if sigma != "auto" else FULL_SCALE * noise.max_level if noise else 0.0
@@ -202,7 +208,7 @@ def _denoise_correlated(
         decision.problem,
         decision.presets,
         (decision.remark,),
-        sigma,
+        str(FULL_SCALE * noise.level) if noise and noise.level and sigma == "auto" else sigma,
         simulated=simulate_noise is not None,
         loss="l2",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -134,6 +134,12 @@ class CorrelatedFinish:
     columns: slice
     fit_weight: float
     strength: float = 1.0
+    keeps_shape: ClassVar[bool] = True
+
+    @property
+    def uses_fit(self) -> bool:
+        """Whether the result depends on the fitted image."""
+        return self.fit_weight > 0
 
     def window(self, rows: slice, columns: slice) -> Self:
         """Return the step for a window of the window."""
