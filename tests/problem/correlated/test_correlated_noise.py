@@ -8,7 +8,7 @@ import torch
 from samples import shaded, smooth_noise
 
 from dipcli.problem.correlated.noise import (
-    MAX_FACTOR,
+    MAX_FACTORS,
     PATCH_SIDE,
     average_locally,
     measure_autocorrelation,
@@ -61,15 +61,24 @@ def test_levels_by_brightness() -> None:
     assert dark < light
 
 
-def test_the_factors_follow_the_local_level() -> None:
-    noise = smooth_noise(0.5, 20)
+def test_the_factors_follow_the_local_level_where_details_are_faint() -> None:
+    noise = smooth_noise(1.0, 3)
     noise[:, :, 96:] *= 1.6
     image = shaded() + noise
     measured = measure_correlated_noise(image)
     factors = measured.measure_factors(to_opponent(torch.from_numpy(image))[0])
     assert factors.min() >= 1
-    assert factors.max() <= MAX_FACTOR
+    assert factors.max() <= MAX_FACTORS[0]
     assert float(factors[:, 110:].mean() / factors[:, :80].mean()) == pytest.approx(1.6**2, rel=0.25)
+
+
+def test_strong_details_are_taken_for_structure() -> None:
+    noise = smooth_noise(0.5, 20)
+    noise[:, :, 96:] *= 1.6
+    image = shaded() + noise
+    measured = measure_correlated_noise(image)
+    assert measured.kept_detail == 1
+    assert measured.measure_factors(to_opponent(torch.from_numpy(image))[0]).max() <= MAX_FACTORS[1]
 
 
 def test_white_noise_has_details_of_its_level() -> None:

@@ -34,7 +34,10 @@ CORRELATED = 0.2  # autocorrelation that still counts for the correlation length
 DETAIL_WINDOW = 16  # pixels: side of the window in which the local level is measured
 MEAN_TO_DEVIATION = (torch.pi / 2) ** 0.5  # of a normal distribution: from the mean absolute value
 MIN_DETAIL = 0.2 / FULL_SCALE  # rounding to 8 bits
-MAX_FACTOR = 4.0  # local noise variance, relative to that in the flattest parts
+# Local noise variance, relative to that in the flattest parts: at most the first where JPEG has removed the details of
+# these parts, below the first level, and at most the second where it has not, above the second level. There, strong
+# details are structure: on a sharp image with made noise a factor of up to 4 lost 3 dB.
+MAX_FACTORS, REMOVED_DETAIL, KEPT_DETAIL = (4.0, 1.3), 1 / FULL_SCALE, 2 / FULL_SCALE
 # Where details of this level have survived JPEG even in the flattest parts, the luma noise of the camera images was 1.4
 # to 2.3 times as strong as its finest details, and 1.1 to 2 times as strong as those of the image. More is texture.
 SURVIVING_DETAIL, MAX_DETAIL_RATIO = 1.5 / FULL_SCALE, 1.6
@@ -89,6 +92,11 @@ class CorrelatedNoise:
         return min(max((self.level - MILD_LEVEL) / (STRONG_LEVEL - MILD_LEVEL), 0.0), 1.0)
 
     @property
+    def kept_detail(self) -> float:
+        """Whether the finest details survived JPEG in the flattest parts: 0 up to a level of 1 of 255, 1 from 2 on."""
+        return min(max((self.detail - REMOVED_DETAIL) / (KEPT_DETAIL - REMOVED_DETAIL), 0.0), 1.0)
+
+    @property
     def regular(self) -> bool:
         """Whether it is a regular pattern, such as a halftone: its autocorrelation is far below 0 at some distance."""
         variance = float(self.covariance[0].diagonal().mean())
@@ -106,7 +114,8 @@ class CorrelatedNoise:
         Args:
             luma: the first opponent channel, shape (H, W).
         """
-        return ((measure_local_detail(luma) / self.detail) ** 2).clamp(1, MAX_FACTOR)
+        largest = (1 - self.kept_detail) * MAX_FACTORS[0] + self.kept_detail * MAX_FACTORS[1]
+        return ((measure_local_detail(luma) / self.detail) ** 2).clamp(1, largest)
 
 
 def measure_correlated_noise(
