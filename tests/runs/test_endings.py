@@ -377,7 +377,7 @@ def test_the_absolute_error_is_the_one_for_impulse_noise() -> None:
         (np.zeros((96, 96, 3), np.uint8), "the input is kept as it is"),
         (np.full((96, 96, 3), 200, np.uint8), "the input is kept as it is"),
         (scene(96, 96), "the input is kept as it is"),
-        (iio.imread(CAT)[80:176, 80:176], "neighbouring pixels share the noise"),
+        (iio.imread(CAT)[80:176, 80:176], "the noise where the image is flat has sigma"),
     ],
     ids=["black", "constant", "noise-free", "photograph"],
 )

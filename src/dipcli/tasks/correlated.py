@@ -114,14 +114,16 @@ def decide(
         guide=CorrelatedGuide(estimate, rows, columns),
         finish=CorrelatedFinish(estimate, rows, columns, fit_weight, strength),
     )
-    reason = f"neighbouring pixels share the noise, sigma {FULL_SCALE * noise.level:.1f} of 255 where the image is flat"
+    level, length = FULL_SCALE * noise.level, noise.correlation_length
+    reason = f"the noise where the image is flat has sigma {level:.1f} of 255"
+    reason += f" and is correlated over {length} pixels" if length > 1 else ""
     if not fit_weight:
-        return Decision(problem, _skip_fit(), f"{reason}: non-local Bayes, without a fit, removes so little")
+        return Decision(problem, _skip_fit(), f"{reason}: removed by non-local Bayes without a fit")
     mosaic = min(max(noise.correlation_length, 2), MAX_MOSAIC)
     input_noise = min(max(INPUT_NOISE_PER_LEVEL * noise.level, MIN_INPUT_NOISE), MAX_INPUT_NOISE)
     adapted = {**FIT, "mosaic": mosaic, "reg_noise": input_noise}
     presets = {name: {**adapted, "iterations": iterations} for name, iterations in ITERATIONS.items()}
-    return Decision(problem, presets, f"{reason}: the mean of non-local Bayes and a fit")
+    return Decision(problem, presets, f"{reason}: removed by the mean of non-local Bayes and a fit")
 
 
 def _find_nothing_to_remove(noise: CorrelatedNoise | None, sigma: float | None) -> str:
