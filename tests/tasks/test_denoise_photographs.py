@@ -148,6 +148,17 @@ def test_mild_noise_is_removed_in_tiles_too() -> None:
     torch.testing.assert_close(result.image, case.problem.finish(torch.zeros(case.problem.shape)))
 
 
+def test_strong_noise_is_fitted_in_tiles_too() -> None:
+    clean, image = (np.tile(pixels, (2, 2, 1))[:160, :160] for pixels in photograph(25))
+    given = {"tile": 128, "threads": 1, "iterations": 3, "network": "skip:channels=4,4:skips=2,2"}
+    case, settings = tasks()["denoise"].case(from_array(image), "balanced", {}, given)
+    prepared = prepare(case.problem, settings)
+    result = solve(prepared)
+    assert len(result.runs) == len(prepared.estimate.places) > 1
+    reference = from_array(clean).pixels
+    assert psnr(result.image.numpy(), reference) > psnr(case.problem.measured.numpy(), reference) + 3
+
+
 def test_the_given_level_scales_the_noise() -> None:
     image = photograph(25)[1]
     case, _ = tasks()["denoise"].case(from_array(image), "balanced", {}, {"sigma": 12})
