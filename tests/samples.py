@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 
 def scene(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -47,3 +48,16 @@ def wide_gamut() -> bytes:
         body += content + bytes(-len(content) % 4)
     head = struct.pack(">I4xI", start + len(body), 0x02100000) + b"mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28)
     return (head + struct.pack(">3i", *(round(value * 65536) for value in white))).ljust(128, b"\0") + table + body
+
+
+def smooth_noise(blur: float, level: float, channels: int = 3, side: int = 192, seed: int = 0) -> np.ndarray:
+    """Noise of this level (of 255), smoothed by a Gaussian, and scaled back."""
+    noise = np.random.default_rng(seed).normal(0, 1, (channels, side, side))
+    noise = gaussian_filter(noise, (0, blur, blur), mode="wrap")
+    return (level / 255 * noise / noise.std()).astype(np.float32)
+
+
+def shaded(side: int = 192) -> np.ndarray:
+    """A smooth clean image, (3, side, side), 0.3 to 0.65."""
+    y, x = np.mgrid[:side, :side] / side
+    return np.stack([0.3 + 0.3 * x, 0.35 + 0.3 * y, 0.5 + 0.1 * x * y]).astype(np.float32)

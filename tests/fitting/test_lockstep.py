@@ -74,6 +74,7 @@ def run_together(*functions: Callable[[], Any], most: int = 8) -> list[Any]:
         pytest.param(replace(SMALL, network=RESNET), marks=pytest.mark.slow),
         replace(SMALL, network="skip:channels=8,8:skips=0,4:up=nearest:down=average:pointwise=no"),
         pytest.param(replace(SMALL, network="pixels"), marks=pytest.mark.slow),
+        replace(SMALL, mosaic=2),
         pytest.param(replace(SMALL, warmup=5), marks=pytest.mark.slow),
         replace(SMALL, stop="holdout", iterations=None, max_iterations=25),
         pytest.param(replace(SMALL, tv=1e-3, ema=0.9), marks=pytest.mark.slow),

@@ -97,8 +97,8 @@ def test_denoising_uses_a_noise_input_where_prefiltering_does_not_help(preset: s
     correlated = gaussian_filter(np.random.default_rng(0).normal(0, 1, (3, 160, 160)), (0, 1, 1))
     smooth = scenery(side=160) + SIGMA * correlated / correlated.std()
     for pixels, options in (
-        (smooth, {}),
-        (np.full((3, 64, 64), 0.5), {}),
+        (smooth, {"input": "noise"}),
+        (smooth, {"loss": "l1"}),
         (noisy(side=160), {"loss": "l1"}),
         (noisy(side=160), {"input": "noise"}),
         (noisy(side=20), {}),

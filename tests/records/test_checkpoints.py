@@ -83,6 +83,7 @@ def through_a_file(checkpoint: Checkpoint, settings: Settings, path: Path) -> Ch
         pytest.param({"stop": "auto", "iterations": None, "max_iterations": 200}, marks=slow),
         {"warmup": 5, "input_depth": 2},
         {"network": "pixels", "rate": 0.1},
+        {"mosaic": 2},
         {"rate": 3.0, "stop": "holdout"},
     ],
     ids=lambda changed: "-".join(f"{key}={value}" for key, value in changed.items()) or "plain",

@@ -12,6 +12,7 @@ from dipcli.errors import UsageError
 from dipcli.networks.architectures import Architecture, Pixels, ResNet, UNet
 from dipcli.networks.grouped import GroupedNetworks
 from dipcli.networks.layers import NOISE_SCALE
+from dipcli.networks.mosaic import Mosaic
 from dipcli.networks.prior import Prior
 from dipcli.networks.skip import Skip
 from dipcli.settings import Settings
@@ -55,7 +56,7 @@ def build(settings: Settings, shape: tuple[int, int, int], guide: Tensor | None 
     the arguments: PyTorch's global generator is neither used nor changed.
 
     Args:
-        settings: `network`, `pad`, `input`, `input_depth` and `seed` are used.
+        settings: `network`, `pad`, `mosaic`, `input`, `input_depth` and `seed` are used.
         shape: (C, H, W) of the image.
         guide: the image that is z with `--input guide`, shape (any C, H, W).
         members: number of networks, each for an equal part of the channels. Each starts as the network that is built
@@ -76,14 +77,16 @@ def build(settings: Settings, shape: tuple[int, int, int], guide: Tensor | None 
         network = network_type.build(code.shape[1], (channels // members, height, width), settings.pad)
     if members > 1:
         network = GroupedNetworks(network, members)
+    if settings.mosaic > 1 and not network_type.free:
+        network = Mosaic(network, settings.mosaic)
     window = None if network_type.free else padded_size(settings, WINDOW_SIDE, WINDOW_SIDE)[0]
     return Prior(nn.Sequential(network, Crop(height, width)), code, window)
 
 
 def padded_size(settings: Settings, height: int, width: int) -> tuple[int, int]:
-    """Return the size of z for an image: multiples of the network's stride, at least its smallest side."""
+    """Return the size of z: multiples of the stride of the network and of the mosaic, at least the smallest side."""
     network_type = architecture(settings.network)
-    stride, min_side = network_type.stride, network_type.min_side(settings.pad)
+    stride, min_side = math.lcm(network_type.stride, settings.mosaic), network_type.min_side(settings.pad)
     rows, columns = (math.ceil(max(side, min_side) / stride) * stride for side in (height, width))
     return rows, columns
 

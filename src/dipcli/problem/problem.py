@@ -67,7 +67,8 @@ class Problem:
         members: number of images that x consists of, concatenated along the channels, each with its own network.
         finish: a last step on the restored image, before it is shown or written. To be fitted in tiles, a finish, and
             a guide or a companion that is a function, need a method `window(rows, columns)` that returns it for a
-            window of the image.
+            window of the image. Two attributes save calls of an expensive finish: `keeps_shape`, and `uses_fit`, false
+            if it does not depend on the fitted image.
     """
 
     measured: Tensor

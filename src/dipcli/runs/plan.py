@@ -143,7 +143,8 @@ def _check_destination(job: Job, case: Case) -> tuple[Path, Path | None, NDArray
     """
     output = job.output or default_output(job, case.image)
     folder = run_folder(job.outputs, output)
-    blank = pixels(case.problem.finish(torch.zeros(case.problem.shape)))
+    blank_fit, finish = torch.zeros(case.problem.shape), case.problem.finish
+    blank = pixels(blank_fit if getattr(finish, "keeps_shape", False) else finish(blank_fit))
     check_output(job, case, output, folder, size_bytes=blank.size * case.image.dtype.itemsize)
     suffix = suffix_of(output)
     if case.render is None:

@@ -46,8 +46,8 @@ class Settings:
     fusion: Annotated[
         Literal["auto", "none"],
         OptionInfo(
-            "Combine the fit with a classical estimate of the same image, as held-out pixels tell how much of each; "
-            "auto where the task has one (denoise, for independent noise); none: the fit alone."
+            "auto: denoise combines the fit with a non-local estimate of the same image; held-out pixels, or the noise "
+            "level where neighbours share it, tell how much of each. none: the fit alone."
         ),
     ] = "auto"
     runs: Annotated[
@@ -96,6 +96,16 @@ class Settings:
         ),
     ] = None
     pad: Annotated[Literal["reflection", "zero"], OptionInfo("Convolution padding mode.", group=NETWORK)] = "reflection"
+    mosaic: Annotated[
+        int,
+        OptionInfo(
+            "Fit the 2x2 (2), 3x3 (3) or 4x4 (4) phases of the image side by side: for noise that neighbouring pixels "
+            "share. 1: the image itself.",
+            group=NETWORK,
+            least=1,
+            most=4,
+        ),
+    ] = 1
     optimize: Annotated[
         Literal["net", "net,input"], OptionInfo("Fit the weights, or the weights and the input.", group=OPTIMISER)
     ] = "net"

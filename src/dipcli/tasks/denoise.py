@@ -13,7 +13,7 @@ from dipcli.problem.companion import MIN_SIDE, NonLocalCompanion
 from dipcli.problem.noise import FULL_SCALE, Noise, measure_noise
 from dipcli.problem.noise_model import UndoClipping, fit_noise_model
 from dipcli.problem.prefilter import PrefilteredGuide
-from dipcli.tasks import LossOption
+from dipcli.tasks import LossOption, correlated
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import PUBLISHED, Presets, task
 
@@ -94,6 +94,7 @@ def denoise(
         ),
     ] = None,
     loss: LossOption = "l2",
+    strength: Annotated[float, typer.Option(help="How much of the noise to remove: 1 all of it, 0 nothing.")] = 1.0,
     *,
     sigma: str = "auto",
     input: str = "guide",  # noqa: A002 - the setting's name
@@ -104,14 +105,17 @@ def denoise(
     The network sees only this one image. It is stopped when it has learned
     the structure and before it learns the noise. If the noise is independent
     from pixel to pixel, a few held-out pixels decide when, and how much of the
-    result is of the network and how much of a non-local filter; if neighbouring
-    pixels share it, as after JPEG or demosaicing, the noise level does. It is
-    estimated from the image unless --sigma gives it.
+    result is of the network and how much of a non-local filter. If neighbouring
+    pixels share it, as in photographs, scans and film, the noise is measured,
+    and a non-local estimate removes as much as it explains; where the noise is
+    strong, the mean of that and a fit is kept. An image without noise comes
+    back as it is. --strength 0.5 keeps half of the grain.
 
     Examples:
 
         dip denoise noisy.png
         dip denoise noisy.png --runs 3
+        dip denoise photo.jpg --strength 0.7
         dip denoise noisy.png --time 90s --uncertainty doubt.png
         dip denoise noisy.png -o clean.png --iters 1800
         dip denoise folder/ -o restored/
@@ -121,6 +125,8 @@ def denoise(
     import numpy as np  # imported late: `dip --help` must be fast
     import torch
 
+    if not 0 <= strength <= 1:
+        raise UsageError(f"--strength {strength} is out of range: use a number from 0 to 1.")
     if simulate_noise is None:
         pixels = image.pixels
     elif not 0 < simulate_noise <= MAX_NOISE:
@@ -134,6 +140,16 @@ def denoise(
         ]
         pixels = image.quantize(np.stack(noisy))
     noise = measure_noise(pixels)
+    outliers = measure_outlier_fraction(pixels)
+    own_level = sigma == "auto" or (noise is not None and noise.correlated)
+    if (
+        fusion == "auto"
+        and input == "guide"
+        and loss == "l2"
+        and own_level
+        and correlated.applies(noise, pixels, outliers, OUTLIER_FRACTION)
+    ):
+        return _denoise_correlated(image, pixels, noise, simulate_noise, sigma, strength)
     level = str(FULL_SCALE * noise.level) if noise and noise.level and sigma == "auto" else sigma
     max_level = float(sigma) if sigma != "auto" else FULL_SCALE * noise.max_level if noise else 0.0
     # The filters of the guide, and the companion, keep impulses, and noise that neighbouring pixels share.
@@ -151,25 +167,74 @@ def denoise(
         companion=companion,
         finish=finish,
     )
+    if strength < 1:
+        from dipcli.problem.correlated.restraint import TowardsInput
+
+        problem = replace(problem, finish=TowardsInput(problem.measured, strength, finish))
     presets = _adapt_input_noise(max_level) if filterable and input == "guide" else dict(UNGUIDED)
     if companion is None:
         presets |= {preset: {"stop": stop, **presets[preset]} for preset, stop in STOP_ALONE.items()}
     if simulate_noise is not None and simulate_noise >= STRONG_NOISE:
         presets["paper"] = {"reg_noise": 1 / 20}
-    remarks = make_remarks(pixels, noise, loss)
+    remarks = make_remarks(pixels, noise, loss, outliers)
+    return _make_case(image, pixels, problem, presets, remarks, level, simulated=simulate_noise is not None, loss=loss)
+
+
+def _make_case(
+    image: Image,
+    pixels: NDArray[np.float32],
+    problem: Problem,
+    presets: Presets,
+    remarks: tuple[str, ...],
+    level: str,
+    *,
+    simulated: bool,
+    loss: str,
+) -> Case:
+    """Return the case with its baselines; the level is on the 0-255 scale, or auto."""
 
     def baselines() -> list[Baseline]:
         from dipcli.tasks.baselines.baseline import Baseline
         from dipcli.tasks.baselines.denoising import make_baselines
 
         known_level = None if level == "auto" else float(level) / FULL_SCALE
-        own = [Baseline("non-local ridge", "ridge", lambda _: finish(companion()).numpy())] if companion else []
-        return own + make_baselines(pixels, known_level, impulses=loss == "l1")
+        methods = make_baselines(pixels, known_level, impulses=loss == "l1")
+        companion = problem.companion
+        if not callable(companion):
+            return methods
+        return [Baseline("non-local ridge", "ridge", lambda _: problem.finish(companion(None)).numpy()), *methods]
 
     case = Case(problem=problem, image=image, baselines=baselines, remarks=remarks, presets=presets)
-    if simulate_noise is None:
+    if not simulated:
         return case
     return replace(case, truth=image.pixels, damaged=pixels, baseline_images={"noisy": pixels})
+
+
+def _denoise_correlated(
+    image: Image,
+    pixels: NDArray[np.float32],
+    noise: Noise | None,
+    simulate_noise: float | None,
+    sigma: str,
+    strength: float,
+) -> Case:
+    """Return the case of an image whose noise neighbouring pixels share, or that has next to none."""
+    import torch
+
+    measured = torch.from_numpy(pixels)
+    problem = Problem(measured=measured, shape=pixels.shape, loss=losses.absolute_error)
+    level = None if sigma == "auto" else float(sigma) / FULL_SCALE
+    decision = correlated.decide(problem, pixels, noise, level, strength)
+    return _make_case(
+        image,
+        pixels,
+        decision.problem,
+        decision.presets,
+        (decision.remark,),
+        str(FULL_SCALE * noise.level) if noise and noise.level and sigma == "auto" else sigma,
+        simulated=simulate_noise is not None,
+        loss="l2",
+    )
 
 
 def _adapt_input_noise(level: float) -> dict[str, dict[str, float]]:
@@ -180,13 +245,14 @@ def _adapt_input_noise(level: float) -> dict[str, dict[str, float]]:
     }
 
 
-def make_remarks(pixels: NDArray[np.float32], noise: Noise | None, loss: str) -> tuple[str, ...]:
+def make_remarks(pixels: NDArray[np.float32], noise: Noise | None, loss: str, outliers: float) -> tuple[str, ...]:
     """Return warnings to the user before the fit.
 
     Args:
         pixels: the noisy image, (C, H, W), values 0..1.
         noise: its measured noise.
         loss: the data term.
+        outliers: fraction of the values that are isolated black or white.
     """
     if pixels.min() == pixels.max():
         return ("the image is of one colour: there is nothing to remove",)
@@ -196,9 +262,8 @@ def make_remarks(pixels: NDArray[np.float32], noise: Noise | None, loss: str) ->
     if noise and noise.correlated and noise.level < FAINT_NOISE / FULL_SCALE:
         level = f"{FULL_SCALE * noise.level:.0f} of {FULL_SCALE}"
         return (f"the noise is faint (sigma {level}) and may be fine texture, which denoising would remove",)
-    fraction = measure_outlier_fraction(pixels)
-    if fraction > OUTLIER_FRACTION and loss == "l2":
-        return (f"{100 * fraction:.0f} % of the values are isolated black or white: for such noise try --loss l1",)
+    if outliers > OUTLIER_FRACTION and loss == "l2":
+        return (f"{100 * outliers:.0f} % of the values are isolated black or white: for such noise try --loss l1",)
     return ()
 
 

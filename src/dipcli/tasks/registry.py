@@ -28,6 +28,7 @@ DEFAULT_PRESET = "balanced"
 # Common to the published experiments: Ulyanov et al., CVPR 2018, and the settings published with it.
 PUBLISHED: Mapping[str, Any] = {
     "pad": "reflection",
+    "mosaic": 1,
     "input": "noise",
     "input_depth": 32,
     "optimize": "net",

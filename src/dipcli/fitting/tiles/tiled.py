@@ -99,7 +99,8 @@ def _fit_tile(
     After an interrupt only the first tile is fitted.
     """
     part = problem.window(place.rows, place.columns)
-    if not has_unknown(part):
+    # If no tile has unknown pixels, the last one is fitted: a result has at least one run.
+    if not has_unknown(part) and not (first and tile_number[0] == tile_number[1]):
         return FittedTile(place, part.finish(torch.zeros(part.shape)))
     if not first and (reason := control.interrupted()):
         measured = functional.interpolate(part.measured[None], part.shape[1:], mode="bilinear")[0]

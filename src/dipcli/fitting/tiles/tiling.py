@@ -185,4 +185,7 @@ def halve_place(place: Place, smaller: TileLayout) -> list[Place]:
 
 def has_unknown(part: Problem) -> bool:
     """Return whether the fit can change anything: not if `finish` puts back every pixel."""
+    uses_fit: bool | None = getattr(part.finish, "uses_fit", None)
+    if uses_fit is not None:
+        return uses_fit
     return not torch.equal(*(part.finish(torch.full(part.shape, value)) for value in (0.0, 1.0)))

@@ -1,0 +1,142 @@
+"""`dip denoise` for noise that neighbouring pixels share, as in photographs, scans and film."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from dipcli.problem.noise import FULL_SCALE, Noise
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dipcli.problem import Problem
+    from dipcli.problem.correlated.noise import CorrelatedNoise
+    from dipcli.tasks.registry import Presets
+
+FAINTEST_INDEPENDENT = 3 / FULL_SCALE  # white noise below it is not visible, and may be what JPEG left of other noise
+MIN_LEVEL = 0.5 / FULL_SCALE  # there is nothing to remove
+FIT_WEIGHT = 0.5  # of the fitted image, for strong noise
+MAX_MOSAIC = 3
+DRAWING_BLOCK, DRAWING_FRACTION = 8, 0.25  # pixels; fraction of such blocks that are of one colour
+# Standard deviation of the input noise per level of the image's noise, and its range.
+INPUT_NOISE_PER_LEVEL, MIN_INPUT_NOISE, MAX_INPUT_NOISE = 1.75, 0.03, 0.1
+# Measured on camera images of 256x256: benchmarks/real.py. The fit is only one of two estimates whose mean is kept, and
+# that changes little from 75 to 150 iterations, so no rule ends it.
+FIT: dict[str, Any] = {
+    "network": "skip:channels=8,16,32,64,128:skips=4,4,4,4,4",
+    "rate": 0.02,
+    "warmup": 0,
+    "stop": "none",
+    "ema": 0.99,
+}
+ITERATIONS = {"fast": 75, "balanced": 100, "best": 100}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do about the noise of an image.
+
+    Attributes:
+        problem: the problem to fit.
+        presets: settings for this image, by preset name.
+        remark: a sentence for the user.
+    """
+
+    problem: Problem
+    presets: Presets
+    remark: str
+
+
+def applies(noise: Noise | None, pixels: NDArray[np.float32], outliers: float, max_outliers: float) -> bool:
+    """Return whether an image is restored as one whose noise neighbouring pixels share, or that has next to none.
+
+    Args:
+        noise: as `measure_noise` found it.
+        pixels: the image, shape (C, H, W).
+        outliers: fraction of the values that are isolated black or white.
+        max_outliers: from this fraction on it is impulse noise, except in a drawing.
+    """
+    if noise is None:
+        return is_drawing(pixels)
+    if not (noise.correlated or noise.level < FAINTEST_INDEPENDENT):
+        return False
+    return outliers <= max_outliers or not noise.level
+
+
+def is_drawing(pixels: NDArray[np.float32]) -> bool:
+    """Return whether much of an image (C, H, W) is of constant colours, as in drawings, screenshots and line scans."""
+    channels, height, width = pixels.shape
+    rows, columns = height // DRAWING_BLOCK, width // DRAWING_BLOCK
+    if not rows or not columns:
+        return False
+    blocks = pixels[:, : rows * DRAWING_BLOCK, : columns * DRAWING_BLOCK]
+    blocks = blocks.reshape(channels, rows, DRAWING_BLOCK, columns, DRAWING_BLOCK)
+    constant = (blocks.max(axis=(2, 4)) == blocks.min(axis=(2, 4))).all(axis=0)
+    return bool(constant.mean() > DRAWING_FRACTION)
+
+
+def decide(
+    problem: Problem, pixels: NDArray[np.float32], found: Noise | None, sigma: float | None, strength: float
+) -> Decision:
+    """Decide how much to remove, and how.
+
+    Mild noise is removed by non-local Bayes alone: of a fit that is stopped early too much detail is missing. Strong
+    noise is removed by the mean of that estimate and a fit to the mosaic of the image's phases.
+
+    Args:
+        problem: with the measurement only.
+        pixels: the noisy image, shape (C, H, W), values 0..1.
+        found: the noise that `measure_noise` found.
+        sigma: the noise level if the user gave it, 0..1.
+        strength: 1 for the restored image, 0 for the noisy one.
+    """
+    from dipcli.problem.correlated.estimate import CorrelatedEstimate, CorrelatedFinish, CorrelatedGuide
+    from dipcli.problem.correlated.noise import measure_correlated_noise
+    from dipcli.problem.correlated.restraint import TowardsInput
+
+    noise = measure_correlated_noise(pixels) if found and found.level else None
+    rows, columns = (slice(0, side) for side in pixels.shape[1:])
+    reason = _find_nothing_to_remove(noise, sigma)
+    if noise is None or reason:
+        return Decision(
+            replace(problem, finish=TowardsInput(problem.measured, 0.0)),
+            _skip_fit(),
+            f"{reason}: the input is kept as it is",
+        )
+    if sigma:
+        noise = replace(noise, covariance=noise.covariance * (sigma / noise.level) ** 2)
+    estimate = CorrelatedEstimate(pixels, noise)
+    fit_weight = FIT_WEIGHT * noise.strength
+    problem = replace(
+        problem,
+        guide=CorrelatedGuide(estimate, rows, columns),
+        finish=CorrelatedFinish(estimate, rows, columns, fit_weight, strength),
+    )
+    level, length = FULL_SCALE * noise.level, noise.correlation_length
+    reason = f"the noise where the image is flat has sigma {level:.1f} of 255"
+    reason += f" and is correlated over {length} pixels" if length > 1 else ""
+    if not fit_weight:
+        return Decision(problem, _skip_fit(), f"{reason}: removed by non-local Bayes without a fit")
+    mosaic = min(max(noise.correlation_length, 2), MAX_MOSAIC)
+    input_noise = min(max(INPUT_NOISE_PER_LEVEL * noise.level, MIN_INPUT_NOISE), MAX_INPUT_NOISE)
+    adapted = {**FIT, "mosaic": mosaic, "reg_noise": input_noise}
+    presets = {name: {**adapted, "iterations": iterations} for name, iterations in ITERATIONS.items()}
+    return Decision(problem, presets, f"{reason}: removed by the mean of non-local Bayes and a fit")
+
+
+def _find_nothing_to_remove(noise: CorrelatedNoise | None, sigma: float | None) -> str:
+    """Return why nothing is to be removed; empty if something is."""
+    if noise is None:
+        return "no noise was found, all that varies may be structure"
+    if noise.regular and not sigma:
+        return "the image has a regular pattern such as a halftone, not noise"
+    if noise.level < MIN_LEVEL and not sigma:
+        return f"no noise was found (sigma {FULL_SCALE * noise.level:.1f} of 255)"
+    return ""
+
+
+def _skip_fit() -> Presets:
+    """Return presets for an image that the fit does not change: an iteration, as a formality."""
+    return {name: {"iterations": 1, "runs": 1, "warmup": 0, "stop": "none", "input": "noise"} for name in ITERATIONS}
