@@ -36,7 +36,7 @@ from dipcli.tasks import registry
 from dipcli.tasks.registry import tasks
 
 # Set like commands, but are none.
-FORMULAS = ("minimise over theta", "argv -> Job")
+FORMULAS = ("minimise over theta", "argv\n")
 # Not run by these tests, and why that is enough.
 RUN_ELSEWHERE = {
     "bash .ci/run": "CI runs it",

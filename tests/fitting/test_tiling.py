@@ -40,7 +40,22 @@ from dipcli.tasks.inpaint import inpaint
 
 NETWORK = "skip:channels=8,8:skips=4,4"
 TINY: dict[str, Any] = {"network": NETWORK, "input_depth": 4, "iterations": 4, "stop": "none", "tile": "128"}
-TILED = ("--network", NETWORK, "--input", "noise", "--input-depth", 4, "--iters", 4, "--tile", 128, "--warmup", 0)
+TILED = (
+    "--network",
+    NETWORK,
+    "--input",
+    "noise",
+    "--input-depth",
+    4,
+    "--iters",
+    4,
+    "--fusion",
+    "none",
+    "--tile",
+    128,
+    "--warmup",
+    0,
+)
 
 
 def make_image(height: int = 200, width: int = 240, channels: int = 1) -> Tensor:
@@ -480,7 +495,7 @@ def test_tiles_are_refused_if_the_measurement_cannot_be_cut(dip: Dip, large_png:
 
 
 def test_tiles_from_python() -> None:
-    rest: dict[str, Any] = {"warmup": 0, "progress": False}
+    rest: dict[str, Any] = {"warmup": 0, "progress": False, "fusion": "none"}
     restored = denoise(noisy(scene(200, 240)), network=NETWORK, input="noise", iterations=2, tile=128, **rest)
     assert restored.image.shape == (200, 240, 3)
     assert restored.steps == 12

@@ -155,6 +155,7 @@ def rows(path: Path) -> list[dict[str, str]]:
     "arguments",
     [
         ("denoise", "--snapshot-every", 20),
+        ("denoise", "--stop", "holdout", "--fusion", "auto"),
         ("denoise", "--runs", 2, "--uncertainty", "{}.doubt.png", "--reference", "truth.png"),
         ("superres", "--scale", 2),
         ("impedance", "--runs", 1),

@@ -24,7 +24,7 @@ from dipcli.runs.preview import Frames, Preview, reduce_image, reduction_factor
 from dipcli.stopping import Verdict
 from dipcli.stopping.step import Step, Tile
 
-QUICK = ("--network", TINY, "--input", "noise", "--input-depth", 4, "--warmup", 0)
+QUICK = ("--network", TINY, "--input", "noise", "--input-depth", 4, "--warmup", 0, "--fusion", "none")
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
