@@ -51,6 +51,20 @@ def test_the_share_of_the_better_estimate_is_larger_and_stays_within_its_bounds(
     assert find_share(truth, truth, truth, ones) == 1
 
 
+def test_a_companion_that_sees_the_pixel_gets_more_where_the_pixel_counts() -> None:
+    generator = torch.Generator().manual_seed(2)
+    truth = torch.rand(1, 64, 64, generator=generator)
+    noise, blind_error, fit_error = (s * torch.randn(truth.shape, generator=generator) for s in (0.1, 0.3, 0.3))
+    measured, blind, fit = truth + noise, truth + blind_error, truth + fit_error
+    ones = torch.ones(64, 64)
+    assert find_share(fit, blind, measured, ones) == pytest.approx(0.5, abs=0.05)
+    assert find_share(fit, blind, measured, ones, blind) == pytest.approx(0.5, abs=0.05)
+    part = 0.3**2 / (0.3**2 + 0.1**2)  # of the pixel in the conditional mean of x, given h and y
+    seeing = blind + part * (measured - blind)
+    best = find_share(fit, seeing, truth, ones)  # with the clean image
+    assert find_share(fit, blind, measured, ones, seeing) == pytest.approx(best, abs=0.1)
+
+
 def test_a_window_of_the_companion_sees_the_pixels_around_it() -> None:
     pixels = np.random.default_rng(0).random((1, 120, 120), dtype=np.float32)
     companion = NonLocalCompanion(pixels, NoiseModel(0.01))

@@ -24,7 +24,6 @@ from dipcli.settings import Settings
 from dipcli.stopping import Rule
 
 MAX_RUNS = 100  # runs with which a time budget is filled
-MAX_UNUSED_FRACTION = 0.005  # of held-out pixels that the final companion may be without: 0.02 dB
 
 
 def fit_runs(
@@ -107,8 +106,7 @@ def fresh_prior(problem: Problem, settings: Settings) -> Prior:
 def _fuse_with_companion(problem: Problem, fitted: Problem, mean: Tensor) -> tuple[Tensor, float | None]:
     """Return the mean of the fits, fused with the companion, and its share; the mean itself if nothing was held out.
 
-    The share is found with the companion that was made without the held-out pixels. The image is fused with one made
-    with them, unless they are too few to matter.
+    The companion is made again, with the held-out pixels.
 
     Args:
         problem: the whole measurement.
@@ -116,13 +114,11 @@ def _fuse_with_companion(problem: Problem, fitted: Problem, mean: Tensor) -> tup
         mean: the mean of the fits, shape (C, H, W).
     """
     heldout = find_heldout(problem, fitted)
-    companion = fitted.visible_companion()
-    if heldout is None or companion is None:
+    blind, companion = fitted.visible_companion(), problem.visible_companion()
+    if heldout is None or blind is None or companion is None:
         return mean, None
-    share = find_share(mean, companion, problem.measured, heldout.to(mean))
-    if heldout.float().mean() > MAX_UNUSED_FRACTION:
-        companion = problem.visible_companion()
-    return (mean if companion is None else fuse(mean, companion, share)), share
+    share = find_share(mean, blind, problem.measured, heldout.to(mean), companion)
+    return fuse(mean, companion, share), share
 
 
 def _describe_end(runs: list[Run], failures: list[DipError], wanted: int | None, interrupted: str | None) -> str:
