@@ -90,6 +90,8 @@ def restorer(task: Task) -> Callable[..., Restored]:
         arguments = {option.name: given.pop(option.name) for option in task.arguments() if option.name in given}
         if isinstance(stop, str):
             given["stop"] = stop
+        elif stop is not None:
+            given["stop"] = "none"  # the task need not end the fit
         source = images.to_image(image)
 
         def pose(preset: str) -> tuple[Case, Settings]:

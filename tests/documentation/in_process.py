@@ -29,7 +29,7 @@ class Capture(io.TextIOWrapper):
 def call(words: list[str]) -> tuple[int, str, str]:
     """Run a command; returns exit code, standard output and standard error."""
     out, err = Capture(), Capture()
-    argv, path, modules, declared = sys.argv, sys.path[:], set(sys.modules), dict(registry.DECLARED)
+    argv, path, modules, declared = sys.argv, sys.path[:], set(sys.modules), registry.tasks()
     code: Any = 0
     try:
         with redirect_stdout(out), redirect_stderr(err):

@@ -66,6 +66,11 @@ def divided(factor: int, least: int) -> Callable[[str], str]:
 # By benchmark and option: the value if the option is not given (None: it stays out), and how it becomes smaller.
 SMALLER_VALUES: dict[str, dict[str, tuple[str | None, Callable[[str], str]]]] = {
     "frontier.py": {"--iterations": ("20", str)},
+    "real.py": {
+        "--sets": ("made", lambda _: "made"),
+        "--images": ("f16", lambda names: names.split(",")[0]),
+        "--noise": ("smooth07-10", str),
+    },
     "speed.py": {
         "--sizes": (None, divided(8, 64)),
         "--iterations": ("1", lambda _: "1"),

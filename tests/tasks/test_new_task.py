@@ -32,7 +32,7 @@ PRESETS = {"balanced": {"network": TINY, "input_depth": 4, "reg_noise": 0.01, "i
 
 @pytest.fixture(autouse=True)
 def _forget_tasks() -> Iterator[None]:
-    before = dict(registry.DECLARED)
+    before = registry.tasks()
     yield
     for name in registry.DECLARED.keys() - before.keys():
         del registry.DECLARED[name]

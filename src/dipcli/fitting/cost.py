@@ -109,6 +109,8 @@ def measure_cost(problem: Problem, settings: Settings, *, side: int, trials: int
     rows, columns = prior.code.shape[2:]
     weights = sum(parameter.numel() for parameter in prior.network.parameters())
     fixed_bytes = weights * (LBFGS_BYTES_PER_WEIGHT if settings.optimizer == "lbfgs" else BYTES_PER_WEIGHT)
+    # Their own estimate of the memory in which they are computed; one after the other.
+    fixed_bytes += max(getattr(function, "bytes", 0) for function in (problem.guide, problem.companion, problem.finish))
     if part.operator is not problem.operator and not problem.tileable:
         with count_saved_bytes() as operator_bytes:
             problem.operator(torch.zeros(problem.shape, requires_grad=True))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # blurred image to find the first.
 STRONG_LEVEL = 37.5  # of 255
 MARGIN = 40  # pixels around a window that its estimate sees
+BLOCK_BYTES, BYTES_PER_VALUE = 140 * 2**20, 170  # of memory while it is computed: measured at 256x256 and 512x512
 MIN_SIDE = 24  # pixels, of an image with enough similar patches
 
 
@@ -57,6 +58,11 @@ class NonLocalCompanion:
     noise: NoiseModel
     inside: tuple[slice, slice] | None = None
     device: torch.device | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes to compute."""
+        return BLOCK_BYTES + BYTES_PER_VALUE * self.pixels.size
 
     def window(self, rows: slice, columns: slice) -> NonLocalCompanion:
         """Return the companion of a window of the image."""

@@ -68,7 +68,8 @@ class Problem:
         finish: a last step on the restored image, before it is shown or written. To be fitted in tiles, a finish, and
             a guide or a companion that is a function, need a method `window(rows, columns)` that returns it for a
             window of the image. Two attributes save calls of an expensive finish: `keeps_shape`, and `uses_fit`, false
-            if it does not depend on the fitted image.
+            if it does not depend on the fitted image. A guide, companion or finish that takes much memory to compute
+            says how much by an attribute `bytes`.
     """
 
     measured: Tensor

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-GROUPS_AT_ONCE = 512  # groups of patches in memory
-BLOCK_SIDE = 256  # pixels; larger images are processed in blocks
+GROUPS_AT_ONCE = 256  # groups of patches in memory
+BLOCK_SIDE = 128  # pixels; larger images are processed in blocks
 START_BLUR, BLUR_REACH = 2.0, 3  # pixels: for the brightness before the first estimate; in standard deviations
 OUTSIDE = 1e3  # value beyond the border: such patches are never similar
 RELATIVE_JITTER, JITTER = 1e-6, 1e-8  # added to the diagonal of Q, which may be singular; the first per mean

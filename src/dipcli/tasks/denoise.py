@@ -13,6 +13,7 @@ from dipcli.problem.companion import MIN_SIDE, NonLocalCompanion
 from dipcli.problem.noise import FULL_SCALE, Noise, measure_noise
 from dipcli.problem.noise_model import UndoClipping, fit_noise_model
 from dipcli.problem.prefilter import PrefilteredGuide
+from dipcli.stopping import Auto
 from dipcli.tasks import LossOption, correlated
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import PUBLISHED, Presets, task
@@ -99,6 +100,7 @@ def denoise(
     sigma: str = "auto",
     input: str = "guide",  # noqa: A002 - the setting's name
     fusion: str = "auto",
+    stop: str = Auto.name,
 ) -> Case:
     """Remove noise of unknown strength.
 
@@ -149,7 +151,7 @@ def denoise(
         and own_level
         and correlated.applies(noise, pixels, outliers, OUTLIER_FRACTION)
     ):
-        return _denoise_correlated(image, pixels, noise, simulate_noise, sigma, strength)
+        return _denoise_correlated(image, pixels, noise, simulate_noise, sigma, strength, stop)
     level = str(FULL_SCALE * noise.level) if noise and noise.level and sigma == "auto" else sigma
     max_level = float(sigma) if sigma != "auto" else FULL_SCALE * noise.max_level if noise else 0.0
     # The filters of the guide, and the companion, keep impulses, and noise that neighbouring pixels share.
@@ -217,6 +219,7 @@ def _denoise_correlated(
     simulate_noise: float | None,
     sigma: str,
     strength: float,
+    stop: str,
 ) -> Case:
     """Return the case of an image whose noise neighbouring pixels share, or that has next to none."""
     import torch
@@ -225,11 +228,14 @@ def _denoise_correlated(
     problem = Problem(measured=measured, shape=pixels.shape, loss=losses.absolute_error)
     level = None if sigma == "auto" else float(sigma) / FULL_SCALE
     decision = correlated.decide(problem, pixels, noise, level, strength)
+    presets = decision.presets
+    if not stop.startswith(Auto.name):  # a rule was asked for: it ends the fit
+        presets = {name: {**preset, "stop": stop, "iterations": None} for name, preset in presets.items()}
     return _make_case(
         image,
         pixels,
         decision.problem,
-        decision.presets,
+        presets,
         (decision.remark,),
         str(FULL_SCALE * noise.level) if noise and noise.level and sigma == "auto" else sigma,
         simulated=simulate_noise is not None,

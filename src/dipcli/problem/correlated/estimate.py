@@ -19,6 +19,7 @@ from dipcli.problem.correlated.restraint import combine
 from dipcli.problem.prefilter import fill_unknown
 
 BLOCK_SIDE = 256  # pixels, roughly: the image is estimated in such blocks, which need some 300 MB
+BLOCK_BYTES = 300 * 2**20  # of memory while a block is computed
 MARGIN = 32  # pixels around a block that are estimated with it
 BLUR_SIGMAS = (2.0, 4.0)  # pixels
 BLUR_REACH = 16
@@ -84,6 +85,7 @@ class CorrelatedGuide:
     estimate: CorrelatedEstimate
     rows: slice
     columns: slice
+    bytes: ClassVar[int] = BLOCK_BYTES
 
     def window(self, rows: slice, columns: slice) -> Self:
         """Return the guide of a window of the window."""
@@ -135,6 +137,7 @@ class CorrelatedFinish:
     fit_weight: float
     strength: float = 1.0
     keeps_shape: ClassVar[bool] = True
+    bytes: ClassVar[int] = BLOCK_BYTES
 
     @property
     def uses_fit(self) -> bool:
