@@ -60,6 +60,7 @@ class Restored:
             others, with the baselines), as in run.json; None for infinite.
         files: figures and tables by suffix (".svg"), of a task whose result is not an image.
         uncertainty: standard deviation of outputs and runs, shape (H, W), 1 = the image's range; if asked for.
+        fusion: share of the fit, 0..1, in its fusion with another estimate; None if it was not fused.
     """
 
     image: NDArray[Any]
@@ -72,6 +73,7 @@ class Restored:
     measures: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
     uncertainty: NDArray[np.float32] | None = None
+    fusion: float | None = None
 
 
 def restorer(task: Task) -> Callable[..., Restored]:
@@ -134,6 +136,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
             measures=to_builtins(measured),
             files=case.render() if case.render else {},
             uncertainty=deviation.map(result, case.known) if deviation else None,
+            fusion=result.share,
         )
 
     restore.__module__ = "dipcli"  # where it is found by name, so that it can be pickled

@@ -65,7 +65,13 @@ def divided(factor: int, least: int) -> Callable[[str], str]:
 
 # By benchmark and option: the value if the option is not given (None: it stays out), and how it becomes smaller.
 SMALLER_VALUES: dict[str, dict[str, tuple[str | None, Callable[[str], str]]]] = {
-    "frontier.py": {"--iterations": ("20", str)},
+    "frontier.py": {
+        "--iterations": ("20", str),
+        "--images": ("house", lambda names: names.split(",")[0]),
+        "--noise": (None, lambda kinds: kinds.split(",")[0]),
+        # A package that may not be used commercially is not installed.
+        "--methods": (None, lambda names: names.replace("cbm3d,", "")),
+    },
     "real.py": {
         "--sets": ("made", lambda _: "made"),
         "--images": ("f16", lambda names: names.split(",")[0]),
