@@ -51,6 +51,7 @@ PRESETS: Presets = {
         "network": "skip:channels=8,16,32,64,128:skips=4,4,4,4,4",
         "rate": 0.03,
         "reg_noise": 0.03,
+        "stop": "auto:patience=50",
     },
     "balanced": BALANCED,
     # A wider network takes longer and is no better; the average of several fits is better.
