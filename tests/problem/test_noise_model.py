@@ -33,10 +33,10 @@ def test_a_window_of_the_correction_is_the_correction_of_the_window() -> None:
     assert torch.equal(step.window(rows, columns)(image[:, rows, columns]), step(image)[:, rows, columns])
 
 
-def test_constant_noise_has_no_slope_and_values_within_the_range_are_not_cut_off() -> None:
+def test_constant_noise_has_no_gain_and_values_within_the_range_are_not_cut_off() -> None:
     noisy = (RAMP + np.random.default_rng(0).normal(0, 0.02, RAMP.shape)).astype(np.float32)
     model = fit_noise_model(noisy, 0.02)
-    assert (model.slope, model.dark, model.bright) == (0.0, False, False)
+    assert (model.gain, model.dark, model.bright) == (0.0, False, False)
     assert model.typical_level == pytest.approx(0.02)
 
 
@@ -44,8 +44,8 @@ def test_photon_noise_grows_with_brightness() -> None:
     photons = 100
     noisy = (np.random.default_rng(0).poisson(photons * RAMP) / photons).astype(np.float32)
     model = fit_noise_model(noisy, 0.07)
-    assert model.slope == pytest.approx(1 / photons, rel=0.25)
-    assert model.offset < 0.3 * model.slope
+    assert model.gain == pytest.approx(1 / photons, rel=0.25)
+    assert model.offset < 0.3 * model.gain
 
 
 @pytest.mark.parametrize(("dark", "bright"), [(True, True), (True, False), (False, True)])

@@ -2,7 +2,7 @@
 
 Independent noise has the variance
 
-    v(x) = offset + slope x        (photon noise, and noise that does not depend on brightness)
+    v(x) = offset + gain x         (photon noise, and noise that does not depend on brightness)
 
 In a file, values below 0 and above 1 are cut off. With noise of standard deviation s the mean of what is left is
 
@@ -46,13 +46,13 @@ class NoiseModel:
 
     Attributes:
         offset: variance at x = 0, values 0..1.
-        slope: growth of the variance with x.
+        gain: growth of the variance with x.
         dark: whether values below 0 were cut off.
         bright: whether values above 1 were.
     """
 
     offset: float
-    slope: float = 0.0
+    gain: float = 0.0
     dark: bool = False
     bright: bool = False
 
@@ -99,7 +99,7 @@ class NoiseModel:
     def _unclipped_variance(self, x: Any) -> Any:
         import numpy as np
 
-        return np.maximum(self.offset + self.slope * x, 1e-8)
+        return np.maximum(self.offset + self.gain * x, 1e-8)
 
 
 @dataclass(frozen=True)
@@ -124,15 +124,15 @@ def fit_noise_model(noisy: NDArray[np.float32], level: float) -> NoiseModel:
         noisy: shape (C, H, W), values 0..1, with independent noise.
         level: standard deviation of the noise over the whole image, 0..1.
     """
-    offset, slope = _fit_variance(noisy, level)
-    model = NoiseModel(offset, slope)
+    offset, gain = _fit_variance(noisy, level)
+    model = NoiseModel(offset, gain)
     return replace(
-        model, dark=_is_cut_off(noisy, model), bright=_is_cut_off(1 - noisy, NoiseModel(offset + slope, -slope))
+        model, dark=_is_cut_off(noisy, model), bright=_is_cut_off(1 - noisy, NoiseModel(offset + gain, -gain))
     )
 
 
 def _fit_variance(noisy: NDArray[np.float32], level: float) -> tuple[float, float]:
-    """Return offset and slope of the variance: level^2 and 0 unless it clearly depends on brightness."""
+    """Return offset and gain of the variance: level^2 and 0 unless it clearly depends on brightness."""
     import numpy as np
 
     constant = level**2, 0.0
@@ -147,13 +147,13 @@ def _fit_variance(noisy: NDArray[np.float32], level: float) -> tuple[float, floa
         ]
         points.append((means[flattest].mean(), fine[flattest].mean()))
     brightness, variances = np.array(points).T
-    slope, offset = np.polyfit(brightness, variances, 1)
-    fitted = offset + slope * brightness
+    gain, offset = np.polyfit(brightness, variances, 1)
+    fitted = offset + gain * brightness
     explained = 1 - ((variances - fitted) ** 2).sum() / max(((variances - variances.mean()) ** 2).sum(), 1e-20)
     lowest, highest = fitted.min(), fitted.max()
     if lowest <= 0 or highest < MIN_LEVEL_RATIO**2 * lowest or explained < MIN_EXPLAINED:
         return constant
-    return float(max(offset, 0.0)), float(slope)
+    return float(max(offset, 0.0)), float(gain)
 
 
 def _is_cut_off(noisy: NDArray[np.float32], model: NoiseModel) -> bool:

@@ -41,7 +41,7 @@ MAX_FACTORS, REMOVED_DETAIL, KEPT_DETAIL = (4.0, 1.3), 1 / FULL_SCALE, 2 / FULL_
 # Where details of this level have survived JPEG even in the flattest parts, the luma noise of the camera images was 1.4
 # to 2.3 times as strong as its finest details, and 1.1 to 2 times as strong as those of the image. More is texture.
 SURVIVING_DETAIL, MAX_DETAIL_RATIO = 1.5 / FULL_SCALE, 1.6
-# Between these levels the low frequencies of the luma come to count as noise: in mild noise they cannot be told from
+# Between these levels the low frequencies of the luma come to count as noise: in mild noise they resemble
 # texture.
 MILD_LEVEL, STRONG_LEVEL = 6 / FULL_SCALE, 10 / FULL_SCALE
 BRIGHTNESS_GROUPS = 3
@@ -128,7 +128,7 @@ def measure_correlated_noise(
         known: the pixels to use, shape (H, W); all when None.
 
     Returns:
-        None if it cannot be told: too few blocks are known, vary at all and are not clipped.
+        None if it is not known: too few blocks are known, vary at all and are not clipped.
     """
     pixels = torch.from_numpy(image)
     usable = ((pixels > 0) & (pixels < 1)).float().mean(dim=0)
