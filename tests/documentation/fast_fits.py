@@ -1,8 +1,9 @@
 """Make the fits of `dip` short without changing its command line, for commands that documents show as users type them.
 
 Every command is parsed, checked, planned, fitted and written as usual. After a task has made and checked its settings,
-iterations and warm-up are capped and the time budget is cut; a network chosen by name gets fewer channels per level.
-Two functions are patched for this: `Task.settings` and `networks.architecture`.
+iterations and warm-up are capped and the time budget is cut; a network chosen by name gets fewer channels per level;
+the companion has one stage of few patches. Three functions are patched for this: `Task.settings`,
+`networks.architecture` and `companion.choose_stages`.
 """
 
 from __future__ import annotations
@@ -53,9 +54,21 @@ def cap_channels(parse_architecture: Callable[[str], Any]) -> Callable[[str], An
     return parse_narrow_architecture
 
 
+def limit_stages(_choose_stages: Callable[[float], Any]) -> Callable[[float], Any]:
+    """Replace `companion.choose_stages` by one that chooses a single cheap stage."""
+
+    def choose_cheap_stage(_level: float) -> Any:
+        from dipcli.problem.ridge import RidgeStep
+
+        return ((RidgeStep(patch=6, count=8, stride=6, window=11),),)
+
+    return choose_cheap_stage
+
+
 # By module: the object that holds the function, the function's name, and its wrapper.
 PATCHES: dict[str, Callable[[ModuleType], tuple[Any, str, Callable[..., Any]]]] = {
     "dipcli.tasks.registry": lambda module: (module.Task, "settings", cap_iterations),
+    "dipcli.problem.companion": lambda module: (module, "choose_stages", limit_stages),
     "dipcli.networks.build": lambda module: (module, "architecture", cap_channels),
 }
 
