@@ -7,7 +7,8 @@ import torch
 
 from dipcli.problem import ridge
 from dipcli.problem.companion import choose_stages
-from dipcli.problem.ridge import RidgeStep, blur, estimate_by_ridge, find_similar, make_dct, solve_ridge
+from dipcli.problem.correlated.opponent import make_opponent
+from dipcli.problem.ridge import RidgeStep, blur, estimate_by_ridge, find_similar, solve_ridge
 
 STAGES = ((RidgeStep(4, 8, 3, 21),), (RidgeStep(4, 16, 3, 21), RidgeStep(5, 16, 3, 21)))
 
@@ -28,7 +29,7 @@ def error(image: torch.Tensor, clean: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_the_transform_of_the_channels_is_orthonormal_and_its_first_row_is_the_mean(size: int) -> None:
-    matrix = make_dct(size)
+    matrix = make_opponent(size)
     assert torch.allclose(matrix @ matrix.T, torch.eye(size), atol=1e-6)
     assert torch.allclose(matrix[0], torch.full((size,), size**-0.5))
 

@@ -114,8 +114,10 @@ def _fuse_with_companion(problem: Problem, fitted: Problem, mean: Tensor) -> tup
         mean: the mean of the fits, shape (C, H, W).
     """
     heldout = find_heldout(problem, fitted)
+    if heldout is None:
+        return mean, None
     blind, companion = fitted.visible_companion(), problem.visible_companion()
-    if heldout is None or blind is None or companion is None:
+    if blind is None or companion is None:
         return mean, None
     share = find_share(mean, blind, problem.measured, heldout.to(mean), companion)
     return fuse(mean, companion, share), share

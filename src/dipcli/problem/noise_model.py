@@ -59,7 +59,7 @@ class NoiseModel:
     @property
     def typical_level(self) -> float:
         """Standard deviation at medium brightness, 0..1."""
-        return float(self._unclipped_variance(0.5) ** 0.5)
+        return float(self.unclipped_variance(0.5) ** 0.5)
 
     def variance(self, expected: Tensor) -> Tensor:
         """Return the variance of y where its expected value is this."""
@@ -83,9 +83,9 @@ class NoiseModel:
         import numpy as np
         from scipy.stats import norm
 
-        largest = max(self._unclipped_variance(0.0), self._unclipped_variance(1.0)) ** 0.5
+        largest = max(self.unclipped_variance(0.0), self.unclipped_variance(1.0)) ** 0.5
         x = np.linspace(-TABLE_MARGIN * largest, 1 + TABLE_MARGIN * largest, TABLE_SIZE)
-        level = np.sqrt(self._unclipped_variance(np.clip(x, 0, 1)))
+        level = np.sqrt(self.unclipped_variance(np.clip(x, 0, 1)))
         low = -x / level if self.dark else np.full_like(x, -np.inf)
         high = (1 - x) / level if self.bright else np.full_like(x, np.inf)
         inside, above = norm.cdf(high) - norm.cdf(low), norm.sf(high)
@@ -96,7 +96,8 @@ class NoiseModel:
         usable = inside >= 1 / MAX_AMPLIFICATION
         return np.stack([mean, x, np.maximum(square - mean**2, 1e-9)])[:, usable]
 
-    def _unclipped_variance(self, x: Any) -> Any:
+    def unclipped_variance(self, x: Any) -> Any:
+        """Return v(x), of a number or an array."""
         import numpy as np
 
         return np.maximum(self.offset + self.gain * x, 1e-8)
@@ -165,6 +166,6 @@ def _is_cut_off(noisy: NDArray[np.float32], model: NoiseModel) -> bool:
 
     smooth = np.stack([gaussian_filter(channel, BLUR) for channel in noisy])
     x = replace(model, dark=True).undo_clipping(torch.from_numpy(smooth)).numpy()
-    level = np.sqrt(model._unclipped_variance(np.clip(x, 0, 1)))  # noqa: SLF001
+    level = np.sqrt(model.unclipped_variance(np.clip(x, 0, 1)))
     expected = float(norm.cdf(-x / level).mean())
     return expected > MIN_EXPECTED and float((noisy <= 0).mean()) > MIN_CUT_OFF * expected

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dipcli.problem.correlated.opponent import from_opponent, make_opponent, to_opponent
+
 GROUPS_AT_ONCE = 256  # groups of patches in memory
 BLOCK_SIDE = 128  # pixels; larger images are processed in blocks
 START_BLUR, BLUR_REACH = 2.0, 3  # pixels: for the brightness before the first estimate; in standard deviations
@@ -72,24 +74,16 @@ def estimate_by_ridge(
         known: pixels of y to use, shape (H, W); the others must hold an interpolation, which each stage replaces by its
             own estimate. All when None.
     """
-    mixing = make_dct(len(noisy)).to(noisy)
-    mixed, estimate = _mix(mixing, noisy), None
+    mixing = make_opponent(len(noisy)).to(noisy)
+    opponent, estimate = to_opponent(noisy), None
     smooth = blur(noisy, START_BLUR)
     for stage in stages:
-        brightness = smooth if estimate is None else _mix(mixing.T, estimate)
-        variances = _mix(mixing**2, variance(brightness).expand_as(noisy))
-        estimate = torch.stack([_estimate(mixed, variances, estimate, step) for step in stage]).mean(0)
+        brightness = smooth if estimate is None else from_opponent(estimate)
+        variances = torch.einsum("oc,chw->ohw", mixing**2, variance(brightness).expand_as(noisy))
+        estimate = torch.stack([_estimate(opponent, variances, estimate, step) for step in stage]).mean(0)
         if known is not None:
-            mixed = torch.where(known, mixed, estimate)
-    return noisy if estimate is None else _mix(mixing.T, estimate)
-
-
-def make_dct(size: int) -> Tensor:
-    """Return the orthonormal DCT-II matrix, shape (size, size)."""
-    index = torch.arange(size, dtype=torch.float64)
-    matrix: Tensor = torch.cos(torch.pi * (2 * index + 1) * index[:, None] / (2 * size)) * (2 / size) ** 0.5
-    matrix[0] /= 2**0.5
-    return matrix.to(torch.float32)
+            opponent = torch.where(known, opponent, estimate)
+    return noisy if estimate is None else from_opponent(estimate)
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
@@ -100,11 +94,6 @@ def blur(image: Tensor, sigma: float) -> Tensor:
     padded = functional.pad(image[:, None], (radius,) * 4, mode="reflect")
     smooth: Tensor = functional.conv2d(functional.conv2d(padded, taps[None, None, None]), taps[None, None, :, None])
     return smooth[:, 0]
-
-
-def _mix(matrix: Tensor, image: Tensor) -> Tensor:
-    mixed: Tensor = torch.tensordot(matrix, image, dims=1)
-    return mixed
 
 
 def _estimate(noisy: Tensor, variances: Tensor, pilot: Tensor | None, step: RidgeStep) -> Tensor:

@@ -55,7 +55,7 @@ PRESETS: Presets = {
     },
     "balanced": BALANCED,
     # A wider network takes longer and is no better; the average of several fits is better.
-    "best": {**BALANCED, "runs": 3, "stop": "auto:patience=100"},
+    "best": {**BALANCED, "runs": 3},
     # Ulyanov et al., CVPR 2018, and the settings published with it: 2,217,831 parameters for a colour image.
     "paper": {**PUBLISHED, "network": "skip:channels=128x5:skips=4x5", "reg_noise": 1 / 30, "iterations": 1800},
 }
@@ -176,7 +176,7 @@ def denoise(
         problem = replace(problem, finish=TowardsInput(problem.measured, strength, finish))
     presets = _adapt_input_noise(max_level) if filterable and input == "guide" else dict(UNGUIDED)
     if companion is None:
-        presets |= {preset: {"stop": stop, **presets[preset]} for preset, stop in STOP_ALONE.items()}
+        presets |= {preset: {"stop": rule, **presets[preset]} for preset, rule in STOP_ALONE.items()}
     if simulate_noise is not None and simulate_noise >= STRONG_NOISE:
         presets["paper"] = {"reg_noise": 1 / 20}
     remarks = make_remarks(pixels, noise, loss, outliers)

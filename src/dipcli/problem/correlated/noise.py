@@ -41,8 +41,7 @@ MAX_FACTORS, REMOVED_DETAIL, KEPT_DETAIL = (4.0, 1.3), 1 / FULL_SCALE, 2 / FULL_
 # Where details of this level have survived JPEG even in the flattest parts, the luma noise of the camera images was 1.4
 # to 2.3 times as strong as its finest details, and 1.1 to 2 times as strong as those of the image. More is texture.
 SURVIVING_DETAIL, MAX_DETAIL_RATIO = 1.5 / FULL_SCALE, 1.6
-# Between these levels the low frequencies of the luma come to count as noise: in mild noise they resemble
-# texture.
+# Between these levels the low frequencies of the luma come to count as noise: in mild noise they resemble texture.
 MILD_LEVEL, STRONG_LEVEL = 6 / FULL_SCALE, 10 / FULL_SCALE
 BRIGHTNESS_GROUPS = 3
 
