@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 from peers import PEERS
-from stopping import NAMES, add_noise, crop_middle
+from stopping import NAMES, add_noise, crop_middle, read_rows
 from torch import Tensor
 
 from dipcli.fitting.solve import prepare, solve
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--seconds-per-iteration", type=float, default=0.0, help="of the published method")
     options = parser.parse_args()
-    rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    rows = read_rows(options.out)
     if options.table or options.folder is None:
         print_table(rows, options.seconds_per_iteration)
         return

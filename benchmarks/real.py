@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy.ndimage import convolve, gaussian_filter
-from stopping import NAMES, crop_middle
+from stopping import NAMES, crop_middle, read_rows
 
 from dipcli import images
 from dipcli.fitting.solve import prepare, solve
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
-    rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    rows = read_rows(options.out)
     if options.table or options.folder is None:
         print_table(rows)
         return

@@ -57,6 +57,11 @@ def crop_middle(path: Path, side: int | None) -> np.ndarray:
     return whole[top : top + side, left : left + side]
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the results that are already in a file, a JSON object a line; none if there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def add_noise(clean: np.ndarray, noise: str, seed: int) -> np.ndarray:
     """Add noise to a clean image, float (H, W, 3) of 0..1; returns 8 bits.
 
@@ -279,7 +284,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
-    rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    rows = read_rows(options.out)
     if options.table or options.folder is None:
         print_table(rows)
         return
