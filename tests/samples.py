@@ -7,6 +7,8 @@ import struct
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+WHITE = (0.9642, 1.0, 0.8249)  # D50, of every profile
+
 
 def scene(height: int, width: int, channels: int = 3) -> np.ndarray:
     """A clean image, uint8 (H, W, C): a ramp with a bright square."""
@@ -29,7 +31,7 @@ def wide_gamut() -> bytes:
         ICC.1:2001-04, matrix profiles for displays.
     """
     columns = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
-    white, gamma = (0.9642, 1.0, 0.8249), b"curv" + bytes(4) + struct.pack(">IH", 1, round(2.19921875 * 256)) + bytes(2)
+    gamma = b"curv" + bytes(4) + struct.pack(">IH", 1, round(2.19921875 * 256)) + bytes(2)
 
     def place(xyz: tuple[float, ...]) -> bytes:
         return b"XYZ " + bytes(4) + struct.pack(">3i", *(round(value * 65536) for value in xyz))
@@ -38,16 +40,40 @@ def wide_gamut() -> bytes:
     tags = {
         b"desc": b"desc" + bytes(4) + struct.pack(">I", len(name)) + name + bytes(78),
         b"cprt": b"text" + bytes(4) + b"none\0",
-        b"wtpt": place(white),
+        b"wtpt": place(WHITE),
         **dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), map(place, columns), strict=True)),
         **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), gamma),
     }
+    return _profile(tags, b"RGB ")
+
+
+def grey_gamma(gamma: float) -> bytes:
+    """A minimal ICC profile of grey levels with this gamma."""
+    name = b"grey\0"
+    tags = {
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", len(name)) + name + bytes(78),
+        b"cprt": b"text" + bytes(4) + b"none\0",
+        b"wtpt": b"XYZ " + bytes(4) + struct.pack(">3i", *(round(value * 65536) for value in WHITE)),
+        b"kTRC": b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2),
+    }
+    return _profile(tags, b"GRAY")
+
+
+def _profile(tags: dict[bytes, bytes], space: bytes) -> bytes:
     table, body, start = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
     for tag, content in tags.items():
         table += tag + struct.pack(">II", start + len(body), len(content))
         body += content + bytes(-len(content) % 4)
-    head = struct.pack(">I4xI", start + len(body), 0x02100000) + b"mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28)
-    return (head + struct.pack(">3i", *(round(value * 65536) for value in white))).ljust(128, b"\0") + table + body
+    head = (
+        struct.pack(">I4xI", start + len(body), 0x02100000)
+        + b"mntr"
+        + space
+        + b"XYZ "
+        + bytes(12)
+        + b"acsp"
+        + bytes(28)
+    )
+    return (head + struct.pack(">3i", *(round(value * 65536) for value in WHITE))).ljust(128, b"\0") + table + body
 
 
 def smooth_noise(blur: float, level: float, channels: int = 3, side: int = 192, seed: int = 0) -> np.ndarray:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import ImageCms, ImageOps
-from samples import wide_gamut
+from samples import grey_gamma, wide_gamut
 
 from dipcli import images
 from dipcli.images import exif, from_array
@@ -250,6 +250,55 @@ def test_too_much_exif_for_jpeg_is_refused_before_the_fit(dip: Dip, tmp_path: Pa
     assert result.exit_code == 1
     assert "as much EXIF" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.png"]
+
+
+def test_profile_of_another_kind_of_image_is_left_out() -> None:
+    grey = PIL.Image.fromarray(ARRAY[..., 0])
+    file = io.BytesIO()
+    grey.save(file, "JPEG", icc_profile=SRGB)
+    image = images.decode(file.getvalue())
+    assert image.profile is None
+    assert "colour profile" in image.remarks[0]
+
+
+def test_grey_profile_is_applied_in_a_format_of_colours() -> None:
+    """WebP has no greys: a profile of grey levels would not be valid in it."""
+    image = replace(from_array(ARRAY[..., 0]), profile=grey_gamma(1.0))
+    data = images.encode(image, ".webp")
+    assert images.decode(data).profile is None
+    linear, shown = ARRAY[..., 0].astype(float), images.decode(data).array()[..., 0].astype(float)
+    expected = np.where(linear > 5, 255 * (1.055 * (linear / 255) ** (1 / 2.4) - 0.055), shown)
+    assert np.abs(shown - expected).max() < 4
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_xmp_is_kept_and_upright(suffix: str) -> None:
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" dc:title="t"/></x:xmpmeta>'
+    image = images.decode(pillow("JPEG", xmp=packet))
+    assert image.xmp == packet.replace(b"6", b"1")
+    again = images.decode(images.encode(image, suffix))
+    assert again.xmp == image.xmp
+    shown = PIL.Image.open(io.BytesIO(images.encode(image, suffix)))
+    shown.load()
+    found = shown.info.get("xmp") or shown.info.get("XML:com.adobe.xmp") or b""
+    assert b"dc:title" in (found.encode() if isinstance(found, str) else found)
+
+
+def test_lost_gain_map_is_reported(dip: Dip, tmp_path: Path) -> None:
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description hdrgm:Version="1.0"/></x:xmpmeta>'
+    (tmp_path / "x.jpg").write_bytes(pillow("JPEG", xmp=packet))
+    result = dip.quick("denoise", tmp_path / "x.jpg")
+    assert "gain map" in result.stderr
+    assert b"hdrgm" not in (tmp_path / "x.denoised.png").read_bytes()
+
+
+def test_lost_colour_chunks_are_reported_unless_they_say_srgb(dip: Dip, tmp_path: Path) -> None:
+    plain = images.encode(from_array(ARRAY), ".png")
+    chunks = {"hdr": png_chunk(b"cICP", bytes([9, 16, 0, 1])), "srgb": png_chunk(b"sRGB", b"\0")}
+    for name, chunk in chunks.items():
+        (tmp_path / f"{name}.png").write_bytes(plain[:33] + chunk + plain[33:])
+        result = dip.quick("denoise", tmp_path / f"{name}.png", "-o", tmp_path / f"{name}.tif")
+        assert ("cICP" in result.stderr) == (name == "hdr"), result.stderr
 
 
 def test_lost_profile_is_reported(dip: Dip, tmp_path: Path) -> None:

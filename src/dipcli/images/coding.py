@@ -77,12 +77,18 @@ def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Image:
         raise DipError("This is not an image of a known format: check the file.") from None
     except Exception as error:
         raise DipError(f"This image cannot be read ({first_line(error)}): check the file.") from error
+    image = from_array(raster.samples, span=span)
+    profile, remarks = raster.profile, raster.remarks
+    if profile and profile[16:20] != (b"GRAY" if len(image.pixels) == 1 else b"RGB "):
+        profile, remarks = None, (*remarks, "its colour profile is not for such an image: it is left out")
     return replace(
-        from_array(raster.samples, span=span),
-        profile=raster.profile,
+        image,
+        profile=profile,
         exif=raster.exif,
         resolution=raster.resolution,
         png_colour=raster.png_colour,
+        xmp=raster.xmp,
+        remarks=remarks,
         file=data,
     )
 
@@ -123,7 +129,7 @@ def encode_preview(image: Image) -> bytes:
 def _to_raster(image: Image) -> Raster:
     samples = image.array()
     block = exif.upright(image.exif, samples.shape[1::-1]) if image.exif else None
-    return Raster(samples, 1, image.profile, block, image.resolution, image.png_colour)
+    return Raster(samples, 1, image.profile, block, image.resolution, image.png_colour, image.xmp)
 
 
 def write(data: bytes, path: Path) -> None:

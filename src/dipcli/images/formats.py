@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from dipcli.errors import DipError
-from dipcli.images import pillow, png, tiff
+from dipcli.images import codecs, pillow, png, tiff
 from dipcli.images.image import Image
 from dipcli.images.raster import Raster
 
@@ -33,7 +33,7 @@ class Format:
         max_channels: without alpha; None for no limit.
         alpha: whether it can hold transparency.
         lossless: whether samples are read back bit for bit.
-        metadata: whether it can hold ICC profile and EXIF.
+        keeps: the metadata that it can hold: names of attributes of `Image`, of `METADATA`.
         max_side: in pixels; None for no limit.
         max_exif_bytes: None for no limit.
         default: whether results without a given name are written in it: in the first such format that can hold them.
@@ -48,7 +48,7 @@ class Format:
     max_channels: int | None = 3
     alpha: bool = False
     lossless: bool = True
-    metadata: bool = False
+    keeps: tuple[str, ...] = ()
     max_side: int | None = None
     max_exif_bytes: int | None = None
     default: bool = False
@@ -68,34 +68,99 @@ class Format:
             return f"an image of {width}x{height}"
         return None
 
+    def list_losses(self, image: Image) -> list[str]:
+        """Name the metadata of an image that the format cannot hold."""
+        return [
+            name
+            for attribute, name in METADATA.items()
+            if getattr(image, attribute)
+            and attribute not in self.keeps
+            and (attribute != "png_colour" or png.has_own_colours(image.png_colour))
+        ]
 
+
+def _recognise(name: str, advice: str, *signatures: bytes, suffixes: tuple[str, ...] = ()) -> Format:
+    """Return the row of a format that is recognised and not read."""
+
+    def refuse(_data: bytes) -> Raster:
+        raise DipError(f"{name} files are not supported: {advice}.")
+
+    return Format(name=name, suffixes=suffixes, signatures=signatures, read=refuse)
+
+
+def _boxes(*brands: bytes) -> tuple[bytes, ...]:
+    """What a file of boxes (ISO 14496-12) begins with, of these brands: the length of the first box, and its kind."""
+    return tuple(length.to_bytes(4) + b"ftyp" + brand for length in range(16, 100, 4) for brand in brands)
+
+
+METADATA = {
+    "profile": "colour profile", "exif": "EXIF", "xmp": "XMP", "resolution": "resolution",
+    "png_colour": "colour chunks (cICP, gAMA, cHRM)",
+}  # fmt: skip
+ALL_BUT_PNG = ("profile", "exif", "xmp", "resolution")
+EXPORT = "export it as TIFF or PNG"
 # Recognised from top to bottom, and in this order preferred for results.
 FORMATS = (
     Format(
         name="PNG", suffixes=(".png",), signatures=(png.SIGNATURE,), read=png.read, write=png.write,
-        dtypes=("uint8", "uint16"), alpha=True, metadata=True, max_side=1_000_000, default=True,
+        dtypes=("uint8", "uint16"), alpha=True, keeps=tuple(METADATA), max_side=1_000_000, default=True,
     ),
     Format(
         name="TIFF", suffixes=(".tif", ".tiff"), signatures=tiff.SIGNATURES, read=tiff.read, write=tiff.write,
-        dtypes=("uint8", "uint16", "float32"), max_channels=None, alpha=True, metadata=True, default=True,
+        dtypes=("uint8", "uint16", "float32"), max_channels=None, alpha=True, keeps=ALL_BUT_PNG,
+        default=True,
     ),
     Format(
-        name="JPEG", suffixes=(".jpg", ".jpeg"), signatures=(b"\xff\xd8\xff",), read=partial(pillow.read, kind="JPEG"),
+        name="JPEG", suffixes=(".jpg", ".jpeg"), signatures=(b"\xff\xd8\xff",), read=codecs.read_jpeg,
         write=partial(pillow.write, kind="JPEG", quality=95, subsampling=0),
-        lossless=False, metadata=True, max_side=65_500, max_exif_bytes=65_533,
+        lossless=False, keeps=ALL_BUT_PNG, max_side=65_500, max_exif_bytes=65_533,
     ),
     Format(
         name="WebP", suffixes=(".webp",), signatures=(b"RIFF",), read=partial(pillow.read, kind="WEBP"),
-        write=partial(pillow.write, kind="WEBP", lossless=True, exact=True), alpha=True, metadata=True, max_side=16_383,
+        write=partial(pillow.write, kind="WEBP", lossless=True, exact=True), alpha=True,
+        keeps=("profile", "exif", "xmp"), max_side=16_383,
     ),
     Format(
         name="BMP", suffixes=(".bmp",), signatures=(b"BM",), read=partial(pillow.read, kind="BMP"),
-        write=partial(pillow.write, kind="BMP"),
+        write=partial(pillow.write, kind="BMP"), keeps=("resolution",),
     ),
     Format(name="GIF", suffixes=(".gif",), signatures=(b"GIF8",), read=partial(pillow.read, kind="GIF")),
     Format(
-        name="any that imageio reads", signatures=(b"",), read=pillow.read_other,
-        suffixes=(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".avif", ".tga", ".sgi", ".pcx", ".hdr"),
+        name="JPEG 2000", suffixes=(".jp2", ".j2k"), signatures=(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+        read=codecs.read_jpeg2000, write=codecs.write_jpeg2000, dtypes=("uint8", "uint16"), alpha=True,
+    ),
+    Format(
+        name="JPEG XL", suffixes=(".jxl",), signatures=(b"\xff\n", b"\0\0\0\x0cJXL \r\n\x87\n"),
+        read=codecs.read_jpeg_xl, write=codecs.write_jpeg_xl, dtypes=("uint8", "uint16", "float32"), alpha=True,
+    ),
+    Format(name="AVIF", suffixes=(".avif",), signatures=_boxes(b"avif", b"avis"), read=codecs.read_avif),
+    Format(
+        name="QOI", suffixes=(".qoi",), signatures=(b"qoif",), read=partial(pillow.read, kind="QOI"),
+        write=codecs.write_qoi, alpha=True,
+    ),
+    Format(
+        name="PPM, PGM", suffixes=(".ppm", ".pgm", ".pnm"), signatures=tuple(b"P%d" % kind for kind in range(1, 8)),
+        read=codecs.read_netpbm, write=codecs.write_netpbm, dtypes=("uint8", "uint16"),
+    ),
+    Format(
+        name="PFM", suffixes=(".pfm",), signatures=(b"PF", b"Pf"), read=codecs.read_netpbm, write=codecs.write_pfm,
+        dtypes=("float32",),
+    ),
+    Format(name="Radiance", suffixes=(".hdr",), signatures=(b"#?RADIANCE", b"#?RGBE"), read=codecs.read_hdr),
+    _recognise("HEIC", EXPORT, *_boxes(b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")),
+    _recognise("OpenEXR", EXPORT + " with 32-bit floats", b"v/1\x01"),
+    _recognise("Photoshop", EXPORT, b"8BPS"),
+    _recognise("GIMP", EXPORT, b"gimp xcf"),
+    _recognise("JPEG XR", EXPORT, b"II\xbc"),
+    _recognise("DICOM", "convert it with dcm2pnm (DCMTK) or to TIFF with Fiji", bytes(128) + b"DICM"),
+    _recognise("HDF5", "write one of its arrays as TIFF with tifffile", b"\x89HDF\r\n\x1a\n"),
+    _recognise("NumPy", "pass the array to dipcli.denoise, or write it with tifffile", b"\x93NUMPY"),
+    _recognise("PDF", "extract its images with pdfimages -all", b"%PDF"),
+    _recognise("SVG", "it has no pixels; " + EXPORT, b"<svg"),
+    _recognise("Video", "extract frames with ffmpeg -i VIDEO frames/%04d.png", b"\x1a\x45\xdf\xa3", *_boxes(b"")),
+    Format(
+        name="others that imageio reads", signatures=(b"",), read=pillow.read_other,
+        suffixes=(".pbm", ".pam", ".tga", ".sgi", ".pcx"),
     ),
 )  # fmt: skip
 DEFAULT_SUFFIXES = tuple(row.suffixes[0] for row in FORMATS if row.default)  # of results without a given name

@@ -27,6 +27,8 @@ class Image:
         exif: EXIF block, its orientation applied and reset.
         resolution: horizontal and vertical, in pixels per inch.
         png_colour: the colour chunks of a PNG file.
+        xmp: XMP packet.
+        remarks: sentences for the user about what was not read as it is in the file.
         file: the bytes it was read from; None for an image made in memory.
         samples: the file's colours, shape (H, W, C).
         known: where `samples` are written in place of `pixels`, shape (H, W); None for nowhere.
@@ -40,6 +42,8 @@ class Image:
     exif: bytes | None = None
     resolution: tuple[float, float] | None = None
     png_colour: bytes = b""
+    xmp: bytes | None = None
+    remarks: tuple[str, ...] = ()
     file: bytes | None = None
     samples: NDArray[Any] | None = None
     known: NDArray[np.bool_] | None = None

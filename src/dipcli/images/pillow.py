@@ -8,6 +8,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from dipcli.errors import DipError
 from dipcli.images import exif
-from dipcli.images.raster import MAX_PIXELS, TOO_LARGE, Raster, check_size, valid_resolution
+from dipcli.images.raster import MAX_PIXELS, TOO_LARGE, Raster, check_size, refuse_animation, valid_resolution
 
 # What Pillow's modes are read as. Other modes have no lossless counterpart.
 MODES = {
@@ -26,16 +27,10 @@ MODES = {
     "P": "RGB", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB",
 }  # fmt: skip
 OTHER_MODES = (*MODES, "I", "I;16", "I;16B", "F", None)  # which imageio reads; None: by another plugin than Pillow's
-# Samples of more than 8 bits that Pillow, beneath imageio, cuts to 8 without a warning: colours in PPM, JPEG 2000 (file
-# and bare code stream) and AVIF, and everything in SGI.
-CUT_BY_PILLOW = re.compile(
-    rb"P[36](?:(?:\s|#[^\n]*\n)+\d+){2}(?:\s|#[^\n]*\n)+(?!(?:\d\d?|1\d\d|2[0-4]\d|25[0-5])\s)\d"
-    rb"|.{0,99}ihdr.{8}\0[\x03\x04][\x08-\x25]"
-    rb"|\xff\x4f\xff\x51.{36}\0[\x03\x04][\x08-\x25]"
-    rb"|.{0,999}pixi\0{4}[\x03\x04][\x09-\x20]"
-    rb"|\x01\xda.\x02",
-    re.DOTALL,
-)
+DEEP_SGI = re.compile(rb"\x01\xda.\x02", re.DOTALL)  # of 16 bits, which Pillow, beneath imageio, cuts to 8
+NAMES = {"WEBP": "WebP"}  # where the usual name is not Pillow's
+GAIN_MAP = re.compile(rb"hdrgm:|HDRGainMap|Semantic=.GainMap")  # in the XMP of an Ultra HDR or Apple JPEG
+TO_RGB = "convert it to RGB, with ImageMagick: magick IMAGE -colorspace sRGB rgb.png"
 UNKNOWN = "This is not an image of a known format: check the file."
 
 
@@ -46,20 +41,43 @@ def read(data: bytes, kind: str) -> Raster:
         DipError: if it is too large, has several frames, or cannot be read without loss.
         Exception: of any type, if the file is damaged.
     """
-    with limit_size(), PIL.Image.open(io.BytesIO(data), formats=(kind,)) as image:
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format not in ("MPO", "TIFF"):  # a JPEG with previews; checked by the TIFF reader
-            raise DipError(f"The file has {frames} frames: extract the one to restore.")
-        if image.mode not in MODES:
-            raise DipError(f"{image.mode} images are not supported: convert it to RGB.")
+    with _open(data, kind) as image:
         image.load()
+        profile = image.info.get("icc_profile")
+        if image.mode == "LAB" or (image.mode == "CMYK" and profile):
+            info = {name: value for name, value in image.info.items() if name != "icc_profile"}
+            raster = make_raster(np.asarray(_to_srgb(image, profile)), _orientation(image), info)
+            return replace(raster, remarks=(f"its {image.mode} colours are converted to sRGB",))
+        if image.mode not in MODES:
+            raise DipError(f"{image.mode} images are not supported: {TO_RGB}")
         mode = MODES[image.mode]
         if "transparency" in image.info:
             mode = "LA" if mode == "L" else "RGBA"
-        orientation = 1
-        with contextlib.suppress(Exception):  # a damaged EXIF block does not matter to the pixels
-            orientation = int(image.getexif().get(exif.ORIENTATION, 1))
-        return make_raster(np.asarray(image.convert(mode)), orientation, image.info)
+        return make_raster(np.asarray(image.convert(mode)), _orientation(image), image.info)
+
+
+def read_header(data: bytes, kind: str) -> Raster:
+    """Read metadata alone; there are no samples. The errors are those of `read`."""
+    with _open(data, kind) as image:
+        if image.mode not in OTHER_MODES:
+            raise DipError(f"{image.mode} images are not supported: {TO_RGB}")
+        return make_raster(np.empty(0), _orientation(image), image.info)
+
+
+@contextlib.contextmanager
+def _open(data: bytes, kind: str) -> Iterator[PIL.Image.Image]:
+    """Open a file that holds one image."""
+    with limit_size(), PIL.Image.open(io.BytesIO(data), formats=(kind,)) as image:
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format not in ("MPO", "TIFF"):  # a JPEG with previews; checked by the TIFF reader
+            raise refuse_animation(NAMES.get(kind, kind), frames)
+        yield image
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    with contextlib.suppress(Exception):  # a damaged EXIF block does not matter to the pixels
+        return int(image.getexif().get(exif.ORIENTATION, 1))
+    return 1
 
 
 def read_other(data: bytes) -> Raster:
@@ -69,7 +87,7 @@ def read_other(data: bytes) -> Raster:
         DipError: if the format is unknown, the image is too large, has several frames or cannot be read without loss.
         Exception: of any type, if the file is damaged.
     """
-    if CUT_BY_PILLOW.match(data):
+    if DEEP_SGI.match(data):
         raise DipError("Samples of more than 8 bits are not supported in this format: convert it to a PNG of 16 bits.")
     if data.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6")):  # EPS is a program, which Pillow would run with Ghostscript
         raise DipError(UNKNOWN)
@@ -82,11 +100,11 @@ def read_other(data: bytes) -> Raster:
             properties = file.properties(index=...)  # type: ignore[arg-type]
             frames, height, width, *channels = (*properties.shape, 1, 1)
             if frames > 1:
-                raise DipError(f"The file has {frames} frames: extract the one to restore.")
+                raise refuse_animation("image", frames)
             check_size(width, height, math.prod(channels))
             samples, info = file.read(index=0), file.metadata(index=0, exclude_applied=False)
     if info.get("mode") not in OTHER_MODES:
-        raise DipError(f"{info['mode']} images are not supported: convert it to RGB.")
+        raise DipError(f"{info['mode']} images are not supported: {TO_RGB}")
     if samples.dtype.kind == "i" and samples.min() >= 0 and samples.max() <= np.iinfo(np.uint16).max:
         samples = samples.astype(np.uint16)  # Pillow reads a PGM of 16 bits as 32
     return make_raster(samples, exif.orientation(info.get("exif") or b""), info)
@@ -95,7 +113,11 @@ def read_other(data: bytes) -> Raster:
 def make_raster(samples: NDArray[Any], orientation: int, info: Mapping[Any, Any]) -> Raster:
     """Combine samples with Pillow's metadata."""
     resolution = valid_resolution(*info.get("dpi", (None, None)))
-    return Raster(samples, orientation, info.get("icc_profile") or None, info.get("exif") or None, resolution)
+    profile, block, xmp = (info.get(name) or None for name in ("icc_profile", "exif", "xmp"))
+    remarks: tuple[str, ...] = ()
+    if xmp and GAIN_MAP.search(xmp):  # without the map the packet would be wrong
+        xmp, remarks = None, ("its gain map for bright displays is lost, and the XMP that describes it",)
+    return Raster(samples, orientation, profile, block, resolution, xmp=xmp, remarks=remarks)
 
 
 def read_size(path: Path) -> tuple[int, int] | None:
@@ -111,11 +133,31 @@ def write(raster: Raster, kind: str, **options: Any) -> bytes:
     Raises:
         OSError: if the format cannot hold the image; so do ValueError and TypeError.
     """
-    metadata = {"icc_profile": raster.profile, "exif": raster.exif, "dpi": raster.resolution}
+    image, profile = PIL.Image.fromarray(raster.samples), raster.profile
+    if kind == "WEBP" and image.mode == "L" and profile:  # WebP is RGB, for which a profile of greys is not valid
+        image, profile = _to_srgb(image, profile), None
+    metadata = {"icc_profile": profile, "exif": raster.exif, "dpi": raster.resolution, "xmp": raster.xmp}
     options |= {name: value for name, value in metadata.items() if value}
     file = io.BytesIO()
-    PIL.Image.fromarray(raster.samples).save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
+
+
+def _to_srgb(image: PIL.Image.Image, profile: bytes | None) -> PIL.Image.Image:
+    """Convert an image, of grey, CMYK or Lab, to sRGB; its colour profile is needed unless it is Lab.
+
+    Raises:
+        DipError: if the profile is damaged, or not for such an image.
+    """
+    from PIL import ImageCms  # noqa: PLC0415 - few images need it
+
+    source = io.BytesIO(profile) if profile and image.mode != "LAB" else ImageCms.createProfile("LAB")
+    try:
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (OSError, ImageCms.PyCMSError) as error:
+        raise DipError(f"The colour profile cannot be applied: {TO_RGB}") from error
+    assert converted  # noqa: S101 - for the type checker: a new image
+    return converted
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from dipcli.images import exif
 MAX_PIXELS = 250_000_000
 MAX_SAMPLES = 4 * MAX_PIXELS  # colours and alpha
 MAX_PIXELS_PER_INCH = 65535
+XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:>|\s*=\s*[\"']))\d")
 TOO_LARGE = f"is larger than the limit of {MAX_PIXELS // 10**6} megapixels: make it smaller first."
 
 
@@ -30,6 +32,8 @@ class Raster:
         exif: EXIF block.
         resolution: horizontal and vertical, in pixels per inch.
         png_colour: the gAMA, cHRM, sRGB and cICP chunks of a PNG file.
+        xmp: XMP packet.
+        remarks: sentences for the user about what was not read as it is in the file.
     """
 
     samples: NDArray[Any]
@@ -38,14 +42,17 @@ class Raster:
     exif: bytes | None = None
     resolution: tuple[float, float] | None = None
     png_colour: bytes = b""
+    xmp: bytes | None = None
+    remarks: tuple[str, ...] = ()
 
     def upright(self) -> Raster:
-        """Apply the orientation to samples and resolution, and reset it in the EXIF block."""
+        """Apply the orientation to samples and resolution, and reset it in the EXIF block and the XMP packet."""
         transposed, flipped = exif.TRANSFORMS.get(self.orientation, exif.TRANSFORMS[1])
         resolution = self.resolution[::-1] if transposed and self.resolution else self.resolution
         block = exif.upright(self.exif) if self.exif else None
         samples = np.flip(self.samples.swapaxes(0, 1) if transposed else self.samples, flipped)
-        return replace(self, samples=samples, orientation=1, exif=block, resolution=resolution)
+        xmp = XMP_ORIENTATION.sub(rb"\g<1>1", self.xmp) if self.xmp else None
+        return replace(self, samples=samples, orientation=1, exif=block, resolution=resolution, xmp=xmp)
 
 
 def check_size(width: int, height: int, channels: int = 1) -> None:
@@ -59,6 +66,12 @@ def check_size(width: int, height: int, channels: int = 1) -> None:
         raise DipError(f"An image of {size} {TOO_LARGE}")
 
 
+def stretch(samples: NDArray[Any], most: int) -> NDArray[Any]:
+    """Map unsigned samples up to `most` to all values of 8 or 16 bits; each value of the file remains distinct."""
+    dtype, full = (np.uint8, 2**8 - 1) if most < 2**8 else (np.uint16, 2**16 - 1)
+    return samples if most == full else np.rint(samples * (full / most)).astype(dtype)
+
+
 def valid_resolution(horizontal: Any, vertical: Any) -> tuple[float, float] | None:
     """Return a resolution in pixels per inch, or None if a file's values are not between 1 and 65535."""
     try:
@@ -67,3 +80,11 @@ def valid_resolution(horizontal: Any, vertical: Any) -> tuple[float, float] | No
         return None
     valid = all(1 <= value <= MAX_PIXELS_PER_INCH for value in (horizontal, vertical))  # false for NaN
     return (horizontal, vertical) if valid else None
+
+
+def refuse_animation(kind: str, frames: int) -> DipError:
+    """Return the error for an animation in a format of this name."""
+    return DipError(
+        f"This is an animated {kind} with {frames} frames: extract the one to restore, with ImageMagick: "
+        "magick 'IMAGE[0]' frame.png."
+    )

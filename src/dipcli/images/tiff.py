@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from dipcli.images import exif, pillow
 from dipcli.images.raster import Raster, check_size, valid_resolution
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-CODES = ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, ICC_PROFILE = 274, 282, 283, 296, 34675  # tags
+CODES = ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, XMP, ICC_PROFILE = (
+    274, 282, 283, 296, 700, 34675,
+)  # fmt: skip
 UNITS_PER_INCH = {2: 1.0, 3: 2.54}  # by resolution unit
 DEPTHS = (8, 16, 32, 64)
 COLOURS = 3
@@ -50,11 +53,11 @@ def read(data: bytes) -> Raster:
         _check_complete(page, len(data))
         tags = {code: tag.value for code in CODES if (tag := page.tags.get(code))}
         samples, orientation = _samples(page), tags.get(ORIENTATION, 1)
-    if samples is None:
-        raster = pillow.read(data, "TIFF")
-        samples, orientation = raster.samples, raster.orientation  # Pillow may have applied it
     profile = tags.get(ICC_PROFILE) if isinstance(tags.get(ICC_PROFILE), bytes) else None
-    return Raster(samples, orientation, profile, exif.from_tiff(data), _resolution(tags))
+    raster = Raster(samples, orientation, profile) if samples is not None else pillow.read(data, "TIFF")
+    # Pillow may have applied orientation and profile.
+    xmp = tags.get(XMP) if isinstance(tags.get(XMP), bytes) else None
+    return replace(raster, exif=exif.from_tiff(data), resolution=_resolution(tags), xmp=xmp)
 
 
 def write(raster: Raster) -> bytes:
@@ -68,6 +71,8 @@ def write(raster: Raster) -> bytes:
         options["planarconfig"] = "contig"
     if channels in (2, COLOURS + 1):
         options["extrasamples"] = ["unassalpha"]
+    if raster.xmp:
+        options["extratags"] = [(XMP, "B", len(raster.xmp), raster.xmp, True)]
     if raster.resolution:
         options |= {"resolution": raster.resolution, "resolutionunit": "inch"}
     file = io.BytesIO()

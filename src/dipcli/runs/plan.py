@@ -171,9 +171,13 @@ def _read_truth(job: Job, case: Case, shape: tuple[int, ...]) -> NDArray[np.floa
 
 def _warn_of_losses(case: Case, output: Path) -> list[str]:
     """What the format of the output cannot keep."""
-    written = images.find_writable(suffix_of(output))
-    if not written.metadata and (case.image.profile or case.image.exif):
-        return [f"{written.name} cannot hold a colour profile or EXIF: name the output .png to keep them."]
+    written, remarks = images.find_writable(suffix_of(output)), list(case.image.remarks)
+    if not case.render and (lost := written.list_losses(case.image)):
+        remarks.append(
+            f"{written.name} cannot hold the image's {', '.join(lost)}: name the output .png or .tif to keep more."
+        )
     if case.known is not None and not written.lossless:
-        return [f"{written.name} changes the known pixels a little: name the output .png to keep them bit for bit."]
-    return []
+        remarks.append(
+            f"{written.name} changes the known pixels a little: name the output .png to keep them bit for bit."
+        )
+    return remarks
