@@ -35,6 +35,31 @@ def test_white_noise_is_recognised_and_measured(level: float) -> None:
     assert 255 * noise.level == pytest.approx(level, rel=0.1)
 
 
+@pytest.mark.parametrize("level", [75, 100, 150])
+def test_strong_noise_is_measured_though_most_of_it_is_cut_off(level: float) -> None:
+    noise = measure_noise((scenery() + level / 255 * white()).clip(0, 1).astype(np.float32))
+    assert not noise.correlated
+    assert 255 * noise.level == pytest.approx(level, rel=0.04)
+
+
+def test_black_and_white_patterns_are_not_strong_noise() -> None:
+    grey = PIL.Image.fromarray((255 * scenery()[0]).astype(np.uint8))
+    halftone = np.asarray(grey.convert("1"), np.float32)[None]
+    letters = (gaussian_filter(white()[:1], (0, 2, 2)) > 0).astype(np.float32)
+    for pattern in (halftone, letters):
+        noise = measure_noise(pattern)
+        assert noise is None or noise.correlated or noise.level == 0
+
+
+@pytest.mark.parametrize("level", [2, 5, 10])
+def test_texture_is_not_taken_for_noise(level: float) -> None:
+    """Half of the image is a grating of one pixel, which the finest details cannot tell from noise."""
+    image, (y, x) = scenery(), np.mgrid[:160, :160]
+    image += 0.06 * np.sin(1.9 * x + 2.3 * y) * (1 + np.sin(x / 25))
+    noise = measure_noise((image + level / 255 * white()).astype(np.float32))
+    assert 255 * noise.level == pytest.approx(level, rel=0.1)
+
+
 @pytest.mark.parametrize("blur", [0.6, 1.0])
 def test_smoothed_noise_is_recognised_and_measured(blur: float) -> None:
     smoothed = gaussian_filter(white(), (0, blur, blur))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dipcli.problem.noise import FULL_SCALE
+from dipcli.problem.independent.level import STRONG_LEVEL
 from dipcli.problem.prefilter import fill_unknown
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 # Patches of several sizes, and a last stage with small ones, on nine images of 256x256: 0.12, 0.12 and 0.4 dB more than
 # the published two stages at levels of 10, 25 and 50 (docs/notes/fusion.md). Strong noise needs larger patches, and a
 # blurred image to find the first.
-STRONG_LEVEL = 37.5  # of 255
 MARGIN = 40  # pixels around a window that its estimate sees
 BLOCK_BYTES, BYTES_PER_VALUE = 140 * 2**20, 170  # of memory while it is computed: measured at 256x256 and 512x512
 MIN_SIDE = 24  # pixels, of an image with enough similar patches
@@ -30,7 +29,7 @@ def choose_stages(level: float) -> tuple[Stage, ...]:
     """Return the stages for a noise level, 0..1."""
     from dipcli.problem.ridge import RidgeStep  # importing torch takes seconds
 
-    if FULL_SCALE * level < STRONG_LEVEL:
+    if level < STRONG_LEVEL:
         return (
             (RidgeStep(6, 18, 5), RidgeStep(11, 18, 7)),
             (RidgeStep(7, 50, 5), RidgeStep(11, 64, 7)),

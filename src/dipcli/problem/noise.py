@@ -6,9 +6,7 @@ The estimate uses the flattest blocks of the image. With a 2x2 block of pixels p
 
 white noise has the same variance in d, in a, and in the diagonal details of a, one scale coarser, where smooth shading
 and straight edges leave little. Noise that was smoothed, demosaiced or compressed as JPEG has less variance at the
-finer scale. The level of white noise is that of the finest details (Donoho and Johnstone, "Ideal spatial adaptation by
-wavelet shrinkage", Biometrika 1994). These underestimate correlated noise, whose level is the residual about a
-quadratic surface fitted to larger blocks.
+finer scale. The level of correlated noise is the residual about a quadratic surface fitted to larger blocks.
 """
 
 from __future__ import annotations
@@ -16,11 +14,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from dipcli.problem.independent.blocks import FULL_SCALE, split_blocks, transform_haar
+from dipcli.problem.independent.level import (
+    MAX_CLIPPED_FRACTION,
+    STRONG_LEVEL,
+    measure_clipped_level,
+    measure_smallest_eigenvalues,
+)
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FULL_SCALE = 255  # noise levels are given on the scale 0..255
+__all__ = ["FULL_SCALE", "Noise", "find_flat_blocks", "measure_noise"]
+
 BLOCK_SIDE = 16  # pixels
 FLATTEST_FRACTION = 0.1  # fraction of the blocks that the estimate uses
 MIN_BLOCKS = 8  # fewest blocks for an estimate
@@ -29,7 +36,9 @@ SURFACE_DEGREE = 2
 SURFACE_QUANTILE = 0.05  # of the blocks' residuals
 # The lower quantile is too small by chance. Measured on noise smoothed by 0.7 and 1 pixel, and on JPEG.
 QUANTILE_CORRECTION = 1.05
-MAX_CLIPPED_FRACTION = 0.1  # blocks with more values at the ends of the range are left out: their noise is cut off
+# Where all is cut off, white noise has a ratio of 0.97 to 1.02, halftones one of at most 0.55, and images reduced to
+# black and white one of 1.17 and more; drawings have more blocks without details.
+MIN_WHITE_RATIO, SMALL_BLOCK_SIDE, MAX_EMPTY_FRACTION = 0.9, 8, 0.25
 # White noise in nine images at levels of 5 to 50, Poisson and impulse noise had ratios of at most 1.1; noise smoothed
 # by 0.5 pixels had 1.2 and more, as had JPEG with the usual half-size chroma at qualities of 50 to 90.
 MIN_CORRELATED_RATIO = 1.17
@@ -67,7 +76,7 @@ def measure_noise(image: NDArray[np.float32], known: NDArray[np.bool_] | None = 
 
     On nine images of 256x256 with noise of 25 grey levels the level was within 5 % of the truth for white noise and
     within 10 % for noise smoothed by up to a pixel, demosaiced or saved as JPEG of quality 75. Noise smoothed by two
-    pixels was underestimated by some 10 %; noise of 10 levels was overestimated by up to a third in dense texture.
+    pixels was underestimated by some 10 %.
 
     Args:
         image: shape (C, H, W), values 0..1.
@@ -80,8 +89,8 @@ def measure_noise(image: NDArray[np.float32], known: NDArray[np.bool_] | None = 
 
     usable = _find_usable_blocks(image, known, BLOCK_SIDE)
     if usable.sum() < MIN_BLOCKS:
-        return None
-    constant = np.ptp(_split_blocks(image, BLOCK_SIDE).reshape(len(usable), len(image), -1), axis=2).max(axis=1) == 0
+        return _measure_strong_noise(image, known)
+    constant = np.ptp(split_blocks(image, BLOCK_SIDE).reshape(len(usable), len(image), -1), axis=2).max(axis=1) == 0
     if (constant & usable).sum() > usable.sum() / 2:
         return Noise(0.0, 1.0, 0.0)  # a drawing, or a single colour
     if (usable & ~constant).sum() >= MIN_BLOCKS:
@@ -92,18 +101,36 @@ def measure_noise(image: NDArray[np.float32], known: NDArray[np.bool_] | None = 
         fine_between, coarse_between = _measure_details(np.diff(image, axis=0), usable)
         ratios.append(coarse_between / fine_between if fine_between > 0 else 1.0)
     max_level = _measure_noisiest_group(image, usable)
-    noise = Noise(fine, max(ratios), max_level if max_level > MIN_LEVEL_RATIO * fine else fine)
-    if not noise.correlated:
-        return noise
-    level = _measure_surface_residual(image, known) or fine
-    return replace(noise, level=level, max_level=level)
+    noise = Noise(fine, max(ratios), max_level)
+    if noise.correlated:
+        level = _measure_surface_residual(image, known) or fine
+        return replace(noise, level=level, max_level=level)
+    level = measure_clipped_level(image, known)
+    if level < STRONG_LEVEL:
+        level = measure_smallest_eigenvalues(image, known) or fine
+    return replace(noise, level=level, max_level=max(level, max_level) if max_level > MIN_LEVEL_RATIO * fine else level)
+
+
+def _measure_strong_noise(image: NDArray[np.float32], known: NDArray[np.bool_] | None) -> Noise | None:
+    """Measure white noise that is cut off nearly everywhere; None if what is found is not such noise."""
+    import numpy as np
+
+    fine, coarse = _measure_variances(image, SMALL_BLOCK_SIDE)
+    whole = np.ones(len(fine), bool) if known is None else split_blocks(known[None], SMALL_BLOCK_SIDE).all(axis=1)
+    if whole.sum() < MIN_BLOCKS or (fine[whole] == 0).mean() > MAX_EMPTY_FRACTION:
+        return None
+    ratio = float(np.sqrt(coarse[whole].mean() / fine[whole].mean()))
+    if not MIN_WHITE_RATIO < ratio < MIN_CORRELATED_RATIO:
+        return None
+    level = measure_clipped_level(image, known)
+    return Noise(level, ratio, level) if level > STRONG_LEVEL else None
 
 
 def _find_usable_blocks(image: NDArray[np.float32], known: NDArray[np.bool_] | None, side: int) -> NDArray[np.bool_]:
     """Return for each block whether all of it is known and few of its values are clipped."""
     clipped = (image <= 0) | (image >= 1)
-    usable: NDArray[np.bool_] = _split_blocks(clipped, side).mean(axis=1) < MAX_CLIPPED_FRACTION
-    return usable if known is None else usable & _split_blocks(known[None], side).all(axis=1)
+    usable: NDArray[np.bool_] = split_blocks(clipped, side).mean(axis=1) < MAX_CLIPPED_FRACTION
+    return usable if known is None else usable & split_blocks(known[None], side).all(axis=1)
 
 
 def _measure_surface_residual(image: NDArray[np.float32], known: NDArray[np.bool_] | None) -> float | None:
@@ -113,7 +140,7 @@ def _measure_surface_residual(image: NDArray[np.float32], known: NDArray[np.bool
     side, half = SURFACE_BLOCK_SIDE, SURFACE_BLOCK_SIDE // 2
     shifted = [(image[:, y:, x:], None if known is None else known[y:, x:]) for y in (0, half) for x in (0, half)]
     blocks = np.concatenate(
-        [_split_blocks(part, side)[_find_usable_blocks(part, part_known, side)] for part, part_known in shifted]
+        [split_blocks(part, side)[_find_usable_blocks(part, part_known, side)] for part, part_known in shifted]
     )
     if not len(blocks):
         return None
@@ -130,7 +157,7 @@ def _measure_noisiest_group(image: NDArray[np.float32], usable: NDArray[np.bool_
     """Return the level of the finest details in the brightness group where it is highest."""
     import numpy as np
 
-    brightness = _split_blocks(image, BLOCK_SIDE)[usable].mean(axis=1)
+    brightness = split_blocks(image, BLOCK_SIDE)[usable].mean(axis=1)
     order = np.flatnonzero(usable)[np.argsort(brightness, kind="stable")]
     levels = [0.0]
     for group in np.array_split(order, BRIGHTNESS_GROUPS):
@@ -148,13 +175,7 @@ def _measure_details(image: NDArray[np.float32], usable: NDArray[np.bool_]) -> t
     """
     import numpy as np
 
-    height, width = (side // BLOCK_SIDE * BLOCK_SIDE for side in image.shape[1:])
-    means, fine = _transform_haar(image[:, :height, :width])
-    _, coarse = _transform_haar(means)
-    fine_variances, coarse_variances = (
-        (_split_blocks(details, BLOCK_SIDE // scale) ** 2).mean(axis=1)[usable]
-        for details, scale in ((fine, 2), (coarse, 4))
-    )
+    fine_variances, coarse_variances = (variances[usable] for variances in _measure_variances(image, BLOCK_SIDE))
     count = max(MIN_BLOCKS, int(FLATTEST_FRACTION * usable.sum()))
     flattest = np.argsort(coarse_variances, kind="stable")[:count]
     return float(np.sqrt(fine_variances[flattest].mean())), float(np.sqrt(coarse_variances[flattest].mean()))
@@ -171,25 +192,17 @@ def find_flat_blocks(
         image: shape (C, H, W), values 0..1.
         side: of the blocks, a multiple of 4, pixels.
     """
-    height, width = (length // side * side for length in image.shape[1:])
-    image = image[:, :height, :width]
-    means, fine = _transform_haar(image)
-    _, coarse = _transform_haar(means)
-    variances = [
-        (_split_blocks(details, side // scale) ** 2).mean(axis=1) for details, scale in ((fine, 2), (coarse, 4))
-    ]
+    variances = _measure_variances(image, side)
     usable = _find_usable_blocks(image, None, side) & (variances[0] > 0)
-    return _split_blocks(image, side).mean(axis=1)[usable], variances[0][usable], variances[1][usable]
+    return split_blocks(image, side).mean(axis=1)[usable], variances[0][usable], variances[1][usable]
 
 
-def _transform_haar(image: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return means and diagonal details of 2x2 pixels, from (C, H, W) to two arrays of (C, H/2, W/2)."""
-    p, q, r, s = (image[:, row::2, column::2] for row in (0, 1) for column in (0, 1))
-    return (p + q + r + s) / 2, (p - q - r + s) / 2
-
-
-def _split_blocks(values: NDArray[Any], side: int) -> NDArray[Any]:
-    """Return the values of each complete block as a row: from (C, H, W) to (blocks, C * side * side)."""
-    channels, rows, columns = len(values), values.shape[1] // side, values.shape[2] // side
-    blocks = values[:, : rows * side, : columns * side].reshape(channels, rows, side, columns, side)
-    return blocks.transpose(1, 3, 0, 2, 4).reshape(rows * columns, channels * side * side)
+def _measure_variances(image: NDArray[np.float32], side: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the variances of the finest diagonal details, and of those one scale coarser, of each complete block."""
+    height, width = (length // side * side for length in image.shape[1:])
+    means, fine = transform_haar(image[:, :height, :width])
+    _, coarse = transform_haar(means)
+    fine_variances, coarse_variances = (
+        (split_blocks(details, side // scale) ** 2).mean(axis=1) for details, scale in ((fine, 2), (coarse, 4))
+    )
+    return fine_variances, coarse_variances

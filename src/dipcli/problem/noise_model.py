@@ -4,12 +4,8 @@ Independent noise has the variance
 
     v(x) = offset + gain x         (photon noise, and noise that does not depend on brightness)
 
-In a file, values below 0 and above 1 are cut off. With noise of standard deviation s the mean of what is left is
-
-    E[y] = x P + s (phi(a) - phi(b)) + (1 - Phi(b)),    a = -x / s,  b = (1 - x) / s,  P = Phi(b) - Phi(a),
-
-so that any estimate from neighbouring pixels is too bright in the dark and too dark in the bright parts. The inverse of
-E[y] corrects it.
+In a file, values below 0 and above 1 are cut off, so that any estimate from neighbouring pixels is too bright in the
+dark and too dark in the bright parts. The inverse of the mean of what is left (`clipped_moments`) corrects it.
 
 Source:
     Foi, "Clipped noisy images: heteroskedastic modeling and practical denoising", Signal Processing 2009.
@@ -21,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from dipcli.problem.independent.level import clipped_moments
 from dipcli.problem.noise import FLATTEST_FRACTION, MIN_BLOCKS, MIN_LEVEL_RATIO, find_flat_blocks
 
 if TYPE_CHECKING:
@@ -81,20 +78,13 @@ class NoiseModel:
     def _table(self) -> NDArray[np.float64]:
         """E[y], x and the variance of y, at growing x, shape (3, entries)."""
         import numpy as np
-        from scipy.stats import norm
 
         largest = max(self.unclipped_variance(0.0), self.unclipped_variance(1.0)) ** 0.5
         x = np.linspace(-TABLE_MARGIN * largest, 1 + TABLE_MARGIN * largest, TABLE_SIZE)
         level = np.sqrt(self.unclipped_variance(np.clip(x, 0, 1)))
-        low = -x / level if self.dark else np.full_like(x, -np.inf)
-        high = (1 - x) / level if self.bright else np.full_like(x, np.inf)
-        inside, above = norm.cdf(high) - norm.cdf(low), norm.sf(high)
-        density_low, density_high = norm.pdf(low), norm.pdf(high)
-        mean = x * inside + level * (density_low - density_high) + above
-        edges = np.where(np.isfinite(low), low, 0) * density_low - np.where(np.isfinite(high), high, 0) * density_high
-        square = (x**2 + level**2) * inside + 2 * x * level * (density_low - density_high) + level**2 * edges + above
+        mean, variance, inside = clipped_moments(x, level, dark=self.dark, bright=self.bright)
         usable = inside >= 1 / MAX_AMPLIFICATION
-        return np.stack([mean, x, np.maximum(square - mean**2, 1e-9)])[:, usable]
+        return np.stack([mean, x, np.maximum(variance, 1e-9)])[:, usable]
 
     def unclipped_variance(self, x: Any) -> Any:
         """Return v(x), of a number or an array."""

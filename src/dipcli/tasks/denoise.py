@@ -10,6 +10,7 @@ import typer
 from dipcli.errors import UsageError
 from dipcli.problem import Problem, identity, losses
 from dipcli.problem.companion import MIN_SIDE, NonLocalCompanion
+from dipcli.problem.independent.level import STRONG_LEVEL
 from dipcli.problem.noise import FULL_SCALE, Noise, measure_noise
 from dipcli.problem.noise_model import UndoClipping, fit_noise_model
 from dipcli.problem.prefilter import PrefilteredGuide
@@ -269,7 +270,7 @@ def make_remarks(pixels: NDArray[np.float32], noise: Noise | None, loss: str, ou
     if noise and noise.correlated and noise.level < FAINT_NOISE / FULL_SCALE:
         level = f"{FULL_SCALE * noise.level:.0f} of {FULL_SCALE}"
         return (f"the noise is faint (sigma {level}) and may be fine texture, which denoising would remove",)
-    if outliers > OUTLIER_FRACTION and loss == "l2":
+    if outliers > OUTLIER_FRACTION and loss == "l2" and not (noise and noise.level > STRONG_LEVEL):
         return (f"{100 * outliers:.0f} % of the values are isolated black or white: for such noise try --loss l1",)
     return ()
 

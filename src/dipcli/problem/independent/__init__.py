@@ -1,0 +1,1 @@
+"""Noise that is independent from pixel to pixel."""
