@@ -124,7 +124,8 @@ def measure_ways(count: int, side: int, options: list[str], ways: list[str]) -> 
 
 def measure_together(most: int, side: int, preset: str, device: str, seconds: float) -> None:
     """Print the throughput of one fit, and of two, four, eight and so on in one pass."""
-    from dipcli.fitting.machine.device import choose_device, choose_precision, read_name
+    from dipcli.fitting.machine.arithmetic import choose_precision
+    from dipcli.fitting.machine.device import choose_device, read_name
     from dipcli.records.job import Job
     from dipcli.runs.batches.throughput import measure_throughput, prepare_job
     from dipcli.tasks.registry import tasks

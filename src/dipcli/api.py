@@ -117,7 +117,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
         deviation = Uncertainty() if uncertainty else None
         own = (*case.observers, bar, metrics if progress else None, deviation)
         with handle_signals(SIGINT) as interrupt, bar.watching(task.name, Expected(settings.iterations)):
-            for remark in case.remarks:
+            for remark in (*prepared.remarks, *case.remarks):
                 bar.note(remark)
             control = Control(deadline=deadline, interrupted=interrupt.reason, notify=bar.note)
             result = solve(prepared, observers=[*filter(None, own), *observers], control=control)

@@ -26,10 +26,11 @@ from dipcli.cli.doctor import facts as facts_module
 from dipcli.cli.doctor import findings as findings_module
 from dipcli.cli.doctor import probes
 from dipcli.cli.doctor.facts import Disk, Facts, Package, check_disk, gather_facts, list_gpus, list_packages
-from dipcli.cli.doctor.findings import MAX_GRADIENT_ERROR, TORCH_BUILDS, find_problems, write_pip_line
+from dipcli.cli.doctor.findings import TORCH_BUILDS, find_problems, write_pip_line
 from dipcli.cli.doctor.probes import Device, Torch
 from dipcli.cli.doctor.text import print_report
-from dipcli.fitting.machine.device import choose_precision
+from dipcli.fitting.machine.arithmetic import choose_precision
+from dipcli.fitting.machine.self_test import MAX_GRADIENT_ERROR
 
 GIB = 2**30
 PIP = "/v/bin/python -m pip install"

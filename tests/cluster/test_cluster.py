@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -510,6 +511,15 @@ def test_a_machine_runs_one_fit_per_gpu_or_core(
     tiny = {name: value for name, value in make_job(tmp_path).given.items() if name not in ("threads", "device")}
     monkeypatch.setattr(memory, "read_free", lambda _device: 64 * 2**30)
     assert divide_machine(parse_scheduler(text), make_job(tmp_path, given=tiny | given), images) == division
+
+
+def test_workers_on_one_gpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: dict[str, Any] = {}
+    monkeypatch.setattr(clusters, "SpecCluster", lambda workers, **_: started.update(workers) or nullcontext())
+    with clusters._start_local(Division(3, 2, ("5", "7", "5"))):
+        pins = [worker["options"]["env"] for worker in started.values()]
+    assert [pin["CUDA_VISIBLE_DEVICES"] for pin in pins] == ["5", "7", "5"]
+    assert [pin[memory.GPU_SHARE_VARIABLE] for pin in pins] == ["2", "1", "2"]
 
 
 def test_no_more_fits_run_than_memory_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,12 +19,11 @@ from dipcli.fitting import restarts
 from dipcli.fitting.control import Control
 from dipcli.fitting.engine import fit
 from dipcli.fitting.passes import lockstep
-from dipcli.fitting.passes.evaluate import render
 from dipcli.fitting.restarts import fit_runs
 from dipcli.fitting.results import Fit, Runs
 from dipcli.networks import build
 from dipcli.networks.grouped import can_group, group_networks
-from dipcli.networks.prior import Prior
+from dipcli.networks.prior import Prior, render
 from dipcli.problem import Problem
 from dipcli.problem.losses import squared_error
 from dipcli.settings import Settings

@@ -131,7 +131,9 @@ def _start_local(division: Division) -> Iterator[SpecCluster]:
         "preload": ["dipcli.cluster.worker"],
         "silence_logs": logging.CRITICAL,
     }
-    pins = [{"env": {"CUDA_VISIBLE_DEVICES": gpu}} for gpu in division.gpus] or [{}] * division.fits
+    shares = [(gpu, str(division.gpus.count(gpu))) for gpu in division.gpus]
+    pins = [{"env": {"CUDA_VISIBLE_DEVICES": gpu, memory.GPU_SHARE_VARIABLE: share}} for gpu, share in shares]
+    pins = pins or [{}] * division.fits
     workers = {f"worker {number}": {"cls": Nanny, "options": options | pin} for number, pin in enumerate(pins, start=1)}
     scheduler = {
         "cls": distributed.Scheduler,

@@ -35,6 +35,7 @@ LBFGS_BYTES_PER_WEIGHT = 800  # the history of 100 directions and gradients
 BYTES_PER_FLOAT = 4
 GPU_BASE_BYTES = 256 * 2**20  # the libraries' workspace
 OUTPUT_BYTES_PER_VALUE = 20  # to finish, round, write and read back the image
+MAX_ELEMENTS = 2**31 - 1  # of a tensor: kernels of PyTorch, cuDNN and oneDNN count them in 32 bits
 TRIAL_RATE = 1e-6  # learning rate of the trial iterations: a high one could make them collapse
 
 
@@ -50,6 +51,7 @@ class Cost:
         fixed_bytes: bytes that do not depend on the size.
         seconds_per_pixel: seconds of an iteration for each pixel of z; None if not measured.
         observer_images: images of the fitted size that the observers keep.
+        elements_per_pixel: elements of the largest tensor, for each pixel of z.
     """
 
     settings: Settings
@@ -59,6 +61,12 @@ class Cost:
     fixed_bytes: int
     seconds_per_pixel: float | None = None
     observer_images: int = 0
+    elements_per_pixel: float = 0.0
+
+    def can_index(self, height: int, width: int) -> bool:
+        """Return whether no tensor of a fit of this size has more than `MAX_ELEMENTS`."""
+        rows, columns = networks.padded_size(self.settings, height, width)
+        return rows * columns * self.elements_per_pixel <= MAX_ELEMENTS
 
     def memory(self, height: int, width: int) -> int:
         """Return the peak bytes of a fit of this size, without those that are in memory before it."""
@@ -118,8 +126,19 @@ def measure_cost(problem: Problem, settings: Settings, *, side: int, trials: int
     with count_saved_bytes() as saved_bytes:
         _run_trial(part, prior, trial_settings, 1)
     seconds = _measure_seconds(part, prior, trial_settings, trials) / (rows * columns) if trials else None
-    bytes_per_pixel = sum(saved_bytes.values()) / (rows * columns)
-    return Cost(settings, prior.code.shape[1], problem.shape[0], bytes_per_pixel, fixed_bytes, seconds), prior
+    pixels, depth = rows * columns, prior.code.shape[1]
+    bytes_per_element = BYTES_PER_FLOAT // (2 if settings.precision == "bf16" else 1)
+    most = max(saved_bytes.values(), default=0) / bytes_per_element
+    cost = Cost(
+        settings,
+        code_channels=depth,
+        image_channels=problem.shape[0],
+        saved_bytes_per_pixel=sum(saved_bytes.values()) / pixels,
+        fixed_bytes=fixed_bytes,
+        seconds_per_pixel=seconds,
+        elements_per_pixel=max(most / pixels, 2 * depth),  # the pool of noise is twice as large as z
+    )
+    return cost, prior
 
 
 @contextmanager

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from dipcli import stopping
 from dipcli.errors import DipError
 from dipcli.fitting.control import NO_CONTROL, Control, Observer
+from dipcli.fitting.machine.arithmetic import choose_layout
 from dipcli.fitting.optimizers import make_optimizers
-from dipcli.fitting.passes.evaluate import Objective
+from dipcli.fitting.passes.evaluate import Objective, evaluate_alone
 from dipcli.fitting.results import Fit
 from dipcli.fitting.rollback import CHECK_INTERVAL, MAX_ROLLBACKS, CollapseGuard
 from dipcli.fitting.started_rule import StartedRule, start_rule
@@ -70,7 +71,7 @@ def fit(
     started_at = perf_counter() - (checkpoint.seconds if checkpoint else 0.0)
     observing = 0.0  # seconds, not counted as time of the fit
 
-    network, code = _arrange_in_memory(prior, settings)
+    network, code = _arrange_in_memory(prior, settings, grouped=control.evaluate is not evaluate_alone)
     variables: list[Tensor] = [*network.parameters()]
     if settings.optimize == "net,input":
         variables.append(code.requires_grad_())
@@ -118,10 +119,11 @@ def _restore_code(prior: Prior, checkpoint: Checkpoint) -> Prior:
     return replace(prior, code=checkpoint.code)
 
 
-def _arrange_in_memory(prior: Prior, settings: Settings) -> tuple[nn.Module, Tensor]:
-    """Return the network, and a copy of z, in the fastest memory layout and precision."""
-    # L-BFGS flattens all weights into one vector, for which they must be contiguous.
-    layout = torch.contiguous_format if settings.optimizer == "lbfgs" else torch.channels_last
+def _arrange_in_memory(prior: Prior, settings: Settings, *, grouped: bool) -> tuple[nn.Module, Tensor]:
+    """Return the network, which may be grouped with others, and a copy of z in the best memory layout and precision."""
+    layout = choose_layout(prior.network, prior.code.device, grouped=grouped)
+    if settings.optimizer == "lbfgs":
+        layout = torch.contiguous_format  # all weights are flattened into one vector
     network = prior.network.to(memory_format=layout)  # type: ignore[call-overload]
     code = prior.code.detach().clone(memory_format=layout)
     # Noise can be rounded at no cost; a guide, with noise added to it, has finer shades than bf16.

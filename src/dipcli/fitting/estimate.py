@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dipcli import networks
 from dipcli.errors import DipError, UsageError
-from dipcli.fitting.cost import Cost
+from dipcli.fitting.cost import MAX_ELEMENTS, Cost
 from dipcli.fitting.machine import memory
 from dipcli.fitting.tiles import tiling
 from dipcli.problem import Problem
@@ -96,13 +96,19 @@ def _choose_tiles(
     """
     channels, height, width = problem.shape
     max_side = settings.tile_side()
-    fits = settings.tile == "none" or limit is None or whole <= limit
+    countable = cost.can_index(height, width)
+    fits = countable and (settings.tile == "none" or limit is None or whole <= limit)
     if fits and (max_side is None or max_side >= max(height, width)):
         return ()
     if not problem.tileable and fits:
         raise UsageError("--tile cannot be used here: this measurement cannot be cut into tiles. Omit the option.")
     available = "no limit is known" if limit is None else f"{limit / GIB:.1f} GiB may be used (--max-memory)"
     lacking = f"The whole image takes about {whole / GIB:.1f} GiB, {available}"
+    if not countable and (settings.tile == "none" or not problem.tileable):
+        raise DipError(
+            f"The image is too large to be fitted whole, with tensors of more than {MAX_ELEMENTS} elements: "
+            "omit --tile none, use a narrower --network or a smaller image."
+        )
     if not problem.tileable:
         raise DipError(
             f"{lacking}, and this measurement cannot be cut into tiles: "
@@ -111,6 +117,8 @@ def _choose_tiles(
 
     def is_small_enough(tile_height: int, tile_width: int) -> bool:
         if max_side is not None and max(tile_height, tile_width) > max_side:
+            return False
+        if not cost.can_index(tile_height, tile_width):
             return False
         values = channels * height * width
         return limit is None or cost.total_memory((tile_height, tile_width), values, other_bytes, tiled=True) <= limit

@@ -35,11 +35,11 @@ def _draw_noise(code: Tensor, settings: Settings, draws: int) -> Iterator[Tensor
     not. For prefiltered guides two are no better than one and need a third more iterations.
     """
     count = 2 if settings.input == "noise" else 1
-    generator = torch.Generator(code.device).manual_seed(settings.seed)
+    generator = torch.Generator().manual_seed(settings.seed)  # of the CPU: the same noise on every device
     size = code.numel()
     exact = torch.promote_types(code.dtype, torch.float32)
-    pool = torch.randn(2 * size, generator=generator, device=code.device, dtype=exact)
-    pool = pool.mul_(settings.reg_noise / count**0.5).to(code.dtype)
+    pool = torch.randn(2 * size, generator=generator, dtype=exact)
+    pool = pool.mul_(settings.reg_noise / count**0.5).to(code)
     positions = torch.Generator().manual_seed(settings.seed)
     draw = partial(torch.randint, size + 1, (count,), generator=positions)
     for _ in range(draws):

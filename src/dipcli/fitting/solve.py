@@ -15,7 +15,8 @@ from dipcli.fitting.control import NO_CONTROL, Control, Deadline, Observer
 from dipcli.fitting.cost import measure_cost
 from dipcli.fitting.estimate import ResourceEstimate, estimate_resources, halve_tiles
 from dipcli.fitting.machine import memory
-from dipcli.fitting.machine.device import choose_device, choose_precision
+from dipcli.fitting.machine.arithmetic import choose_precision, use_ieee_fp32
+from dipcli.fitting.machine.device import choose_device, explain_choice
 from dipcli.fitting.machine.memory import translate_memory_errors
 from dipcli.fitting.restarts import fit_runs, fresh_prior
 from dipcli.fitting.results import Runs
@@ -44,6 +45,7 @@ class PreparedFit:
         estimate: of memory and time, with the positions of the tiles.
         started: the stopping rule, started on the whole image; if fitted in tiles, resolved for the whole image and
             started on the first tile, as a check: each tile starts its own.
+        remarks: messages to the user about device and precision.
     """
 
     problem: Problem
@@ -51,6 +53,7 @@ class PreparedFit:
     settings: Settings
     estimate: ResourceEstimate
     started: StartedRule
+    remarks: tuple[str, ...] = ()
 
     @property
     def first_problem(self) -> Problem:
@@ -81,11 +84,11 @@ def prepare(
     Raises:
         DipError: if the device is missing, memory does not suffice, or the settings do not go together.
     """
-    settings = resolve_settings(settings)
+    asked, settings = settings, resolve_settings(settings)
     device = torch.device(settings.device)
     memory.reset_peak(device)
     memory.keep_freed(device)
-    with use_threads(settings.threads), translate_memory_errors(problem.shape):
+    with use_threads(settings.threads), use_ieee_fp32(device), translate_memory_errors(problem.shape):
         large = problem.shape[1] * problem.shape[2] >= LARGE_IMAGE_PIXELS
         side = TRIAL_WINDOW if large else SMALL_TRIAL_WINDOW
         cost, prior = measure_cost(problem, settings, side=side, trials=TRIAL_ITERATIONS if large else 0)
@@ -99,7 +102,7 @@ def prepare(
             problem = problem.to(device)
             started = start_rule(rule, problem)
             prior = fresh_prior(started.problem, settings).to(device)
-        return PreparedFit(problem, prior, settings, estimate, started)
+        return PreparedFit(problem, prior, settings, estimate, started, explain_choice(asked, device))
 
 
 def solve(
@@ -130,7 +133,8 @@ def solve(
         observers=(*control.observers, *observers),
     )
     smaller: tiling.TileLayout | None = partial(halve_tiles, problem=problem, settings=settings)
-    with use_threads(settings.threads), translate_memory_errors(problem.shape):
+    device = torch.device(settings.device)
+    with use_threads(settings.threads), use_ieee_fp32(device), translate_memory_errors(problem.shape):
         if not places:
             try:
                 return fit_runs(problem, prepared.prior, settings, stop=stop or prepared.started, control=control)
@@ -138,7 +142,7 @@ def solve(
                 places = tuple(halve_tiles(problem.shape[1:], problem, settings)) if problem.tileable else ()
                 if settings.tile == "none" or len(places) < 2:  # noqa: PLR2004 - as large as the whole
                     raise
-            memory.release(torch.device(settings.device))
+            memory.release(device)
             smaller = None
             control.notify(f"memory ran out: continuing in {len(places)} tiles")
         problem = problem.to(torch.device("cpu"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 @dataclass(frozen=True)
@@ -26,3 +27,18 @@ class Prior:
     def to(self, device: torch.device) -> Prior:
         """Return the prior on another device. The network is moved, not copied."""
         return replace(self, network=self.network.to(device), code=self.code.to(device))
+
+
+def render(network: nn.Module, precision: str, z: Tensor) -> Tensor:
+    """Compute x = f(z), shape (1, C, H, W).
+
+    In bf16 the weights, their gradients and the optimiser stay in fp32. The network computes with rounded copies of the
+    weights, so that nothing inside it is cast back and forth, as it would be under autocast.
+    """
+    image: Tensor
+    if precision != "bf16":
+        image = network(z)
+        return image
+    weights = {name: value.bfloat16() for name, value in network.named_parameters()}
+    image = functional_call(network, weights, z.bfloat16())
+    return image.float()

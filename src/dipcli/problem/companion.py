@@ -50,7 +50,8 @@ class NonLocalCompanion:
         pixels: the noisy image, shape (C, H, W), values 0..1.
         noise: its noise.
         inside: rows and columns to return, None for all; the estimate also sees the pixels around them.
-        device: where it is computed; the CPU when None.
+        device: where it is computed and returned; the CPU when None. For MPS it is computed on the CPU: PyTorch lacked
+            the inverse of a Cholesky factor there until 2026.
     """
 
     pixels: NDArray[np.float32]
@@ -87,11 +88,13 @@ class NonLocalCompanion:
 
         from dipcli.problem.ridge import estimate_by_ridge
 
+        device = None if self.device and self.device.type == "mps" else self.device
         pixels, known = self.pixels, None
         inside = (slice(None), *(self.inside or (slice(None), slice(None))))
         if weight is not None:
             mask = np.ones(pixels.shape[1:], dtype=bool)
             mask[inside[1:]] = (weight.expand(pixels[inside].shape) > 0).all(dim=0).cpu().numpy()
-            pixels, known = fill_unknown(pixels, mask), torch.from_numpy(mask).to(self.device)
-        noisy = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
-        return estimate_by_ridge(noisy, self.noise.variance, choose_stages(self.noise.typical_level), known)[inside]
+            pixels, known = fill_unknown(pixels, mask), torch.from_numpy(mask).to(device)
+        noisy = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+        estimate = estimate_by_ridge(noisy, self.noise.variance, choose_stages(self.noise.typical_level), known)
+        return estimate[inside].to(self.device)

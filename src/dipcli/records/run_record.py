@@ -118,6 +118,7 @@ class RunRecord(
     seed: int = 0  # of the first fit
     device: str = ""  # its name
     precision: str = ""  # fp32 or bf16
+    fp32_products: str = ""  # ieee: of all 24 bits, also on a GPU; unset in older records
     threads: int = 0  # of the CPU
     batch_size: int = 1  # images that shared a pass
     iterations: int = 0  # of all fits

@@ -104,7 +104,7 @@ def make_plan(job: Job, image: Image, resume: InterruptedRun | bool) -> Plan:
         places=before.places if before else None,
     )
     rule = stop.describe(prepared.problem)
-    remarks += [*case.remarks, *_warn_of_losses(case, output)]
+    remarks += [*prepared.remarks, *case.remarks, *_warn_of_losses(case, output)]
     if settings.stop.partition(":")[0] == Auto.name:
         remarks.append(rule)
     progress = before.progress(prepared) if before else None

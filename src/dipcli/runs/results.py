@@ -21,6 +21,7 @@ import dipcli
 from dipcli import images
 from dipcli.errors import describe_failure
 from dipcli.fitting.machine import memory
+from dipcli.fitting.machine.arithmetic import IEEE
 from dipcli.fitting.machine.device import read_name
 from dipcli.fitting.results import Runs
 from dipcli.images import from_array
@@ -137,6 +138,7 @@ def make_record(plan: Plan, data: bytes, result: Runs, found: Mapping[str, Any],
         seed=settings.seed,
         device=read_name(prior.code.device),
         precision=settings.precision,
+        fp32_products=IEEE,
         threads=settings.threads or torch.get_num_threads(),
         batch_size=memory.FITS_AT_ONCE.get(),
         iterations=sum(fit.steps for _, fit in fits),

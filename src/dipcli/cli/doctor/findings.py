@@ -9,11 +9,10 @@ from importlib.util import find_spec
 from typing import Literal, TypeAlias
 
 from dipcli.cli.doctor.facts import Facts, Package
+from dipcli.fitting.machine.self_test import MAX_GRADIENT_ERROR
 
 GIB = 2**30
 MIN_MEMORY_BYTES, MIN_DISK_BYTES = 2 * GIB, GIB // 4
-# Relative errors of the gradients of the probe: bf16 on a CPU has 0.13 (measured); TF32, with ten bits, about 0.02.
-MAX_GRADIENT_ERROR = {"fp32": 0.1, "bf16": 0.5}
 TORCH_BUILDS = "https://pytorch.org/get-started/locally/"
 Grade: TypeAlias = Literal["broken", "hint"]
 

@@ -14,17 +14,13 @@ import sys
 import warnings
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
-from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dipcli.errors import describe_error
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from dipcli.fitting.machine.self_test import compute_gradients
 
 TIMEOUT_SECONDS = 120  # the first use of a GPU may take a minute
-NETWORK, SIDE, TIMED_ITERATIONS = "skip:channels=8,8:skips=4,4", 64, 3  # milliseconds an iteration on an old CPU
+TIMED_ITERATIONS = 3
 ABILITIES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "neon", "bf16", "sve", "sme")  # as PyTorch names them
 
 
@@ -86,7 +82,7 @@ def import_modules(names: list[str]) -> dict[str, Any]:
         return {"errors": errors}
     import torch
 
-    from dipcli.fitting.machine.device import read_cpu_capabilities
+    from dipcli.fitting.machine.arithmetic import read_cpu_capabilities
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -108,7 +104,8 @@ def probe_device(name: str) -> Device:
     """Probe a device in this process."""
     import torch
 
-    from dipcli.fitting.machine.device import choose_precision, read_name
+    from dipcli.fitting.machine.arithmetic import choose_precision
+    from dipcli.fitting.machine.device import read_name
 
     print(f"probing {name}", file=sys.stderr, flush=True)  # noqa: T201 - the parent reads how far it came
     device = torch.device(name)
@@ -120,7 +117,7 @@ def probe_device(name: str) -> Device:
     for kind in ("fp32", "bf16"):
         try:
             reference, _ = compute_gradients(torch.device("cpu"), "fp32")
-            gradients, seconds = compute_gradients(device, kind)
+            gradients, seconds = compute_gradients(device, kind, TIMED_ITERATIONS)
         except Exception as error:  # noqa: BLE001 - drivers raise anything
             report.failures[kind] = describe_error(error)
         else:
@@ -131,27 +128,6 @@ def probe_device(name: str) -> Device:
             else:
                 report.failures[kind] = "the gradients are not finite"
     return report
-
-
-def compute_gradients(device: torch.device, precision: str) -> tuple[Tensor, float]:
-    """Fit noise with a small network: gradients of all weights, on the CPU in fp32, and seconds per iteration."""
-    import torch
-
-    from dipcli.fitting.passes.evaluate import evaluate_alone
-    from dipcli.networks import build
-    from dipcli.settings import Settings
-
-    target = torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(device)
-    prior = build(Settings(network=NETWORK), (3, SIDE, SIDE)).to(device)
-    seconds = []
-    for _ in range(1 + TIMED_ITERATIONS):  # the first is slower
-        prior.network.zero_grad()
-        start = perf_counter()
-        evaluate_alone(prior.network, precision, prior.code, lambda image: (image - target).square().mean())
-        weights = [weight.grad for weight in prior.network.parameters() if weight.grad is not None]
-        gradients = torch.cat([gradient.float().flatten() for gradient in weights]).cpu()  # waits for a GPU
-        seconds.append(perf_counter() - start)
-    return gradients, min(seconds[1:])
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
-"""Choosing the device and the precision."""
+"""Choosing the device."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 
 from dipcli.errors import DipError, UsageError
-from dipcli.settings.settings import Precision
+from dipcli.fitting.machine.arithmetic import choose_precision
+from dipcli.fitting.machine.self_test import find_gradient_problem
+from dipcli.settings import Settings
 
 DEVICE_TYPES = ("cuda", "mps", "cpu")  # in the order in which auto tries them
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device to fit on, after a small computation on it.
+    """Return the device to fit on. A GPU must have computed the gradients of a small network right.
 
     Args:
         name: auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps.
@@ -30,25 +34,22 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def choose_precision(device: torch.device) -> tuple[Precision, str]:
-    """Return bf16 if the hardware computes in it, else fp32, and the reason.
+def explain_choice(asked: Settings, device: torch.device) -> tuple[str, ...]:
+    """Return what the user should know about device and precision.
 
-    The choice depends on the reported capabilities, not on a timing: the same machine always gets the same answer.
+    Args:
+        asked: the settings as they were asked for.
+        device: the one that was chosen.
     """
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            supported = torch.cuda.is_bf16_supported(including_emulation=False)
-        return ("bf16", "the GPU computes in it") if supported else ("fp32", "the GPU would only emulate bf16")
-    if device.type == "cpu":
-        extensions = [name for name in ("avx512_bf16", "amx_bf16") if read_cpu_capabilities().get(name)]
-        return ("bf16", f"the CPU has {extensions[0]}") if extensions else ("fp32", "PyTorch finds no bf16 in this CPU")
-    return "fp32", "bf16 is not tried on MPS"
-
-
-def read_cpu_capabilities() -> dict[str, object]:
-    """Return the CPU's name and instruction sets as PyTorch reports them; empty with an older PyTorch."""
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return capabilities
+    remarks = []
+    if asked.device == "auto":
+        passed_over = DEVICE_TYPES[: DEVICE_TYPES.index(device.type)]
+        problems = {kind: _find_problem(kind) for kind in passed_over if _is_visible(kind)}
+        remarks += [f"not using {kind}: {problem}" for kind, problem in problems.items()]
+    precision, reason = choose_precision(device)
+    if asked.precision == "bf16" != precision:
+        remarks.append(f"--precision bf16 may be slow here ({reason}): --precision fp32 is probably faster")
+    return tuple(remarks)
 
 
 def read_name(device: torch.device) -> str:
@@ -56,18 +57,24 @@ def read_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def _is_visible(kind: str) -> bool:
+    """Return whether PyTorch sees a GPU of this kind."""
+    return torch.cuda.is_available() if kind == "cuda" else torch.backends.mps.is_available()
+
+
+@cache
 def _find_problem(name: str) -> str | None:
-    """Return why a small computation on the device fails, in a few words; None if it works."""
+    """Return why a device is not used, in a few words; None if it works. Each is tested once."""
     kind = name.partition(":")[0]
-    if kind == "cuda" and not torch.cuda.is_available():
+    if kind == "cpu":
+        return None
+    if not _is_visible(kind):
+        if kind == "mps":
+            return "PyTorch sees no Apple GPU"
         built = torch.version.cuda is not None or torch.version.hip is not None
         return "PyTorch sees no GPU" if built else "this PyTorch is built for the CPU only"
-    if kind == "mps" and not torch.backends.mps.is_available():
-        return "PyTorch sees no Apple GPU"
+    device = torch.device(name)
     try:
-        torch.nn.functional.conv2d(
-            torch.ones(1, 1, 4, 4, device=name), torch.ones(1, 1, 3, 3, device=name)
-        ).sum().item()
-    except (RuntimeError, NotImplementedError) as error:
+        return find_gradient_problem(device, choose_precision(device)[0])
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
         return str(error).strip().partition("\n")[0]
-    return None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -23,6 +25,7 @@ FREE_MEMORY_FRACTION = 0.8  # of the free memory, used unless --max-memory is gi
 # Set by a batch for the fits of this process:
 PROCESS_LIMIT_BYTES: ContextVar[int | None] = ContextVar("process_limit_bytes", default=None)
 FITS_AT_ONCE: ContextVar[int] = ContextVar("fits_at_once", default=1)  # they share the limit evenly
+GPU_SHARE_VARIABLE = "DIP_PROCESSES_PER_GPU"  # of the environment: processes that share the GPU's memory evenly
 
 # Messages of a failed allocation. The last is oneDNN's, whose convolutions of any size need memory too.
 OUT_OF_MEMORY_MESSAGES = (
@@ -46,7 +49,9 @@ def read_limit(settings: Settings) -> int | None:
     if available is None:
         return None
     process_limit = PROCESS_LIMIT_BYTES.get()
-    if process_limit is not None and device.type != "cuda":
+    if device.type == "cuda":
+        available //= int(os.environ.get(GPU_SHARE_VARIABLE, "1"))
+    elif process_limit is not None:
         available = min(available, process_limit)
     return int(FREE_MEMORY_FRACTION * available) // fits
 
@@ -96,7 +101,12 @@ def release(device: torch.device) -> None:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Measure the peak from now on, so that it is not that of an earlier image. Linux and CUDA only."""
+    """Measure the peak from now on, so that it is not that of an earlier image. Linux and CUDA only.
+
+    Fits at the same time share one peak, which goes on.
+    """
+    if FITS_AT_ONCE.get() > 1:
+        return
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):
@@ -137,6 +147,7 @@ def translate_memory_errors(shape: tuple[int, int, int]) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
+        traceback.clear_frames(error.__traceback__)  # else the error keeps the tensors of the fit alive
         raise OutOfMemoryError(
             f"There is not enough memory for an image of {shape[2]}x{shape[1]}: "
             "try --preset fast, a smaller --tile, a narrower --network or a smaller image."

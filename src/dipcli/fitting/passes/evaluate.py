@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from dipcli.fitting.input_noise import make_noisy_input
 from dipcli.fitting.warmup import Window
+from dipcli.networks.prior import render
 from dipcli.problem import Problem
 from dipcli.problem.losses import total_variation
 from dipcli.settings import Settings
@@ -19,21 +19,6 @@ from dipcli.settings import Settings
 # (network, precision, z, function from x to its loss) -> loss. The gradient of the loss is left in `grad` of the
 # weights, and of z if z is optimised too.
 Evaluate: TypeAlias = Callable[[nn.Module, str, Tensor, Callable[[Tensor], Tensor]], Tensor]
-
-
-def render(network: nn.Module, precision: str, z: Tensor) -> Tensor:
-    """Compute x = f(z), shape (1, C, H, W).
-
-    In bf16 the weights, their gradients and the optimiser stay in fp32. The network computes with rounded copies of the
-    weights, so that nothing inside it is cast back and forth, as it would be under autocast.
-    """
-    image: Tensor
-    if precision != "bf16":
-        image = network(z)
-        return image
-    weights = {name: value.bfloat16() for name, value in network.named_parameters()}
-    image = functional_call(network, weights, z.bfloat16())
-    return image.float()
 
 
 def evaluate_alone(network: nn.Module, precision: str, z: Tensor, compute_loss: Callable[[Tensor], Tensor]) -> Tensor:

@@ -22,8 +22,9 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor, nn
 
 from dipcli.fitting.machine import memory
-from dipcli.fitting.passes.evaluate import evaluate_alone, render
+from dipcli.fitting.passes.evaluate import evaluate_alone
 from dipcli.networks.grouped import can_group, group_networks
+from dipcli.networks.prior import render
 
 T = TypeVar("T")
 # Returns the next function to run, or None if there is none now. Its argument: whether nothing else is running, so that
