@@ -3,21 +3,28 @@
     python benchmarks/speed.py --methods plain,paper --sizes 512
     python benchmarks/speed.py --methods fast,balanced --sizes 256,512,1024,2048
     python benchmarks/speed.py --methods plain,paper --sizes 256 --psnr 300 --image house_clean.png --seeds 0,1,2
+    python benchmarks/speed.py --methods balanced,fast --sizes 256 --precision fp32 --company
 
 `plain` is the published network as a reader of the paper would write it in PyTorch, in fp32, with the published loop
 (benchmarks/peers.py); the others are presets of `dip denoise` as they run from the command line. Every measurement runs
 in its own process, to measure its peak memory. Methods take turns, `--rounds` times; the table shows the median of all
 iterations except the first two of each process. With --psnr N, the fits run N iterations, and the running averages,
-corrected for the weight of the first output, are compared with the clean image instead.
+corrected for the weight of the first output, are compared with the clean image instead. With --company every fit runs
+alone and beside a process that keeps a core busy, by how long waiting threads spin before they sleep. On a processor
+with AVX-512, ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 --precision fp32 shows what
+one with AVX2 does.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -28,6 +35,7 @@ from peers import published
 from stopping import crop_middle
 from torch import Tensor
 
+from dipcli.cli.app import SPIN_COUNT
 from dipcli.fitting.solve import prepare, solve
 from dipcli.images.image import from_array
 from dipcli.problem.metrics import psnr
@@ -38,6 +46,11 @@ from dipcli.tasks.registry import tasks
 SIGMA = 25
 SKIPPED_ITERATIONS = 2  # not timed
 PUBLISHED_DECAY = 0.99
+WAITING: dict[str, Mapping[str, str]] = {  # how OpenMP's threads wait
+    "PyTorch": {},
+    "dip": {"GOMP_SPINCOUNT": str(SPIN_COUNT)},
+    "passive": {"OMP_WAIT_POLICY": "passive"},
+}
 
 
 def synthetic_image(size: int) -> np.ndarray:
@@ -72,7 +85,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         restored = ((average - weight * first) / (1 - weight))[0].numpy()
     else:
         given = {"iterations": options.iterations, "stop": "none", "seed": options.seed, "threads": options.threads}
-        given["ema"] = PUBLISHED_DECAY
+        given |= {"ema": PUBLISHED_DECAY, "precision": options.precision}
         case, settings = tasks()["denoise"].case(from_array(noisy), options.method, {"loss": "l2"}, given)
         prepared = prepare(case.problem, settings)
         times[0] = perf_counter()
@@ -88,16 +101,41 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     return {"seconds": float(median(durations)), "peak": peak / 1024, "fit": (peak - initial) / 1024, "psnr": quality}
 
 
-def measure_in_process(options: argparse.Namespace, method: str, size: int, seed: int) -> dict[str, float]:
-    """Run `measure` in a process of its own."""
+def measure_in_process(
+    options: argparse.Namespace, method: str, size: int, seed: int, waiting: Mapping[str, str] = WAITING["dip"]
+) -> dict[str, float]:
+    """Run `measure` in a process of its own, whose threads wait as these variables of OpenMP say."""
     count = options.psnr or options.iterations + SKIPPED_ITERATIONS
     command = [sys.executable, __file__, "--method", method, "--size", str(size), "--iterations", str(count)]
-    command += ["--seed", str(seed), "--threads", str(options.threads)]
+    command += ["--seed", str(seed), "--threads", str(options.threads), "--precision", options.precision]
     if options.image is not None:
         command += ["--image", str(options.image)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    others = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    output = subprocess.run(command, capture_output=True, text=True, check=True, env={**others, **waiting}).stdout
     measured: dict[str, float] = json.loads(output.splitlines()[-1])
     return measured
+
+
+def compare_company(options: argparse.Namespace, methods: list[str], sizes: list[int]) -> None:
+    """Print the time of an iteration alone and beside a busy process."""
+    print("| network | size | threads wait as in | ms alone | ms beside a busy process | times | of PyTorch alone |")
+    print("|---|---|---|---|---|---|---|")
+    for method, size in product(methods, sizes):
+        times: dict[tuple[str, bool], list[float]] = {}
+        for _, busy, who in product(range(options.rounds), (False, True), WAITING):
+            company = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
+            try:
+                measured = measure_in_process(options, method, size, 0, WAITING[who])
+            finally:
+                if company:
+                    company.kill()
+            times.setdefault((who, busy), []).append(1000 * measured["seconds"])
+            print(f"{method} {size} {who} {busy}: {times[who, busy]}", file=sys.stderr, flush=True)
+        plain = median(times["PyTorch", False])
+        for who in WAITING:
+            alone, beside = median(times[who, False]), median(times[who, True])
+            ratios = f"{beside / alone:.2f} | {alone / plain:.2f}, {beside / plain:.2f}"
+            print(f"| {method} | {size} | {who} | {alone:.0f} | {beside:.0f} | {ratios} |", flush=True)
 
 
 def main() -> None:
@@ -110,6 +148,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--psnr", type=int, default=0, metavar="ITERATIONS")
     parser.add_argument("--image", type=Path)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--company", action="store_true")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--method", help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
@@ -119,6 +159,9 @@ def main() -> None:
         print(json.dumps(measure(options)))
         return
     methods, sizes = options.methods.split(","), [int(size) for size in options.sizes.split(",")]
+    if options.company:
+        compare_company(options, methods, sizes)
+        return
     seeds = [int(seed) for seed in options.seeds.split(",")]
     results: dict[tuple[str, int], list[dict[str, float]]] = {}
     for size in sizes:

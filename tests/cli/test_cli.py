@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from samples import noisy, scene
 
 from dipcli import images
-from dipcli.cli.app import app
+from dipcli.cli.app import SPIN_COUNT, app, share_cores
 from dipcli.images.image import from_array
 from dipcli.problem import metrics
 from dipcli.runs.observers import COLUMNS
@@ -679,6 +679,26 @@ def test_help_and_completion_import_nothing_heavy(arguments: list[str], environm
     assert result.stderr.splitlines()[-1] == "[]"
     if environment:
         assert "denoise" in result.stdout or "--preset" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, str(SPIN_COUNT)),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+    ],
+)
+def test_waiting_threads_sleep_soon_unless_the_environment_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str | None
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    share_cores()
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
 
 
 def test_simulated_noise_is_measured_and_written(dip: Dip, clean_png: Path, tmp_path: Path) -> None:

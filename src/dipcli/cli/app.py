@@ -7,6 +7,7 @@ fields of `Settings` and `Outputs`, with the task's defaults. Nothing heavy is i
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # exit code
 MAX_BATCH_SIZE = 1024
+# How often a waiting thread looks for work before it sleeps. GNU OpenMP's default, 300,000, takes milliseconds, in
+# which the threads of a fit keep each other from the cores that they wait for.
+SPIN_COUNT = 1000
 
 
 def main() -> None:
@@ -40,7 +44,14 @@ def main() -> None:
     if "" in sys.argv:  # as a path it would be the current folder, with all its images
         console.print_error("An argument is empty; is a shell variable not set? Leave it out or fill it in.")
         sys.exit(UsageError.exit_code)
+    share_cores()
     app()()
+
+
+def share_cores() -> None:
+    """Let waiting threads sleep soon, unless the environment says how they wait; read when PyTorch is imported."""
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
 
 
 def app() -> typer.Typer:
