@@ -176,7 +176,7 @@ def test_16_bits_and_floats_come_back_as_such(dip: Dip, tmp_path: Path) -> None:
         "faint.png": (deep[..., :2], ".png"),
         "deep.png": (deep[..., :3], ".png"),
         "glass.png": (deep, ".png"),
-        "deep.tif": (deep[..., :3], ".png"),
+        "deep.tif": (deep[..., :3], ".tif"),
         "float.tif": (deep[..., :3].astype(np.float32) / 65535, ".tif"),
     }
     for name, (array, suffix) in files.items():

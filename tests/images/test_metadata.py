@@ -169,7 +169,7 @@ def test_invalid_profile_is_dropped(dip: Dip, tmp_path: Path) -> None:
     source = tmp_path / "x.tif"
     tifffile.imwrite(source, DEEP, photometric="rgb", extratags=[(34675, "H", 3, (1, 2, 3))])
     assert dip.quick("denoise", source).exit_code == 0
-    assert images.read(tmp_path / "x.denoised.png")[0].profile is None
+    assert images.read(tmp_path / "x.denoised.tif")[0].profile is None
 
 
 def test_wide_gamut_profile_is_valid() -> None:
@@ -342,3 +342,53 @@ def test_overlapping_exif_values_take_little_memory() -> None:
     block = exif.from_tiff(data.ljust(size + 8, b"\0"))
     assert block is not None
     assert size < len(block) < 2 * size
+
+
+GEO = ((33550, "d", 3, (0.5, 0.25, 0.0)), (33922, "d", 6, (2.0, 4.0, 0.0, 444720.0, 3751320.0, 0.0)))
+GEO = (*GEO, (34735, "H", 4, (1, 1, 0, 0)))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_geotiff_tags_are_kept_and_scaled(dip: Dip, tmp_path: Path, order: str) -> None:
+    source = tmp_path / "x.tif"
+    tifffile.imwrite(source, DEEP, photometric="rgb", extratags=[(*tag, True) for tag in GEO], byteorder=order)
+    assert dip.quick("denoise", source).exit_code == 0
+    assert dip.quick("superres", source, "--scale", 2, "-o", tmp_path / "y.tif").exit_code == 0
+    for name, scale, place in (("x.denoised", (0.5, 0.25), (2, 4)), ("y", (0.25, 0.125), (4, 8))):
+        with tifffile.TiffFile(tmp_path / f"{name}.tif") as file:
+            tags = file.pages.first.tags
+            assert tags[33550].value == (*scale, 0)
+            assert tags[33922].value == (*place, 0, 444720, 3751320, 0)
+            assert tags[34735].value == (1, 1, 0, 0)
+    assert "calibration" in dip.quick("denoise", source, "-o", tmp_path / "z.png").stderr
+
+
+def test_calibration_of_a_single_image_is_kept_and_scaled(dip: Dip, tmp_path: Path) -> None:
+    source = tmp_path / "x.tif"
+    tifffile.imwrite(source, DEEP[..., 0], imagej=True, resolution=(200 / 13, 8), metadata={"unit": "um"})
+    assert dip.quick("superres", source, "--scale", 2, "-o", tmp_path / "y.tif").exit_code == 0
+    with tifffile.TiffFile(tmp_path / "y.tif") as file:
+        assert file.imagej_metadata["unit"] == "um"
+        x, y = (file.pages.first.tags[code].value for code in (282, 283))
+    assert (x[0] / x[1], y[0] / y[1]) == pytest.approx((400 / 13, 16))
+
+
+def test_resolution_of_a_microscope_is_kept() -> None:
+    """A million pixels per centimetre are more than a photograph's limit."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, DEEP, photometric="rgb", resolution=(1e6, 1e6), resolutionunit="centimeter")
+    image = images.decode(file.getvalue())
+    doubled = image.with_pixels(np.repeat(np.repeat(image.pixels, 2, axis=1), 2, axis=2))
+    for changed, expected in ((image, 1_000_000), (doubled, 2_000_000)):
+        with tifffile.TiffFile(io.BytesIO(images.encode(changed, ".tif"))) as again:
+            tags = again.pages.first.tags
+            assert (tags[282].value, tags[296].value) == ((expected, 1), 3)
+
+
+def test_name_of_the_file_in_ome_xml_is_forgotten() -> None:
+    """Programs read the samples of the file that is named there."""
+    xml = b'<OME><TiffData IFD="0"><UUID FileName="x.ome.tif">urn:uuid:1</UUID></TiffData></OME>'
+    file = io.BytesIO()
+    tifffile.imwrite(file, DEEP, photometric="rgb", metadata=None, description=xml)
+    with tifffile.TiffFile(io.BytesIO(images.encode(images.decode(file.getvalue()), ".tif"))) as again:
+        assert again.pages.first.description == xml.decode().replace(' FileName="x.ome.tif"', "")

@@ -725,3 +725,16 @@ def test_a_file_system_without_locks_is_accepted(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(files.FileLock, "acquire", refuse(errno.ENOSPC))
     with pytest.raises(DipError, match="No space"), files.lock_paths(tmp_path / "a.png"):
         pass
+
+
+def test_format_of_the_results_of_a_folder(dip: Dip, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.bmp"):
+        iio.imwrite(tmp_path / "in" / name, np.zeros((20, 24, 3), np.uint8))
+    how = ("denoise", tmp_path / "in", "-o", tmp_path / "out", "--format", "tif")
+    assert dip.quick(*how).exit_code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_file()} >= {"a.tif", "b.tif"}
+    assert "0 restored, 0 failed, 2 skipped" in dip.quick(*how).stderr
+    wrong = dip.quick("denoise", tmp_path / "in", "-o", tmp_path / "other", "--format", "xyz")
+    assert wrong.exit_code == 1
+    assert "cannot be written as .xyz" in wrong.stderr

@@ -209,6 +209,7 @@ def _make_batch(task: Task, given: dict[str, Any], typed: set[str]) -> Batch:
     from dipcli.networks import architecture
     from dipcli.records.job import Job
     from dipcli.runs.batches.batch import lay_out
+    from dipcli.runs.batches.stacks import unfold
 
     architecture(settings.network)
     template = Job(
@@ -229,7 +230,7 @@ def _make_batch(task: Task, given: dict[str, Any], typed: set[str]) -> Batch:
     batch = lay_out(template, arguments, output)
     if batch.several and (outputs.run_dir or outputs.uncertainty or given["reference"]):
         raise UsageError("--run-dir, --uncertainty and --reference are for one image: name one, or leave them out.")
-    return batch
+    return unfold(batch)
 
 
 def _choose_scheduler(task: Task, text: str | None, batch: Batch) -> Scheduler | None:

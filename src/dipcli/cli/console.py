@@ -41,6 +41,7 @@ def restore(
     The scheduler restores several images at a time in place of this process.
     """
     from dipcli.cli.progress import displays
+    from dipcli.runs.batches.stacks import join_stacks
 
     display = displays.choose(quiet=quiet)
     explain = display.note if verbose else lambda _text: None
@@ -48,12 +49,13 @@ def restore(
         display.note(remark)
     fates = ["not started"] * len(batch.entries)
     outcomes: list[Outcome] = []
-    for outcome in _restore(batch, resume, scheduler, batch_size, display, explain):
+    for outcome in join_stacks(batch, _restore(batch, resume, scheduler, batch_size, display, explain)):
         outcomes.append(outcome)
-        fates[outcome.number - 1] = outcome.fate
+        if outcome.error or fates[outcome.number - 1] == "not started":  # a stack has the number of its last page
+            fates[outcome.number - 1] = outcome.fate
         display.show_failures(fates.count("failed"))
         _report(outcome, display, explain)
-        if outcome.started and (as_json or not (outcome.error or outcome.skipped)):
+        if outcome.started and not outcome.part and (as_json or not (outcome.error or outcome.skipped)):
             print_result(outcome.output, outcome.to_json(), as_json=as_json)
     if batch.several:
         _write_index(batch, outcomes, display)

@@ -8,6 +8,7 @@ from dipcli.images.formats import (
     find_writable,
     formats,
     has_image_suffix,
+    open_stack,
     register_format,
 )
 from dipcli.images.image import MIN_SIDE, Image, from_array
@@ -15,6 +16,6 @@ from dipcli.images.raster import Raster
 
 __all__ = [
     "DEFAULT_SUFFIXES", "MIN_SIDE", "Format", "Image", "Raster", "check", "decode", "default_suffix", "encode",
-    "encode_preview", "find_writable", "formats", "from_array", "has_image_suffix", "read", "register_format",
-    "to_image", "write",
+    "encode_preview", "find_writable", "formats", "from_array", "has_image_suffix", "open_stack", "read",
+    "register_format", "to_image", "write",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dipcli import files
 from dipcli.errors import DipError, first_line
-from dipcli.images import exif, png
+from dipcli.images import png
 from dipcli.images.formats import find_writable, formats
 from dipcli.images.image import MIN_SIDE, Image, from_array
 from dipcli.images.raster import Raster, check_size
@@ -88,6 +88,7 @@ def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Image:
         resolution=raster.resolution,
         png_colour=raster.png_colour,
         xmp=raster.xmp,
+        tags=raster.tags,
         remarks=remarks,
         file=data,
     )
@@ -128,8 +129,10 @@ def encode_preview(image: Image) -> bytes:
 
 def _to_raster(image: Image) -> Raster:
     samples = image.array()
-    block = exif.upright(image.exif, samples.shape[1::-1]) if image.exif else None
-    return Raster(samples, 1, image.profile, block, image.resolution, image.png_colour, image.xmp)
+    height, width = samples.shape[:2]
+    before = (height, width) if image.samples is None else image.samples.shape
+    raster = Raster(samples, 1, image.profile, image.exif, image.resolution, image.png_colour, image.xmp, image.tags)
+    return raster.resized((width / before[1], height / before[0]))
 
 
 def write(data: bytes, path: Path) -> None:

@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 
 from dipcli.errors import DipError
-from dipcli.images import codecs, pillow, png, tiff
+from dipcli.images import codecs, pillow, png, stacks, tiff
 from dipcli.images.image import Image
 from dipcli.images.raster import Raster
+from dipcli.images.stacks import Stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class Format:
         keeps: the metadata that it can hold: names of attributes of `Image`, of `METADATA`.
         max_side: in pixels; None for no limit.
         max_exif_bytes: None for no limit.
+        open_stack: opens a file of several images; returns None for a file of one.
         default: whether results without a given name are written in it: in the first such format that can hold them.
     """
 
@@ -51,6 +53,7 @@ class Format:
     keeps: tuple[str, ...] = ()
     max_side: int | None = None
     max_exif_bytes: int | None = None
+    open_stack: Callable[[Path], Stack | None] | None = None
     default: bool = False
 
     def find_obstacle(self, image: Image) -> str | None:
@@ -95,25 +98,25 @@ def _boxes(*brands: bytes) -> tuple[bytes, ...]:
 
 METADATA = {
     "profile": "colour profile", "exif": "EXIF", "xmp": "XMP", "resolution": "resolution",
-    "png_colour": "colour chunks (cICP, gAMA, cHRM)",
+    "png_colour": "colour chunks (cICP, gAMA, cHRM)", "tags": "calibration (ImageJ, OME, GeoTIFF)",
 }  # fmt: skip
-ALL_BUT_PNG = ("profile", "exif", "xmp", "resolution")
+USUAL = ("profile", "exif", "xmp", "resolution")
 EXPORT = "export it as TIFF or PNG"
 # Recognised from top to bottom, and in this order preferred for results.
 FORMATS = (
     Format(
         name="PNG", suffixes=(".png",), signatures=(png.SIGNATURE,), read=png.read, write=png.write,
-        dtypes=("uint8", "uint16"), alpha=True, keeps=tuple(METADATA), max_side=1_000_000, default=True,
+        dtypes=("uint8", "uint16"), alpha=True, keeps=(*USUAL, "png_colour"), max_side=1_000_000, default=True,
     ),
     Format(
         name="TIFF", suffixes=(".tif", ".tiff"), signatures=tiff.SIGNATURES, read=tiff.read, write=tiff.write,
-        dtypes=("uint8", "uint16", "float32"), max_channels=None, alpha=True, keeps=ALL_BUT_PNG,
-        default=True,
+        dtypes=("uint8", "uint16", "float32"), max_channels=None, alpha=True,
+        keeps=(*USUAL, "tags"), open_stack=stacks.open_tiff, default=True,
     ),
     Format(
         name="JPEG", suffixes=(".jpg", ".jpeg"), signatures=(b"\xff\xd8\xff",), read=codecs.read_jpeg,
         write=partial(pillow.write, kind="JPEG", quality=95, subsampling=0),
-        lossless=False, keeps=ALL_BUT_PNG, max_side=65_500, max_exif_bytes=65_533,
+        lossless=False, keeps=USUAL, max_side=65_500, max_exif_bytes=65_533,
     ),
     Format(
         name="WebP", suffixes=(".webp",), signatures=(b"RIFF",), read=partial(pillow.read, kind="WEBP"),
@@ -164,6 +167,7 @@ FORMATS = (
     ),
 )  # fmt: skip
 DEFAULT_SUFFIXES = tuple(row.suffixes[0] for row in FORMATS if row.default)  # of results without a given name
+SIGNATURE_BYTES = 256  # more than any has
 _registered: dict[str, Format] = {}
 
 
@@ -201,8 +205,20 @@ def find_writable(suffix: str, image: Image | None = None) -> Format:
 
 
 def default_suffix(image: Image) -> str:
-    """Return the suffix of the first default format that can hold the image: .png, else .tif."""
-    return next(row.suffixes[0] for row in formats() if row.default and not row.find_obstacle(image))
+    """Return the suffix of the default format that can hold the image: that of its file, else the first."""
+    able = [row for row in formats() if row.default and not row.find_obstacle(image)]
+    return next((row for row in able if (image.file or b"").startswith(row.signatures)), able[0]).suffixes[0]
+
+
+def open_stack(path: Path) -> Stack | None:
+    """Open a file as a stack; None if it holds one image, or is not of a format of stacks, or is damaged."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(SIGNATURE_BYTES)
+        row = next(row for row in formats() if head.startswith(row.signatures))
+        return row.open_stack(path) if row.open_stack else None
+    except Exception:  # noqa: BLE001 - reading the image will say what is wrong
+        return None
 
 
 def has_image_suffix(path: Path) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipcli.errors import DipError
+from dipcli.images.calibration import Tags
 
 MIN_SIDE = 16  # pixels
 MAX_CHANNELS = 256  # an array with more has its axes in another order
@@ -28,6 +29,7 @@ class Image:
         resolution: horizontal and vertical, in pixels per inch.
         png_colour: the colour chunks of a PNG file.
         xmp: XMP packet.
+        tags: tags of a TIFF file.
         remarks: sentences for the user about what was not read as it is in the file.
         file: the bytes it was read from; None for an image made in memory.
         samples: the file's colours, shape (H, W, C).
@@ -43,6 +45,7 @@ class Image:
     resolution: tuple[float, float] | None = None
     png_colour: bytes = b""
     xmp: bytes | None = None
+    tags: Tags | None = None
     remarks: tuple[str, ...] = ()
     file: bytes | None = None
     samples: NDArray[Any] | None = None

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dipcli.errors import DipError
 from dipcli.images import exif
+from dipcli.images.calibration import Tags
 
 # The same limit for every format, so that a small file that declares a huge image takes no memory. It is ten times
 # the size of a good camera's photographs.
@@ -33,6 +34,7 @@ class Raster:
         resolution: horizontal and vertical, in pixels per inch.
         png_colour: the gAMA, cHRM, sRGB and cICP chunks of a PNG file.
         xmp: XMP packet.
+        tags: tags of a TIFF file.
         remarks: sentences for the user about what was not read as it is in the file.
     """
 
@@ -43,6 +45,7 @@ class Raster:
     resolution: tuple[float, float] | None = None
     png_colour: bytes = b""
     xmp: bytes | None = None
+    tags: Tags | None = None
     remarks: tuple[str, ...] = ()
 
     def upright(self) -> Raster:
@@ -53,6 +56,14 @@ class Raster:
         samples = np.flip(self.samples.swapaxes(0, 1) if transposed else self.samples, flipped)
         xmp = XMP_ORIENTATION.sub(rb"\g<1>1", self.xmp) if self.xmp else None
         return replace(self, samples=samples, orientation=1, exif=block, resolution=resolution, xmp=xmp)
+
+    def resized(self, factors: tuple[float, float]) -> Raster:
+        """Adapt the metadata to samples whose width and height have grown by factors."""
+        height, width = self.samples.shape[:2]
+        block = exif.upright(self.exif, (width, height)) if self.exif else None
+        tags = None if self.tags is None else self.tags.adapt(factors, (width, height))
+        resolution = self.resolution and (self.resolution[0] * factors[0], self.resolution[1] * factors[1])
+        return replace(self, exif=block, resolution=resolution, tags=tags)
 
 
 def check_size(width: int, height: int, channels: int = 1) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tifffile
@@ -15,13 +16,15 @@ from tifffile import COMPRESSION, PHOTOMETRIC
 
 from dipcli.errors import DipError
 from dipcli.images import exif, pillow
+from dipcli.images.calibration import DESCRIPTION, KEPT, Tags, forget_name
 from dipcli.images.raster import Raster, check_size, valid_resolution
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CODES = ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, XMP, ICC_PROFILE = (
     274, 282, 283, 296, 700, 34675,
 )  # fmt: skip
-UNITS_PER_INCH = {2: 1.0, 3: 2.54}  # by resolution unit
+INCH = 2
+UNITS_PER_INCH = {INCH: 1.0, 3: 2.54}  # by resolution unit
 DEPTHS = (8, 16, 32, 64)
 COLOURS = 3
 PLAIN = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB)
@@ -36,48 +39,111 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # errors are ra
 
 
 def read(data: bytes) -> Raster:
-    """Decode a file.
+    """Decode a file of one page.
 
     Raises:
         DipError: if the image is too large, has several pages, is truncated, or cannot be read without loss.
         Exception: of any type, if the file is damaged.
     """
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page: Any = file.pages.first
-        check_size(page.imagewidth, page.imagelength, page.samplesperpixel * page.imagedepth)
-        if page.is_tiled:
-            check_size(page.tilewidth, page.tilelength, page.samplesperpixel * page.tiledepth)
-        others: list[Any] = [other for other in file.pages if other is not page]
-        if pages := sum(not other.subfiletype & REDUCED for other in others):
-            raise DipError(f"The file has {1 + pages} pages: extract the one to restore.")
-        _check_complete(page, len(data))
-        tags = {code: tag.value for code in CODES if (tag := page.tags.get(code))}
-        samples, orientation = _samples(page), tags.get(ORIENTATION, 1)
-    profile = tags.get(ICC_PROFILE) if isinstance(tags.get(ICC_PROFILE), bytes) else None
-    raster = Raster(samples, orientation, profile) if samples is not None else pillow.read(data, "TIFF")
-    # Pillow may have applied orientation and profile.
-    xmp = tags.get(XMP) if isinstance(tags.get(XMP), bytes) else None
-    return replace(raster, exif=exif.from_tiff(data), resolution=_resolution(tags), xmp=xmp)
+        if (count := len(list_pages(file)) * count_planes(file)) > 1:
+            raise DipError(f"The file has {count} pages: dip restores them from a file that is named; or extract one.")
+        raster = read_page(file.pages.first, len(data))
+        if raster is None:
+            tags = read_tags(file.pages.first)
+            raster = replace(pillow.read(data, "TIFF"), resolution=_resolution(tags), tags=tags)
+    return replace(
+        raster, exif=exif.from_tiff(data), tags=raster.tags.of_one_page() if raster.tags is not None else None
+    )
+
+
+def list_pages(file: tifffile.TiffFile) -> list[Any]:
+    """The pages but those that show another one at a smaller size."""
+    return [page for number, page in enumerate(file.pages) if not number or not page.subfiletype & REDUCED]  # type: ignore[union-attr]
+
+
+def count_planes(file: tifffile.TiffFile) -> int:
+    """The number of images that a page holds: more than one in files of ImageJ and tifffile without further pages."""
+    if len(file.pages) > 1 or not (file.is_imagej or file.is_shaped):
+        return 1
+    return math.prod(file.series[0].shape) // math.prod(file.pages.first.shape)
+
+
+def read_page(page: Any, size: int, samples: NDArray[Any] | None = None) -> Raster | None:
+    """Decode a page of a file of this many bytes; None if Pillow has to. The samples may be known already.
+
+    Raises:
+        DipError: if it is too large, truncated, or cannot be read without loss.
+    """
+    check_size(page.imagewidth, page.imagelength, page.samplesperpixel * page.imagedepth)
+    if page.is_tiled:
+        check_size(page.tilewidth, page.tilelength, page.samplesperpixel * page.tiledepth)
+    if samples is None:
+        _check_complete(page, size)
+        samples = _samples(page)
+    if samples is None:
+        return None
+    values = {code: tag.value for code in CODES if (tag := page.tags.get(code))}
+    profile, xmp = (value if isinstance(value := values.get(code), bytes) else None for code in (ICC_PROFILE, XMP))
+    tags = read_tags(page)
+    return Raster(samples, values.get(ORIENTATION, 1), profile, None, _resolution(tags), xmp=xmp, tags=tags)
+
+
+def read_tags(page: Any) -> Tags:
+    """Read what the page says about the image."""
+    entries = []
+    for tag in page.tags:
+        if tag.code not in KEPT or tag.code in (exif.PHOTO, exif.GPS):
+            continue
+        with contextlib.suppress(Exception):  # a damaged tag does not matter to the pixels
+            code, kind, count, value, *_ = tag.astuple()
+            numbers = tag.value if isinstance(tag.value, tuple) else None
+            if code == DESCRIPTION:
+                value = forget_name(value)
+                count = len(value)
+            entries.append((code, int(kind), count, numbers or value))
+    resolution, unit = None, INCH
+    with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
+        (x, per_x), (y, per_y) = (page.tags[code].value for code in (X_RESOLUTION, Y_RESOLUTION))
+        resolution = (x / per_x, y / per_y)
+        unit = int(page.tags[RESOLUTION_UNIT].value)
+    return Tags(page.parent.byteorder, tuple(entries), None if resolution == (1, 1) else resolution, unit)
 
 
 def write(raster: Raster) -> bytes:
     """Encode a file, uncompressed."""
-    samples = raster.samples
+    file = io.BytesIO()
+    tifffile.imwrite(file, raster.samples, byteorder=byte_order(raster), **list_options(raster))
+    return exif.to_tiff(file.getvalue(), raster.exif) if raster.exif else file.getvalue()
+
+
+def byte_order(raster: Raster) -> Literal["<", ">"]:
+    """The byte order that the metadata need."""
+    if raster.exif:
+        return exif.byte_order(raster.exif)
+    return ">" if raster.tags is not None and raster.tags.order == ">" else "<"
+
+
+def list_options(raster: Raster) -> dict[str, Any]:
+    """How tifffile is to write a page."""
+    samples, tags = raster.samples, raster.tags
     channels = samples.shape[2] if samples.ndim > 2 else 1  # noqa: PLR2004 - height, width, channels
     options: dict[str, Any] = {"metadata": None, "software": False, "iccprofile": raster.profile}
     options["photometric"] = "rgb" if channels in (COLOURS, COLOURS + 1) else "minisblack"
-    options["byteorder"] = exif.byte_order(raster.exif) if raster.exif else "<"
     if channels > 1:
         options["planarconfig"] = "contig"
     if channels in (2, COLOURS + 1):
         options["extrasamples"] = ["unassalpha"]
-    if raster.xmp:
-        options["extratags"] = [(XMP, "B", len(raster.xmp), raster.xmp, True)]
-    if raster.resolution:
+    extra: list[Any] = [(XMP, "B", len(raster.xmp), raster.xmp, True)] if raster.xmp else []
+    if tags is not None and tags.order == byte_order(raster):
+        extra += [(*entry, True) for entry in tags.entries if entry[0] != DESCRIPTION]
+        options["description"] = tags.description.rstrip(b"\0") or None
+    options["extratags"] = extra
+    if tags is not None and tags.resolution:
+        options |= {"resolution": tags.resolution, "resolutionunit": tags.unit}
+    elif raster.resolution:
         options |= {"resolution": raster.resolution, "resolutionunit": "inch"}
-    file = io.BytesIO()
-    tifffile.imwrite(file, samples, **options)
-    return exif.to_tiff(file.getvalue(), raster.exif) if raster.exif else file.getvalue()
+    return options
 
 
 def _check_complete(page: Any, length: int) -> None:
@@ -124,11 +190,9 @@ def _unpremultiply(samples: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([colours.astype(samples.dtype), samples[..., -1:]], axis=2)
 
 
-def _resolution(tags: dict[int, Any]) -> tuple[float, float] | None:
-    scale = UNITS_PER_INCH.get(tags.get(RESOLUTION_UNIT, 2))
-    if scale is None or not {X_RESOLUTION, Y_RESOLUTION} <= tags.keys():
+def _resolution(tags: Tags) -> tuple[float, float] | None:
+    """The resolution in pixels per inch; None if it is in other units, or there is none."""
+    scale = UNITS_PER_INCH.get(tags.unit)
+    if scale is None or not tags.resolution:
         return None
-    try:
-        return valid_resolution(*(scale * above / below for above, below in (tags[X_RESOLUTION], tags[Y_RESOLUTION])))
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
+    return valid_resolution(scale * tags.resolution[0], scale * tags.resolution[1])

@@ -46,6 +46,10 @@ class Job:
         paths = {name: Path(value) for name, value in named.items() if isinstance(value, str | Path)}
         return {name: path for name, path in paths.items() if images.has_image_suffix(path)}
 
+    def result_suffixes(self) -> tuple[str, ...]:
+        """The suffixes that a result without a given name may have."""
+        return (f".{self.outputs.format.lstrip('.').lower()}",) if self.outputs.format else images.DEFAULT_SUFFIXES
+
     def output_stem(self) -> Path:
         """The default path of the result without the suffix, which depends on the image."""
         stem = self.stem or self.source.stem
@@ -59,7 +63,15 @@ class Job:
         settings = {name: value for name, value in self.given.items() if name not in WHERE}
         snapshots = {"snapshot_every": self.outputs.snapshot_every, "snapshot_at": self.outputs.snapshot_at}
         compare = {"compare": True} if self.outputs.compare else {}
-        request = {"preset": self.preset, **settings, **snapshots, **compare, "arguments": dict(self.arguments)}
+        named = {name: value for name in ("pages", "format") if (value := getattr(self.outputs, name))}
+        request = {
+            "preset": self.preset,
+            **settings,
+            **snapshots,
+            **compare,
+            **named,
+            "arguments": dict(self.arguments),
+        }
         plain: dict[str, Any] = json.loads(json.dumps(request, default=str))
         return plain
 

@@ -38,7 +38,8 @@ def default_output(job: Job, image: Image) -> Path:
     if job.folder is not None:
         files.make_folder(job.folder)
     stem = job.output_stem()
-    return stem.with_name(stem.name + images.default_suffix(image))
+    suffix = job.result_suffixes()[0] if job.outputs.format else images.default_suffix(image)
+    return stem.with_name(stem.name + suffix)
 
 
 def run_folder(outputs: Outputs, output: Path) -> Path | None:

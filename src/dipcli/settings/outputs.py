@@ -24,6 +24,13 @@ class Outputs:
     overwrite: Annotated[
         bool, OptionInfo("Allow the output to replace the input; of several images, restore finished ones again.")
     ] = False
+    pages: Annotated[
+        str | None, OptionInfo("Pages of a stack to restore, from 1: 3-10 or 1,5,7-9. Default: all of them.")
+    ] = None
+    format: Annotated[
+        str | None,
+        OptionInfo("Format of results without a given name: png, tif, ... Default: tif for TIFF, else png."),
+    ] = None
     run_dir: Annotated[
         str | None,
         OptionInfo("Folder for log, snapshots and run record. Default: <output stem>.dip.", group=WRITTEN),
@@ -63,10 +70,27 @@ class Outputs:
         check_fields(self)
         self.snapshot_iterations()
         self.checkpoint_interval()
+        self.page_numbers(1)
         if self.no_run_dir and (self.run_dir or self.snapshot_every or self.snapshot_at):
             raise UsageError("--no-run-dir cannot be combined with --run-dir or snapshots: drop one of them.")
         if self.no_run_dir and (self.checkpoint_every or self.keep_checkpoint):
             raise UsageError("--no-run-dir cannot be combined with checkpoints: drop one of them.")
+
+    def page_numbers(self, count: int) -> list[int]:
+        """Return the pages of `--pages`, of a stack of this many, from 1 and in the order of the stack.
+
+        Raises:
+            UsageError: if it is not a list of pages.
+        """
+        if self.pages is None:
+            return list(range(1, count + 1))
+        numbers: set[int] = set()
+        for part in self.pages.split(","):
+            first, _, last = part.partition("-")
+            if not (first.strip().isdecimal() and (last.strip() or first).isdecimal() and int(first) >= 1):
+                raise UsageError(f"--pages {self.pages} is not a list of pages: use 3-10 or 1,5,7-9.")
+            numbers |= set(range(int(first), min(int(last or first), count) + 1))
+        return sorted(number for number in numbers if number <= count)
 
     def checkpoint_interval(self) -> float:
         """Return `--checkpoint-every` in seconds."""

@@ -11,11 +11,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from dipcli import files
 from dipcli.errors import DipError, UsageError
-from dipcli.images import DEFAULT_SUFFIXES, has_image_suffix, pillow
+from dipcli.images import find_writable, has_image_suffix, pillow
 from dipcli.records.job import Job
 from dipcli.records.resume import InterruptedRun
 from dipcli.records.run_record import RunRecord
 from dipcli.runs.batches.sources import Source, find_earlier_result, gather, stems
+from dipcli.runs.batches.stack_job import StackJob
 from dipcli.runs.interrupt import Interrupt, NotStartedError
 from dipcli.runs.run import restore
 
@@ -40,6 +41,7 @@ class Batch:
     output: Path | None = None  # the folder for the results; None for beside the images
     passed: tuple[Path, ...] = ()  # files that were found but whose names are not those of images
     results: tuple[Path, ...] = ()  # images that were named, but are where the result of another one goes
+    stacks: tuple[StackJob, ...] = ()  # files of which several of the images are pages
 
     @property
     def remarks(self) -> list[str]:
@@ -67,6 +69,7 @@ class Outcome:
     skipped: str = ""  # why nothing was done; empty if something was
     ended_by: signal.Signals | None = None  # the signal that ended the run and the batch
     number: int = 1  # of the image in the batch, from 1
+    part: bool = False  # whether it is a page of a stack
     started: bool = True  # False if a signal ended the batch before anything was known about the image
     worker: str = ""  # which of several workers restored it; empty for this process
     notes: tuple[str, ...] = ()  # messages of that worker
@@ -95,6 +98,8 @@ def lay_out(like: Job, arguments: list[Path], output: str | None) -> Batch:
         UsageError: if two results would go to one file, or `-o` cannot take several results.
         DipError: if there is no image.
     """
+    if like.outputs.format:
+        find_writable(f".{like.outputs.format.lstrip('.')}")
     place = None if output is None else Path(output)
     found = gather(arguments, like.task.name, place)
     if not found.images:
@@ -106,7 +111,9 @@ def lay_out(like: Job, arguments: list[Path], output: str | None) -> Batch:
         _check_folder(like, arguments, output, len(found.images))
     entries = _make_entries(like, found.images, folder)
     sources = {
-        os.path.abspath(f"{job.output_stem()}{suffix}"): job.source for job, _ in entries for suffix in DEFAULT_SUFFIXES
+        os.path.abspath(f"{job.output_stem()}{suffix}"): job.source
+        for job, _ in entries
+        for suffix in job.result_suffixes()
     }
 
     def is_result(path: Path) -> bool:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from dipcli.errors import DipError, UsageError
-from dipcli.images import DEFAULT_SUFFIXES, has_image_suffix
+from dipcli.images import has_image_suffix
 from dipcli.records.job import Job
 from dipcli.records.run_files import LOG, RECORD
 from dipcli.records.run_record import RunRecord, read_record
@@ -140,7 +140,7 @@ def find_earlier_result(job: Job) -> EarlierResult | None:
         return EarlierResult(record.output, record, SAME_OPTIONS if same else OTHER_OPTIONS)
     if (folder / LOG).exists() and not job.outputs.no_run_dir:  # the run was killed
         return None
-    for output in (stem.with_name(stem.name + suffix) for suffix in DEFAULT_SUFFIXES):
+    for output in (stem.with_name(stem.name + suffix) for suffix in job.result_suffixes()):
         if not os.path.isfile(output):
             continue
         if all(path.stat().st_mtime <= output.stat().st_mtime for path in job.input_files()):
