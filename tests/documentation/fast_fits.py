@@ -2,8 +2,8 @@
 
 Every command is parsed, checked, planned, fitted and written as usual. After a task has made and checked its settings,
 iterations and warm-up are capped and the time budget is cut; a network chosen by name gets fewer channels per level;
-the companion has one stage of few patches. Three functions are patched for this: `Task.settings`,
-`networks.architecture` and `companion.choose_stages`.
+the companion has one stage of few patches. Four functions are patched for this: `Task.settings`,
+`networks.architecture`, `companion.choose_stages` and `filling.companion.choose_steps`.
 """
 
 from __future__ import annotations
@@ -65,10 +65,16 @@ def limit_stages(_choose_stages: Callable[[float], Any]) -> Callable[[float], An
     return choose_cheap_stage
 
 
+def limit_steps(_choose_steps: Callable[[], Any]) -> Callable[[], Any]:
+    """Replace `filling.companion.choose_steps` by one that chooses a single cheap step."""
+    return lambda: limit_stages(lambda _level: None)(0.0)[0]
+
+
 # By module: the object that holds the function, the function's name, and its wrapper.
 PATCHES: dict[str, Callable[[ModuleType], tuple[Any, str, Callable[..., Any]]]] = {
     "dipcli.tasks.registry": lambda module: (module.Task, "settings", cap_iterations),
     "dipcli.problem.companion": lambda module: (module, "choose_stages", limit_stages),
+    "dipcli.problem.filling.companion": lambda module: (module, "choose_steps", limit_steps),
     "dipcli.networks.build": lambda module: (module, "architecture", cap_channels),
 }
 

@@ -77,6 +77,10 @@ SMALLER_VALUES: dict[str, dict[str, tuple[str | None, Callable[[str], str]]]] = 
         "--images": ("f16", lambda names: names.split(",")[0]),
         "--noise": ("smooth07-10", str),
     },
+    "inpainting.py": {
+        "--images": ("house", lambda _: "house"),
+        "--missing": (None, lambda fractions: fractions.split(",")[0]),
+    },
     "speed.py": {
         "--sizes": (None, divided(8, 64)),
         "--iterations": ("1", lambda _: "1"),

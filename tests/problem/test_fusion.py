@@ -67,7 +67,7 @@ def test_a_companion_that_sees_the_pixel_gets_more_where_the_pixel_counts() -> N
 
 def test_a_window_of_the_companion_sees_the_pixels_around_it() -> None:
     pixels = np.random.default_rng(0).random((1, 120, 120), dtype=np.float32)
-    companion = NonLocalCompanion(pixels, NoiseModel(0.01))
+    companion = NonLocalCompanion(pixels=pixels, noise=NoiseModel(0.01))
     part = companion.window(slice(50, 90), slice(0, 40))
     assert part().shape == (1, 40, 40)
     assert part.pixels.shape == (1, 110, 80)
@@ -79,7 +79,7 @@ def test_held_out_pixels_are_not_in_the_companion() -> None:
     weight[10, 10] = 0
     changed = pixels.copy()
     changed[:, 10, 10] = 0.99
-    first, second = (NonLocalCompanion(values, NoiseModel(0.01))(weight) for values in (pixels, changed))
+    first, second = (NonLocalCompanion(pixels=values, noise=NoiseModel(0.01))(weight) for values in (pixels, changed))
     assert torch.equal(first, second)
 
 

@@ -106,7 +106,8 @@ def fresh_prior(problem: Problem, settings: Settings) -> Prior:
 def _fuse_with_companion(problem: Problem, fitted: Problem, mean: Tensor) -> tuple[Tensor, float | None]:
     """Return the mean of the fits, fused with the companion, and its share; the mean itself if nothing was held out.
 
-    The companion is made again, with the held-out pixels.
+    The companion is made again, with the held-out pixels. Where pixels are missing these matter, which are like the
+    held-out ones: no estimate has seen them.
 
     Args:
         problem: the whole measurement.
@@ -119,7 +120,8 @@ def _fuse_with_companion(problem: Problem, fitted: Problem, mean: Tensor) -> tup
     blind, companion = fitted.visible_companion(), problem.visible_companion()
     if blind is None or companion is None:
         return mean, None
-    share = find_share(mean, blind, problem.measured, heldout.to(mean), companion)
+    seen = companion if problem.weight is None else None
+    share = find_share(mean, blind, problem.measured, heldout.to(mean), seen)
     return fuse(mean, companion, share), share
 
 

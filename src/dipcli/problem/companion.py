@@ -1,9 +1,10 @@
-"""The companion of a fit to independent noise: the non-local ridge estimate."""
+"""The companion of a fit: another estimate of the image; to independent noise the non-local ridge estimate."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from dipcli.problem.independent.level import STRONG_LEVEL
 from dipcli.problem.prefilter import fill_unknown
@@ -42,20 +43,20 @@ def choose_stages(level: float) -> tuple[Stage, ...]:
     )
 
 
-@dataclass(frozen=True)
-class NonLocalCompanion:
-    """The non-local ridge estimate of a noisy image.
+@dataclass(frozen=True, kw_only=True)
+class Companion(ABC):
+    """An estimate of an image from patches in the neighbourhood of each.
 
     Attributes:
-        pixels: the noisy image, shape (C, H, W), values 0..1.
-        noise: its noise.
+        pixels: the measured image, shape (C, H, W), values 0..1.
+        known: its pixels that were measured, shape (H, W); None for all.
         inside: rows and columns to return, None for all; the estimate also sees the pixels around them.
         device: where it is computed and returned; the CPU when None. For MPS it is computed on the CPU: PyTorch lacked
             the inverse of a Cholesky factor there until 2026.
     """
 
     pixels: NDArray[np.float32]
-    noise: NoiseModel
+    known: NDArray[np.bool_] | None = None
     inside: tuple[slice, slice] | None = None
     device: torch.device | None = None
 
@@ -64,16 +65,21 @@ class NonLocalCompanion:
         """Memory that it takes to compute."""
         return BLOCK_BYTES + BYTES_PER_VALUE * self.pixels.size
 
-    def window(self, rows: slice, columns: slice) -> NonLocalCompanion:
+    def window(self, rows: slice, columns: slice) -> Self:
         """Return the companion of a window of the image."""
         outer = [slice(max(0, part.start - MARGIN), part.stop + MARGIN) for part in (rows, columns)]
         inside = [
             slice(part.start - around.start, part.stop - around.start)
             for part, around in zip((rows, columns), outer, strict=True)
         ]
-        return replace(self, pixels=self.pixels[:, outer[0], outer[1]], inside=(inside[0], inside[1]))
+        return replace(
+            self,
+            pixels=self.pixels[:, outer[0], outer[1]],
+            known=None if self.known is None else self.known[outer[0], outer[1]],
+            inside=(inside[0], inside[1]),
+        )
 
-    def to(self, device: torch.device) -> NonLocalCompanion:
+    def to(self, device: torch.device) -> Self:
         """Return the companion that is computed on a device."""
         return replace(self, device=device)
 
@@ -84,17 +90,35 @@ class NonLocalCompanion:
             weight: pixels of weight 0 are not used; broadcastable to the part that is returned, None for ones.
         """
         import numpy as np
+
+        inside = self.inside or (slice(None), slice(None))
+        known = np.ones(self.pixels.shape[1:], dtype=bool) if self.known is None else self.known.copy()
+        if weight is not None:
+            part = self.pixels[:, inside[0], inside[1]]
+            known[inside] &= (weight.expand(part.shape) > 0).all(dim=0).cpu().numpy()
+        device = None if self.device and self.device.type == "mps" else self.device
+        return self.estimate(known, device)[:, inside[0], inside[1]].to(self.device)
+
+    @abstractmethod
+    def estimate(self, known: NDArray[np.bool_], device: torch.device | None) -> Tensor:
+        """Return the estimate of the whole from the known pixels, (H, W)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NonLocalCompanion(Companion):
+    """The non-local ridge estimate of a noisy image.
+
+    Attributes:
+        noise: its noise.
+    """
+
+    noise: NoiseModel
+
+    def estimate(self, known: NDArray[np.bool_], device: torch.device | None) -> Tensor:
+        """Return the estimate; unknown pixels are first filled from their neighbours."""
         import torch
 
         from dipcli.problem.ridge import estimate_by_ridge
 
-        device = None if self.device and self.device.type == "mps" else self.device
-        pixels, known = self.pixels, None
-        inside = (slice(None), *(self.inside or (slice(None), slice(None))))
-        if weight is not None:
-            mask = np.ones(pixels.shape[1:], dtype=bool)
-            mask[inside[1:]] = (weight.expand(pixels[inside].shape) > 0).all(dim=0).cpu().numpy()
-            pixels, known = fill_unknown(pixels, mask), torch.from_numpy(mask).to(device)
-        noisy = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
-        estimate = estimate_by_ridge(noisy, self.noise.variance, choose_stages(self.noise.typical_level), known)
-        return estimate[inside].to(self.device)
+        noisy, mask = (torch.from_numpy(part).to(device) for part in (fill_unknown(self.pixels, known), known))
+        return estimate_by_ridge(noisy, self.noise.variance, choose_stages(self.noise.typical_level), mask)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -97,9 +98,9 @@ class KeepKnown:
         """From (C, H, W) to the same shape, on the device of the image."""
         return torch.where(self.known.to(image.device), self.pixels.to(image), image)
 
-    def window(self, rows: slice, columns: slice) -> KeepKnown:
+    def window(self, rows: slice, columns: slice) -> Self:
         """Return the same for a window of the image."""
-        return KeepKnown(self.pixels[:, rows, columns], self.known[:, rows, columns])
+        return replace(self, pixels=self.pixels[:, rows, columns], known=self.known[:, rows, columns])
 
 
 def resample(pixels: NDArray[np.float32], after: Size, kernel: Kernel) -> NDArray[np.float32]:

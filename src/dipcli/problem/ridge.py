@@ -17,7 +17,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -99,8 +99,25 @@ def blur(image: Tensor, sigma: float) -> Tensor:
 def _estimate(noisy: Tensor, variances: Tensor, pilot: Tensor | None, step: RidgeStep) -> Tensor:
     """Return one step's estimate; the first channel finds the similar patches for all."""
     total, total_weight = torch.zeros_like(noisy), torch.zeros_like(noisy)
-    height, width = noisy.shape[1:]
-    rows, columns = (_choose_starts(side - step.patch + 1, step.stride) for side in (height, width))
+    for inside, starts in split_into_blocks(noisy.shape[1:], step):
+        sums, weights = _estimate_block(
+            noisy[inside], variances[inside], None if pilot is None else pilot[inside], starts, step
+        )
+        total[inside] += sums
+        total_weight[inside] += weights
+    return total / total_weight
+
+
+def split_into_blocks(
+    size: tuple[int, ...], step: RidgeStep
+) -> Iterator[tuple[tuple[slice, slice, slice], tuple[Tensor, Tensor]]]:
+    """Yield parts of an image (C, H, W), with the first rows and columns of the patches to estimate in each.
+
+    Args:
+        size: (H, W).
+        step: of the estimate. The parts overlap by its window.
+    """
+    rows, columns = (_choose_starts(side - step.patch + 1, step.stride) for side in size)
     per_block = BLOCK_SIDE // step.stride
     margin = step.window // 2
     for block_rows in torch.split(rows, per_block):
@@ -108,16 +125,7 @@ def _estimate(noisy: Tensor, variances: Tensor, pilot: Tensor | None, step: Ridg
             top, left = (max(0, int(starts[0]) - margin) for starts in (block_rows, block_columns))
             bottom, right = (int(starts[-1]) + margin + step.patch for starts in (block_rows, block_columns))
             inside = (slice(None), slice(top, bottom), slice(left, right))
-            sums, weights = _estimate_block(
-                noisy[inside],
-                variances[inside],
-                None if pilot is None else pilot[inside],
-                (block_rows - top, block_columns - left),
-                step,
-            )
-            total[inside] += sums
-            total_weight[inside] += weights
-    return total / total_weight
+            yield inside, (block_rows - top, block_columns - left)
 
 
 def _estimate_block(
@@ -168,13 +176,14 @@ def solve_ridge(model: Tensor, variances: Tensor, *, noisy: bool) -> Tensor:
     return theta
 
 
-def find_similar(image: Tensor, starts: tuple[Tensor, Tensor], step: RidgeStep) -> Tensor:
+def find_similar(image: Tensor, starts: tuple[Tensor, Tensor], step: RidgeStep, *, ordered: bool = False) -> Tensor:
     """Return the k nearest patches to each patch that starts at these rows and columns.
 
     Args:
         image: (H, W).
         starts: rows and columns of the first pixels of the patches.
         step: side, k and window.
+        ordered: whether the nearest must be first.
 
     Returns:
         Positions, row times (W - patch + 1) plus column of the first pixel, shape (patches, k).
@@ -192,7 +201,7 @@ def find_similar(image: Tensor, starts: tuple[Tensor, Tensor], step: RidgeStep) 
         over_rows = (sum_rows @ squares.flatten(1)).view(-1, step.window, width)
         distances[:, shift] = over_rows @ sum_columns.T
     distances[:, margin, margin] = -1  # itself
-    nearest = distances.flatten(1, 2).mT.topk(step.count, largest=False, sorted=False).indices
+    nearest = distances.flatten(1, 2).mT.topk(step.count, largest=False, sorted=ordered).indices
     row = rows[:, None, None] + nearest // step.window - margin
     column = columns[:, None] + nearest % step.window - margin
     return (row * (width - side + 1) + column).flatten(0, 1)

@@ -46,8 +46,8 @@ class Settings:
     fusion: Annotated[
         Literal["auto", "none"],
         OptionInfo(
-            "auto: denoise combines the fit with a non-local estimate of the same image; held-out pixels, or the noise "
-            "level where neighbours share it, tell how much of each. none: the fit alone."
+            "auto: denoise and inpaint combine the fit with a non-local estimate of the same image; held-out pixels, "
+            "or the noise level where neighbours share it, tell how much of each. none: the fit alone."
         ),
     ] = "auto"
     runs: Annotated[

@@ -161,7 +161,7 @@ def denoise(
     companion, finish = None, identity
     if fusion == "auto" and filterable and min(pixels.shape[1:]) >= MIN_SIDE:
         model = fit_noise_model(pixels, noise.level if noise and sigma == "auto" else max_level / FULL_SCALE)
-        companion = NonLocalCompanion(pixels, model)
+        companion = NonLocalCompanion(pixels=pixels, noise=model)
         finish = UndoClipping(model)
     problem = Problem(
         measured=torch.from_numpy(pixels),

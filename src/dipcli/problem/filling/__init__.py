@@ -1,0 +1,1 @@
+"""Missing pixels estimated from similar patches: the companion of `dip inpaint`."""
