@@ -208,6 +208,15 @@ def test_the_companion_is_computed_on_the_cpu_for_mps(monkeypatch: pytest.Monkey
     assert seen == [CPU]
 
 
+@pytest.mark.gpu
+def test_the_companion_of_a_gpu_is_that_of_the_cpu() -> None:
+    pixels = noisy(scene(64, 70)).transpose(2, 0, 1).astype(np.float32) / 255
+    companion = NonLocalCompanion(pixels, fit_noise_model(pixels, 0.1))
+    there = companion.to(CUDA)()
+    assert there.device.type == "cuda"
+    assert float((there.cpu() - companion()).abs().mean()) < 1e-3
+
+
 def test_the_noise_is_the_same_on_every_device() -> None:
     given = Settings(seed=3, reg_noise=0.1)
     code = torch.zeros(1, 2, 8, 8)

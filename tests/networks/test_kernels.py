@@ -16,7 +16,8 @@ from torch.nn import functional
 from dipcli.fitting.engine import fit
 from dipcli.fitting.machine.memory import keep_freed
 from dipcli.networks import build, layers
-from dipcli.networks.kernels import banded, channelwise, norm, upsampled
+from dipcli.networks.grouped import group_networks
+from dipcli.networks.kernels import banded, channelwise, norm, pointwise, upsampled
 from dipcli.problem import Problem
 from dipcli.settings import Settings
 
@@ -94,6 +95,30 @@ def test_repeated_blocks_multiply_like_the_whole_matrix(
     assert torch.allclose(out[:, : len(matrix)], matrix @ values, atol=1e-5)
 
 
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
+def test_a_matrix_product_is_a_1x1_convolution(inputs: int, outputs: int, rows: int, columns: int) -> None:
+    weight = random_image(inputs * outputs, 1, 1).detach().reshape(outputs, inputs, 1, 1).requires_grad_()
+    bias = torch.randn(outputs, dtype=torch.double, requires_grad=True)
+    assert_equal_with_gradients(
+        pointwise.convolve, functional.conv2d, random_image(inputs, rows, columns), weight, bias
+    )
+
+
+def test_a_1x1_convolution_is_a_product_in_fp32_and_for_a_single_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[torch.dtype] = []
+    monkeypatch.setattr(pointwise, "convolve", lambda *a, of=pointwise.convolve: (calls.append(a[0].dtype), of(*a))[1])
+    layer = layers.convolution(4, 6, 1, "reflection")
+    x = random_image(4, 8, 9).detach().float().contiguous(memory_format=torch.channels_last)
+    plain = functional.conv2d(x, layer.weight, layer.bias)
+    torch.testing.assert_close(layer(x), plain)
+    assert calls == [torch.float32]
+    layer(x.contiguous())
+    layer.double()(x.double())
+    group_networks([layer.float()] * 2)(torch.cat([x, x], dim=1))
+    assert layers.convolution(4, 6, 1, "zero", stride=2)(x).shape == (1, 6, 4, 5)
+    assert len(calls) == 1
+
+
 @given(st.integers(2, 20), st.integers(2, 20), st.sampled_from(["bilinear", "nearest"]))
 def test_a_norm_before_upsampling_equals_a_norm_after(height: int, width: int, mode: str) -> None:
     def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -108,20 +133,27 @@ def test_a_norm_before_upsampling_equals_a_norm_after(height: int, width: int, m
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 5, 16, 20])
 @pytest.mark.parametrize("height", [5, 32])
-def test_the_norm_of_few_channels_equals_pytorch_s(channels: int, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(norm, "MIN_VALUES", 0)
-
+def test_the_norm_of_few_channels_equals_pytorch_s(channels: int, height: int) -> None:
     def plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return functional.batch_norm(x, None, None, weight, bias, training=True, eps=EPS)
 
     weight, bias = torch.randn(2, channels, dtype=torch.double).requires_grad_()
     assert_equal_with_gradients(
-        lambda x, weight, bias: norm.batch_norm(x, weight, bias, EPS),
+        lambda x, weight, bias: upsampled.batch_norm(x, weight, bias, EPS, "nearest"),
         plain,
         random_image(channels, height, 7),
         weight,
         bias,
     )
+
+
+def test_the_norm_of_few_channels_is_used_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norm, "MIN_VALUES", 0)
+    monkeypatch.setattr(upsampled, "batch_norm", lambda *_: "ours")
+    x = random_image(4, 8, 9).detach()
+    used = [norm.batch_norm(x.to(dtype), torch.ones(4), torch.zeros(4), EPS) for dtype in (torch.bfloat16, torch.float)]
+    assert used[0] == "ours"
+    assert isinstance(used[1], Tensor)
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
@@ -179,8 +211,7 @@ def test_gradients_equal_finite_differences(monkeypatch: pytest.MonkeyPatch) -> 
     check = torch.autograd.gradcheck
     assert check(lambda x, w, s: upsampled.convolve(x, w, s * 1, "bilinear", "reflection"), (x, weight, start))
     assert check(lambda x, f, b: upsampled.batch_norm(x, f, b, EPS, "bilinear"), (x, factor, bias))
-    monkeypatch.setattr(norm, "MIN_VALUES", 0)
-    assert check(lambda x, f, b: norm.batch_norm(x, f, b, EPS), (x, factor, bias))
+    assert check(lambda x, f, b: upsampled.batch_norm(x, f, b, EPS, "nearest"), (x, factor, bias))
     assert check(lambda x, f, b: norm.batch_norm_leaky_relu(x * 1, f, b, EPS, NEGATIVE_SLOPE), (x, factor, bias))
 
 

@@ -128,7 +128,7 @@ def test_the_network_equals_the_published_one_layer_by_layer(
         hooks = [
             module.register_forward_hook(lambda module, _x, _y: order.append(module))
             for module in network.modules()
-            if (type(module).__module__.startswith("torch.nn") or isinstance(module, nn.BatchNorm2d))
+            if (type(module).__module__.startswith("torch.nn") or isinstance(module, nn.BatchNorm2d | nn.Conv2d))
             and not list(module.children())
             and not isinstance(module, silent)
         ]
@@ -140,7 +140,7 @@ def test_the_network_equals_the_published_one_layer_by_layer(
     def describe(layer: nn.Module) -> tuple[object, ...]:
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             shape = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride)
-            return (type(layer).__name__, *shape, layer.bias is not None)
+            return ("convolution", layer.transposed, *shape, layer.bias is not None)
         if isinstance(layer, nn.BatchNorm2d | nn.InstanceNorm2d):
             return ("norm", layer.num_features, layer.eps, layer.affine)
         names = ("negative_slope", "scale_factor", "mode", "kernel_size", "stride")

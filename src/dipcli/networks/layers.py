@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dipcli.networks.kernels import norm, upsampled
+from dipcli.networks.kernels import norm, pointwise, upsampled
 
 # From these output channels and pixels on, convolving before upsampling is faster. Below, the many small steps take
 # longer than they save.
@@ -115,11 +115,24 @@ class BatchNorm(nn.BatchNorm2d):
         return y
 
 
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution, where possible by the kernel in `kernels/pointwise.py`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (1, C, H, W) to (1, C', H, W)."""
+        if x.device.type == "cpu" and x.dtype == torch.float32 and self.groups == 1 and _is_channels_last(x):
+            return pointwise.convolve(x, self.weight, self.bias)
+        y: Tensor = super().forward(x)
+        return y
+
+
 def convolution(inputs: int, outputs: int, kernel: int, pad: str, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:
     """Return a convolution that keeps the size, or divides it by the stride, with an odd kernel side.
 
     It has `inputs` channels of x and `outputs` of y; the padding is reflection or zero.
     """
+    if kernel == stride == 1:
+        return Pointwise(inputs, outputs, 1, bias=bias)
     mode: Literal["reflect", "zeros"] = "reflect" if pad == "reflection" and kernel > 1 else "zeros"
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, padding_mode=mode, bias=bias)
 
@@ -141,10 +154,14 @@ def activation(channels: int) -> tuple[nn.Module, nn.Module]:
 
 def _is_faster_before_upsampling(x: Tensor, convolution: nn.Conv2d) -> bool:
     """Return whether to apply a level's convolution before upsampling: see `kernels/upsampled.py`."""
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     wide = convolution.out_channels >= MIN_UPSAMPLED_CHANNELS
     large = x.shape[2] * x.shape[3] >= MIN_UPSAMPLED_PIXELS
-    return x.device.type == "cpu" and channels_last and convolution.groups == 1 and wide and large
+    return x.device.type == "cpu" and _is_channels_last(x) and convolution.groups == 1 and wide and large
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """Return whether the layout is channels last, and not the plain one too."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _apply(layers: Iterable[nn.Module], x: Tensor) -> Tensor:

@@ -87,7 +87,9 @@ class Skip(Architecture):
 
     def build(self, inputs: int, shape: tuple[int, int, int], pad: str) -> nn.Module:
         """Return the levels, a 1x1 convolution to the image's channels and a sigmoid."""
-        return nn.Sequential(self._build_level(0, inputs, pad), nn.Conv2d(self.channels[0], shape[0], 1), nn.Sigmoid())
+        return nn.Sequential(
+            self._build_level(0, inputs, pad), convolution(self.channels[0], shape[0], 1, pad), nn.Sigmoid()
+        )
 
     def _build_level(self, level: int, inputs: int, pad: str) -> nn.Module:
         """Return a level and all below it, from `inputs` channels to its own."""

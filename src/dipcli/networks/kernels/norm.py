@@ -1,7 +1,7 @@
 """Batch norm for few channels; batch norm and LeakyReLU in one step that keeps one tensor instead of two.
 
-`batch_norm` applies on the CPU to channels-last tensors of at least 2^16 values whose number of channels is not a
-multiple of 16; `batch_norm_leaky_relu`, to channels-last tensors of at least 2^24 values; else plain PyTorch is used.
+`batch_norm` applies on the CPU in bf16 to channels-last tensors of at least 2^16 values whose number of channels is not
+a multiple of 16; `batch_norm_leaky_relu`, to channels-last tensors of at least 2^24 values; else plain PyTorch is used.
 
 The second follows Rota Bulo, Porzi, Kontschieder, "In-Place Activated BatchNorm for Memory-Optimized Training of DNNs",
 CVPR 2018: the output overwrites the input, and the backward pass starts by inverting the activation.
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from dipcli.networks.kernels import upsampled
 
-FAST_CHANNELS = 16  # PyTorch's norm is three times as slow for channels that are not a multiple of this,
+FAST_CHANNELS = 16  # PyTorch's norm in bf16 is three times as slow for channels that are not a multiple of this,
 MIN_VALUES = 2**16  # which is noticeable from tensors of this size on
 MIN_VALUES_IN_PLACE = 2**24  # from this size on the memory is worth a backward pass slower than that of two layers
 BLOCK_VALUES = 2**19  # values processed at a time, so that intermediate results stay in the processor's cache
@@ -82,8 +82,8 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
     From (1, C, H, W) to the same shape; weight and bias have shape (C,).
     """
-    slow = x.shape[1] % FAST_CHANNELS and x.numel() >= MIN_VALUES and x.device.type == "cpu"
-    if not slow or not x.is_contiguous(memory_format=torch.channels_last):
+    slow = x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.shape[1] % FAST_CHANNELS
+    if not slow or x.numel() < MIN_VALUES or not x.is_contiguous(memory_format=torch.channels_last):
         return functional.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
     return upsampled.batch_norm(x, weight, bias, eps, "nearest")  # repeated pixels have the same mean and variance
 
