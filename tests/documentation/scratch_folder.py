@@ -13,6 +13,7 @@ from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
+import tifffile
 import torch
 import typer
 from documentation.pages import ROOT
@@ -61,7 +62,10 @@ def write_image(path: Path, seed: int = 0) -> None:
     else:
         clean = re.search("clean|true|GT|flash|large", path.name)
         pixels = scene(SIDE, SIDE) if clean else noisy(scene(SIDE, SIDE), seed=seed)
-    iio.imwrite(path, pixels)
+    if "stack" in path.name:
+        tifffile.imwrite(path, np.stack(4 * [pixels]), photometric="rgb")
+    else:
+        iio.imwrite(path, pixels)
 
 
 @cache

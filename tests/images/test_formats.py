@@ -48,7 +48,8 @@ def test_from_array_and_array_are_inverse(dtype: type) -> None:
 
 
 def list_layouts(row: images.Format) -> list[tuple[int, ...]]:
-    layouts: list[tuple[int, ...]] = [(), (3,), *([(2,), (4,)] if row.alpha else [])]
+    layouts: list[tuple[int, ...]] = [(), *([] if row.max_channels == 1 else [(3,)])]
+    layouts += [(2,), (4,)] if row.alpha else []
     return layouts if row.max_channels else [*layouts, (5,)]
 
 

@@ -1,4 +1,4 @@
-"""What a TIFF file says about the image beside its samples, and what changes in it when the image changes its size."""
+"""What TIFF and FITS files say about the image beside its samples, and what of it changes with the image's size."""
 
 from __future__ import annotations
 
@@ -104,3 +104,26 @@ def _describe(text: bytes, factors: tuple[float, float], size: tuple[int, int], 
 def forget_name(text: bytes) -> bytes:
     """Remove the name of its own file from the XML of OME: programs would read the samples of that file."""
     return FILE_NAME.sub(b"", text) if len(set(FILE_NAME.findall(text))) == 1 else text
+
+
+def scale_header(header: bytes, factors: tuple[float, float]) -> bytes:
+    """Scale the world coordinates of a FITS header, and pixel sizes, to an image that has grown by factors.
+
+    The centre of the first pixel is 1, its edge 1/2.
+
+    Source:
+        Greisen & Calabretta 2002, Representations of world coordinates in FITS.
+    """
+    from astropy.io.fits import Header  # noqa: PLC0415 - an extra; there is no header without it
+
+    if factors == (1, 1) or not header:
+        return header
+    changed = Header.fromstring(header.decode())
+    for axis, factor in enumerate(factors, start=1):
+        for card in [card for card in changed.cards if isinstance(card.value, int | float)]:
+            if re.fullmatch(rf"CRPIX{axis}[A-Z]?", card.keyword):
+                changed[card.keyword] = (card.value - 0.5) * factor + 0.5
+            elif re.fullmatch(rf"(CDELT{axis}|CD\d_{axis})[A-Z]?|{'XY'[axis - 1]}PIXSZ", card.keyword):
+                changed[card.keyword] = card.value / factor
+    scaled: bytes = changed.tostring().encode()
+    return scaled

@@ -16,7 +16,7 @@ from dipcli.errors import DipError, first_line
 from dipcli.images import png
 from dipcli.images.formats import find_writable, formats
 from dipcli.images.image import MIN_SIDE, Image, from_array
-from dipcli.images.raster import Raster, check_size
+from dipcli.images.raster import METADATA_FIELDS, Raster, check_size
 
 
 def read(path: Path, *, span: tuple[float, float] | None = None) -> tuple[Image, bytes]:
@@ -81,14 +81,10 @@ def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Image:
     profile, remarks = raster.profile, raster.remarks
     if profile and profile[16:20] != (b"GRAY" if len(image.pixels) == 1 else b"RGB "):
         profile, remarks = None, (*remarks, "its colour profile is not for such an image: it is left out")
+    metadata = {name: getattr(raster, name) for name in METADATA_FIELDS} | {"profile": profile}
     return replace(
         image,
-        profile=profile,
-        exif=raster.exif,
-        resolution=raster.resolution,
-        png_colour=raster.png_colour,
-        xmp=raster.xmp,
-        tags=raster.tags,
+        **metadata,
         remarks=remarks,
         file=data,
     )
@@ -131,8 +127,8 @@ def _to_raster(image: Image) -> Raster:
     samples = image.array()
     height, width = samples.shape[:2]
     before = (height, width) if image.samples is None else image.samples.shape
-    raster = Raster(samples, 1, image.profile, image.exif, image.resolution, image.png_colour, image.xmp, image.tags)
-    return raster.resized((width / before[1], height / before[0]))
+    metadata = {name: getattr(image, name) for name in METADATA_FIELDS}
+    return Raster(samples, **metadata).resized((width / before[1], height / before[0]))
 
 
 def write(data: bytes, path: Path) -> None:

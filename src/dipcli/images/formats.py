@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from dipcli.errors import DipError
-from dipcli.images import codecs, pillow, png, stacks, tiff
+from dipcli.images import codecs, fits, pillow, png, stacks, tiff
 from dipcli.images.image import Image
 from dipcli.images.raster import Raster
 from dipcli.images.stacks import Stack
@@ -99,6 +99,7 @@ def _boxes(*brands: bytes) -> tuple[bytes, ...]:
 METADATA = {
     "profile": "colour profile", "exif": "EXIF", "xmp": "XMP", "resolution": "resolution",
     "png_colour": "colour chunks (cICP, gAMA, cHRM)", "tags": "calibration (ImageJ, OME, GeoTIFF)",
+    "fits_header": "FITS header",
 }  # fmt: skip
 USUAL = ("profile", "exif", "xmp", "resolution")
 EXPORT = "export it as TIFF or PNG"
@@ -112,6 +113,11 @@ FORMATS = (
         name="TIFF", suffixes=(".tif", ".tiff"), signatures=tiff.SIGNATURES, read=tiff.read, write=tiff.write,
         dtypes=("uint8", "uint16", "float32"), max_channels=None, alpha=True,
         keeps=(*USUAL, "tags"), open_stack=stacks.open_tiff, default=True,
+    ),
+    Format(
+        name="FITS", suffixes=(".fits", ".fit", ".fts"), signatures=fits.SIGNATURES, read=fits.read, write=fits.write,
+        dtypes=("uint8", "uint16", "float32"), max_channels=1, keeps=("fits_header",), open_stack=stacks.open_fits,
+        default=True,
     ),
     Format(
         name="JPEG", suffixes=(".jpg", ".jpeg"), signatures=(b"\xff\xd8\xff",), read=codecs.read_jpeg,

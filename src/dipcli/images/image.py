@@ -30,6 +30,7 @@ class Image:
         png_colour: the colour chunks of a PNG file.
         xmp: XMP packet.
         tags: tags of a TIFF file.
+        fits_header: the cards of a FITS file.
         remarks: sentences for the user about what was not read as it is in the file.
         file: the bytes it was read from; None for an image made in memory.
         samples: the file's colours, shape (H, W, C).
@@ -46,6 +47,7 @@ class Image:
     png_colour: bytes = b""
     xmp: bytes | None = None
     tags: Tags | None = None
+    fits_header: bytes = b""
     remarks: tuple[str, ...] = ()
     file: bytes | None = None
     samples: NDArray[Any] | None = None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dipcli.errors import DipError
 from dipcli.images import exif
-from dipcli.images.calibration import Tags
+from dipcli.images.calibration import Tags, scale_header
 
 # The same limit for every format, so that a small file that declares a huge image takes no memory. It is ten times
 # the size of a good camera's photographs.
@@ -19,6 +19,7 @@ MAX_PIXELS = 250_000_000
 MAX_SAMPLES = 4 * MAX_PIXELS  # colours and alpha
 MAX_PIXELS_PER_INCH = 65535
 XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:>|\s*=\s*[\"']))\d")
+METADATA_FIELDS = ("profile", "exif", "resolution", "png_colour", "xmp", "tags", "fits_header")  # of `Image` too
 TOO_LARGE = f"is larger than the limit of {MAX_PIXELS // 10**6} megapixels: make it smaller first."
 
 
@@ -35,6 +36,7 @@ class Raster:
         png_colour: the gAMA, cHRM, sRGB and cICP chunks of a PNG file.
         xmp: XMP packet.
         tags: tags of a TIFF file.
+        fits_header: the cards of a FITS file.
         remarks: sentences for the user about what was not read as it is in the file.
     """
 
@@ -46,6 +48,7 @@ class Raster:
     png_colour: bytes = b""
     xmp: bytes | None = None
     tags: Tags | None = None
+    fits_header: bytes = b""
     remarks: tuple[str, ...] = ()
 
     def upright(self) -> Raster:
@@ -63,7 +66,8 @@ class Raster:
         block = exif.upright(self.exif, (width, height)) if self.exif else None
         tags = None if self.tags is None else self.tags.adapt(factors, (width, height))
         resolution = self.resolution and (self.resolution[0] * factors[0], self.resolution[1] * factors[1])
-        return replace(self, exif=block, resolution=resolution, tags=tags)
+        header = scale_header(self.fits_header, factors)
+        return replace(self, exif=block, resolution=resolution, tags=tags, fits_header=header)
 
 
 def check_size(width: int, height: int, channels: int = 1) -> None:

@@ -11,7 +11,7 @@ import tifffile
 
 from dipcli import files
 from dipcli.errors import DipError
-from dipcli.images import tiff
+from dipcli.images import fits, tiff
 from dipcli.images.raster import Raster
 
 BIG_BYTES = 2**32 - 2**25  # from here TIFF needs positions of 64 bits
@@ -46,6 +46,12 @@ class Stack:
             raise DipError(f"page {number + 1}: {error}") from error
         except Exception as error:
             raise DipError(f"page {number + 1} cannot be read ({error}): check the file.") from error
+
+
+def open_fits(path: Path) -> Stack | None:
+    """Open a FITS cube; None for a single image."""
+    count = fits.count_planes(path)
+    return Stack(count, ".fits", fits.Planes(path), fits.write_planes) if count > 1 else None
 
 
 def open_tiff(path: Path) -> Stack | None:

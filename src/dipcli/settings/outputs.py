@@ -29,7 +29,7 @@ class Outputs:
     ] = None
     format: Annotated[
         str | None,
-        OptionInfo("Format of results without a given name: png, tif, ... Default: tif for TIFF, else png."),
+        OptionInfo("Format of results without a name: png, tif, ... Default: tif for TIFF, fits for FITS, else png."),
     ] = None
     run_dir: Annotated[
         str | None,
