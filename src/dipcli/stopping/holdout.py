@@ -104,7 +104,8 @@ class HoldOut(Rule):
             verdict = Verdict(True, reason, criterion, index, patience_left=self.patience)
             return verdict, replace(state, least=error, best_iteration=step.number, criterion=criterion)
         reason = None if patience_left else f"the held-out pixels were not predicted better for {waited} iterations"
-        verdict = Verdict(stop=reason, criterion=criterion, patience_left=patience_left)
+        # Equal errors are those of the companion alone: the latest fit has learned most.
+        verdict = Verdict(error == state.least, reason, criterion, index, patience_left=patience_left)
         return verdict, replace(state, criterion=criterion)
 
     def _fuse(self, average: Tensor, state: _HoldOutState) -> Tensor:
