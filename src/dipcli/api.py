@@ -135,7 +135,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
             events=tuple(event for run in result.runs for event in run.fit.events),
             measures=to_builtins(measured),
             files=case.render() if case.render else {},
-            uncertainty=deviation.map(result, case.known) if deviation else None,
+            uncertainty=deviation.map(result, case.known, case.origin) if deviation else None,
             fusion=result.share,
         )
 

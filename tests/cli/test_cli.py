@@ -105,6 +105,7 @@ def test_an_earlier_run_in_the_same_place_leaves_no_traces(dip: Dip, noisy_png: 
 
 
 OWN: dict[str, list[object]] = {
+    "deblur": ["--kernel", "motion:5:30"],
     "inpaint": ["--mask", "mask.png"],
     "superres": ["--scale", 2],
     "flash": ["--guide", "truth.png"],

@@ -21,7 +21,7 @@ PACKAGE = str(Path(dipcli.__file__).parent.parent)
     ("words", "expected"),
     [
         (["dip", "do"], ["doctor"]),
-        (["dip", "de"], ["dejpeg", "denoise"]),
+        (["dip", "de"], ["deblur", "dejpeg", "denoise"]),
         (["dip", "denoise", "--pre"], ["--preset", "--precision"]),
         (["dip", "denoise", "--preset", ""], ["fast", "balanced", "best", "paper"]),
         (["dip", "superres", "--preset", "b"], ["balanced", "best"]),

@@ -72,6 +72,10 @@ SMALLER_VALUES: dict[str, dict[str, tuple[str | None, Callable[[str], str]]]] = 
         # A package that may not be used commercially is not installed.
         "--methods": (None, lambda names: names.replace("cbm3d,", "")),
     },
+    "deblurring.py": {
+        "--images": ("house", lambda names: names.split(",")[0]),
+        "--kernels": ("motion:5:0", str),
+    },
     "real.py": {
         "--sets": ("made", lambda _: "made"),
         "--images": ("f16", lambda names: names.split(",")[0]),

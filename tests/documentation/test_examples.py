@@ -36,12 +36,12 @@ def small(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def deblur_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+def sharpen_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     declared = registry.tasks()  # imports those of the package, which are declared once
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    import deblur
+    import sharpen
 
-    yield deblur
+    yield sharpen
     registry.DECLARED.clear()
     registry.DECLARED.update(declared)
 
@@ -58,24 +58,24 @@ def test_notebook_restores_an_image(small: Path) -> None:
     assert "the loss fell" in out
 
 
-def test_deblur_is_a_command_with_every_option(small: Path, tmp_path: Path) -> None:
-    out = run_script("deblur.py", "deblur", small, "--width", 1, "--iters", 3, "--json", "-q")
-    assert '"task": "deblur"' in out
+def test_sharpen_is_a_command_with_every_option(small: Path, tmp_path: Path) -> None:
+    out = run_script("sharpen.py", "sharpen", small, "--width", 1, "--iters", 3, "--json", "-q")
+    assert '"task": "sharpen"' in out
     assert '"width": 1.0' in out
-    assert (tmp_path / "small.deblurred.dip" / "run.json").exists()
-    help_text = run_script("deblur.py", "deblur", "--help")
+    assert (tmp_path / "small.sharpened.dip" / "run.json").exists()
+    help_text = run_script("sharpen.py", "sharpen", "--help")
     assert "--width" in help_text
     assert "--iters" in help_text
 
 
-def test_deblur_operator_keeps_the_mean_and_is_linear(deblur_module: object) -> None:
-    blur = deblur_module.blur  # type: ignore[attr-defined]
+def test_sharpen_operator_keeps_the_mean_and_is_linear(sharpen_module: object) -> None:
+    blur = sharpen_module.blur  # type: ignore[attr-defined]
     x, y = torch.rand(2, 3, 20, 24)
     assert torch.allclose(blur(2 * x - y, 1.5), 2 * blur(x, 1.5) - blur(y, 1.5), atol=1e-5)
     assert torch.allclose(blur(torch.full((1, 20, 20), 0.3), 1.5), torch.full((1, 20, 20), 0.3))
 
 
-@pytest.mark.parametrize("name", ["deblur.py", "settled.py", "notebook.py", "ablation.py"])
+@pytest.mark.parametrize("name", ["sharpen.py", "settled.py", "notebook.py", "ablation.py"])
 def test_examples_import_only_from_dipcli_itself(name: str) -> None:
     source = (EXAMPLES / name).read_text()
     assert "from dipcli import" in source

@@ -121,7 +121,9 @@ def _fuse_with_companion(problem: Problem, fitted: Problem, mean: Tensor) -> tup
     if blind is None or companion is None:
         return mean, None
     seen = companion if problem.weight is None else None
-    share = find_share(mean, blind, problem.measured, heldout.to(mean), seen)
+    images = (mean, blind) if seen is None else (mean, blind, seen)
+    predicted, by_blind, *by_seen = (problem.operator(image) for image in images)
+    share = find_share(predicted, by_blind, problem.measured, heldout.to(mean), *by_seen)
     return fuse(mean, companion, share), share
 
 

@@ -38,7 +38,7 @@ def find_share(
     """Return the share of the fit, 0..1, with which the fused image is best.
 
     Args:
-        fit: f, shape (C, H, W), as all.
+        fit: f, shape (C, H, W), as all; if the operator is not the identity, the measurements that it makes of them.
         companion: h.
         measured: the measurement y.
         weight: w, weights of the pixels that neither f nor h has seen; 0 for all others. Broadcastable.

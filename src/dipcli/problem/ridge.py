@@ -80,7 +80,7 @@ def estimate_by_ridge(
     for stage in stages:
         brightness = smooth if estimate is None else from_opponent(estimate)
         variances = torch.einsum("oc,chw->ohw", mixing**2, variance(brightness).expand_as(noisy))
-        estimate = torch.stack([_estimate(opponent, variances, estimate, step) for step in stage]).mean(0)
+        estimate = torch.stack([estimate_step(opponent, variances, estimate, step) for step in stage]).mean(0)
         if known is not None:
             opponent = torch.where(known, opponent, estimate)
     return noisy if estimate is None else from_opponent(estimate)
@@ -96,8 +96,15 @@ def blur(image: Tensor, sigma: float) -> Tensor:
     return smooth[:, 0]
 
 
-def _estimate(noisy: Tensor, variances: Tensor, pilot: Tensor | None, step: RidgeStep) -> Tensor:
-    """Return one step's estimate; the first channel finds the similar patches for all."""
+def estimate_step(noisy: Tensor, variances: Tensor, pilot: Tensor | None, step: RidgeStep) -> Tensor:
+    """Return one step's estimate, shape (C, H, W).
+
+    Args:
+        noisy: y; similar patches are searched in its first channel.
+        variances: of the noise, of the same shape.
+        pilot: X, of the same shape, in which the patches are searched then; None for step 1.
+        step: its parameters.
+    """
     total, total_weight = torch.zeros_like(noisy), torch.zeros_like(noisy)
     for inside, starts in split_into_blocks(noisy.shape[1:], step):
         sums, weights = _estimate_block(

@@ -151,7 +151,8 @@ class RunRecord(
         # Not msgspec's own JSON: it refuses paths that are not UTF-8.
         text = json.dumps(msgspec.to_builtins(self, enc_hook=str))
         plain: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
-        return {name: value for name, value in plain.items() if value or name not in ABSENT_IF_EMPTY}
+        empty = (None, "", [], {})
+        return {name: value for name, value in plain.items() if name not in ABSENT_IF_EMPTY or value not in empty}
 
     @classmethod
     def from_json(cls, data: object) -> RunRecord:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from dipcli import files, images
 from dipcli.problem import metrics
@@ -66,8 +67,9 @@ class Metrics:
             return
         problem, reference = self.problem, self.reference
         if step.tile:
-            problem = step.tile.problem
-            reference = None if reference is None else reference[:, step.tile.place.rows, step.tile.place.columns]
+            fitted_whole = reference is not None and reference.shape[1:] == problem.shape[1:]  # else it has a margin
+            problem, place = step.tile.problem, step.tile.place
+            reference = reference[:, place.rows, place.columns] if reference is not None and fitted_whole else None
         name, value = verdict.criterion or (None, None)
         row: Row = dict.fromkeys(COLUMNS) | {
             "iteration": step.number,
@@ -106,6 +108,10 @@ def measure_result(
 ) -> dict[str, Any]:
     """Measure a restored image, (C, H, W); return the fields of the run record that say how good it is."""
     image = torch.from_numpy(restored).to(meter.problem.measured.device)
+    if any(case.origin):  # a margin was cut off: the border is repeated in its place
+        (top, left), (height, width) = case.origin, case.problem.shape[1:]
+        bottom, right = height - top - restored.shape[1], width - left - restored.shape[2]
+        image = functional.pad(image, (left, right, top, bottom), mode="replicate")
     found: dict[str, Any] = {"psnr_noisy": _finite(meter.measurement_psnr(image))}
     if truth is not None:
         found |= reference_fields(measure_against_truth(case, restored, truth))

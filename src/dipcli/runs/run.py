@@ -106,7 +106,7 @@ def restore(
             recording.preview.end()
         record = make_record(plan, data, result, found, finished=ended_by is None)
         results.write_record(record)
-        record = results.write_uncertainty(record, lambda: uncertainty.map(result, plan.case.known))
+        record = results.write_uncertainty(record, lambda: uncertainty.map(result, plan.case.known, plan.case.origin))
         record = results.write_record(record, written)
         if recording.checkpoints and not ended_by and not job.outputs.keep_checkpoint:
             recording.checkpoints.end()

@@ -79,19 +79,22 @@ class Uncertainty:
         for name in vars(self):
             setattr(self, name, seen[name])
 
-    def map(self, runs: Runs, known: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+    def map(
+        self, runs: Runs, known: NDArray[np.bool_] | None = None, origin: tuple[int, int] = (0, 0)
+    ) -> NDArray[np.float32]:
         """Return the uncertainty of each pixel of the result, shape (H, W), in units of the image's range.
 
         The variances of tiles are blended as the tiles are; that of a tile that needed no fit is 0, and so is that of
-        known pixels, (H, W), which are returned unchanged.
+        known pixels, (H, W), which are returned unchanged. The fitted image may be larger, as a JPEG's whole blocks
+        are; the result starts at its row and column `origin`.
         """
-        height, width = runs.image.shape[-2:]  # the fitted image may be larger, as a JPEG's whole blocks are
+        (top, left), (height, width) = origin, runs.image.shape[-2:]
         if self.places:
             parts = ((place, self._variance(runs, number)) for number, place in self.places.items())
-            total = tiling.blend((1, height, width), parts)
+            total = tiling.blend((1, *runs.average.shape[-2:]), parts)
         else:
             total = self._variance(runs, NO_TILE)
-        values: NDArray[np.float32] = total[0].sqrt()[:height, :width].cpu().numpy()
+        values: NDArray[np.float32] = total[0].sqrt()[top : top + height, left : left + width].cpu().numpy()
         return values if known is None or known.shape != values.shape else np.where(known, np.float32(0), values)
 
     def _variance(self, runs: Runs, tile: int) -> Tensor:

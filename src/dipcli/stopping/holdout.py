@@ -112,7 +112,9 @@ class HoldOut(Rule):
         """Return the average, fused with the companion if there is one."""
         if state.companion is None:
             return average
-        share = find_share(average, state.companion, state.problem.measured, state.weight)
+        problem = state.problem
+        predicted, by_companion = problem.operator(average), problem.operator(state.companion)
+        share = find_share(predicted, by_companion, problem.measured, state.weight)
         return fuse(average, state.companion, share)
 
     def _choose(self, usable: Tensor) -> Tensor:

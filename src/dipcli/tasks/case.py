@@ -32,6 +32,7 @@ class Case:
         baseline_images: images that need no fit, by name ("bicubic"), measured beside the restored image.
         baselines: returns the classical methods for `--compare`; None if there are none.
         known: pixels that keep the file's values bit for bit, shape (H, W); None for none.
+        origin: row and column of the fitted image at which the restored one starts.
         border: width of the frame left out when PSNR is measured on the luma, as is usual in super-resolution.
         remarks: sentences for the user before the fit.
         presets: settings for this image, by preset name; the user's own settings override them.
@@ -48,6 +49,7 @@ class Case:
     baseline_images: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     baselines: Callable[[], Sequence[Baseline]] | None = None
     known: NDArray[np.bool_] | None = None
+    origin: tuple[int, int] = (0, 0)
     border: int = 0
     remarks: tuple[str, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -143,8 +143,8 @@ def task(*, presets: Presets, result: str, lengths: Mapping[str, int] | None = N
 
     The function's docstring becomes the help, and its parameters after the image become options:
 
-        @task(presets={"balanced": {"iterations": 600}}, result="deblurred")
-        def deblur(image: Image, width: float = 1.5, *, seed: int) -> Problem: ...
+        @task(presets={"balanced": {"iterations": 600}}, result="sharpened")
+        def sharpen(image: Image, width: float = 1.5, *, seed: int) -> Problem: ...
 
     Here `width` becomes `--width`; `Annotated[float, typer.Option(help="...")]` adds a help text. A keyword-only
     parameter with the name of a setting, without `Annotated`, is not an option: it receives the setting's value, as

@@ -1,8 +1,8 @@
 """A new task in one file: undo a blur of known width.
 
-    python examples/deblur.py deblur blurred.png --width 1.5
+    python examples/sharpen.py sharpen blurred.png --width 1.5
 
-A file like this in `src/dipcli/tasks/` is found automatically and becomes `dip deblur`. Here `main()` at the end makes
+A file like this in `src/dipcli/tasks/` is found automatically and becomes `dip sharpen`. Here `main()` at the end makes
 it a command line of its own, with every shared option, the log and the run record.
 """
 
@@ -28,15 +28,15 @@ PRESETS = {
 }
 
 
-@task(presets=PRESETS, result="deblurred")
-def deblur(
+@task(presets=PRESETS, result="sharpened")
+def sharpen(
     image: Image,
     width: Annotated[float, typer.Option(help="Standard deviation of the Gaussian blur, in pixels.")] = 1.5,
 ) -> Problem:
     """Undo a Gaussian blur of known width.
 
     Examples:
-        deblur.py deblur blurred.png --width 1.5
+        sharpen.py sharpen blurred.png --width 1.5
     """
     if not 0 < width < 5:
         raise UsageError(f"--width {width} is out of range: use a number between 0 and 5.")

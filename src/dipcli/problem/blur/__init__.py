@@ -1,0 +1,1 @@
+"""A known blur: its kernel, the operator, and estimates of the sharp image."""
