@@ -36,7 +36,9 @@ _PARTS = {
     "build": "networks",
     "fit": "fitting.engine",
     "main": "cli.app",
+    "prepare": "fitting.solve",
     "register_format": "images",
+    "solve": "fitting.solve",
     "task": "tasks.registry",
 }
 

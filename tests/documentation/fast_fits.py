@@ -2,7 +2,7 @@
 
 Every command is parsed, checked, planned, fitted and written as usual. After a task has made and checked its settings,
 iterations and warm-up are capped and the time budget is cut; a network chosen by name gets fewer channels per level;
-the companion has one stage of few patches. Four functions are patched for this: `Task.settings`,
+the companion has one stage of few patches. Five functions are patched for this: `Task.settings`, `Settings.rule`,
 `networks.architecture`, `companion.choose_stages` and `filling.companion.choose_steps`.
 """
 
@@ -41,6 +41,15 @@ def cap_iterations(make_settings: Callable[..., Any]) -> Callable[..., Any]:
     return make_short_settings
 
 
+def cap_rule(make_rule: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `Settings.rule` so that a fit with settings of its own is short too."""
+
+    def make_short_rule(settings: Any, rule: Any = None) -> Any:
+        return make_rule(replace(settings, max_iterations=min(settings.max_iterations, MAX_ITERATIONS_WITH_RULE)), rule)
+
+    return make_short_rule
+
+
 def cap_channels(parse_architecture: Callable[[str], Any]) -> Callable[[str], Any]:
     """Wrap `networks.architecture` so that networks are narrow."""
 
@@ -73,6 +82,7 @@ def limit_steps(_choose_steps: Callable[[], Any]) -> Callable[[], Any]:
 # By module: the object that holds the function, the function's name, and its wrapper.
 PATCHES: dict[str, Callable[[ModuleType], tuple[Any, str, Callable[..., Any]]]] = {
     "dipcli.tasks.registry": lambda module: (module.Task, "settings", cap_iterations),
+    "dipcli.settings.settings": lambda module: (module.Settings, "rule", cap_rule),
     "dipcli.problem.companion": lambda module: (module, "choose_stages", limit_stages),
     "dipcli.problem.filling.companion": lambda module: (module, "choose_steps", limit_steps),
     "dipcli.networks.build": lambda module: (module, "architecture", cap_channels),
@@ -95,7 +105,7 @@ def fast_fits() -> Iterator[None]:
 
 
 class _PatchingFinder(MetaPathFinder):
-    """Patches the two modules when they are imported."""
+    """Patches the modules when they are imported."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path, target) if name in PATCHES else None
