@@ -151,7 +151,7 @@ class RunRecord(
         # Not msgspec's own JSON: it refuses paths that are not UTF-8.
         text = json.dumps(msgspec.to_builtins(self, enc_hook=str))
         plain: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
-        empty = (None, "", [], {})
+        empty: tuple[object, ...] = (None, "", [], {})
         return {name: value for name, value in plain.items() if name not in ABSENT_IF_EMPTY or value not in empty}
 
     @classmethod
