@@ -115,6 +115,13 @@ def test_without_held_out_pixels_the_fit_is_alone() -> None:
     assert torch.equal(result.image, result.first.average)
 
 
+def test_without_held_out_pixels_the_share_is_that_of_the_problem() -> None:
+    settings, problem = Settings(network=TINY, input_depth=4), make_problem(0.0)
+    result = solve(prepare(replace(problem, share=0.25), settings, stop=exactly(Never(), 3)))
+    assert result.share == 0.25
+    assert torch.allclose(result.image, fuse(result.first.average, problem.companion, 0.25))
+
+
 def test_the_rule_judges_the_fusion() -> None:
     rule = HoldOut(fraction=0.2)
     problem = make_problem(0.0)

@@ -17,7 +17,7 @@ from dipcli import stopping
 from dipcli.errors import UsageError
 from dipcli.problem import Problem
 from dipcli.settings import Settings
-from dipcli.stopping import EMV, WMV, Auto, HoldOut, Never, Rule, Sigma, Verdict, at_most, exactly, unless
+from dipcli.stopping import EMV, WMV, Auto, HoldOut, Never, Plateau, Rule, Sigma, Verdict, at_most, exactly, unless
 from dipcli.stopping.step import Step
 
 PROBLEM = Problem(measured=torch.zeros(1, 2, 2), shape=(1, 2, 2))
@@ -133,6 +133,7 @@ def test_unless_stops_when_asked() -> None:
         ("wmv:window=50:patience=9", WMV(window=50, patience=9)),
         ("sigma:level=25", Sigma(25.0)),
         ("holdout:block=5", HoldOut(block=5)),
+        ("plateau:change=2", Plateau(change=2)),
     ],
 )
 def test_a_rule_has_a_name_and_parameters(text: str, rule: stopping.Rule) -> None:
@@ -142,7 +143,7 @@ def test_a_rule_has_a_name_and_parameters(text: str, rule: stopping.Rule) -> Non
 @pytest.mark.parametrize(
     ("text", "way_out"),
     [
-        ("hope", "auto, emv, holdout, none, sigma, .*wmv"),
+        ("hope", "auto, emv, holdout, none, plateau, sigma, .*wmv"),
         ("emv:patients=3", "patience=500"),
         ("emv:patience", "patience=500"),
         ("emv:patience=long", "patience=500"),
@@ -155,7 +156,8 @@ def test_a_rule_has_a_name_and_parameters(text: str, rule: stopping.Rule) -> Non
         ("sigma:level=-1", "0 to 255"),
         ("auto:level=-1", "0 to 255"),
         ("auto:patience=0", "patience of 1 or more"),
-        ("", "auto, emv, holdout, none, sigma, .*wmv"),
+        ("", "auto, emv, holdout, none, plateau, sigma, .*wmv"),
+        ("plateau:change=0", "a change above 0"),
     ],
 )
 def test_an_unknown_rule_or_parameter_is_refused_with_a_hint(text: str, way_out: str) -> None:
@@ -388,6 +390,16 @@ def test_the_reason_to_stop_names_the_rule_that_auto_chose() -> None:
     verdicts = judge_all(Auto(), [0.0] * 30)
     assert "rule holdout" in verdicts[-1].stop
     assert [verdict.stop for verdict in verdicts[:-1]] == [None] * (len(verdicts) - 1)
+
+
+def test_plateau_stops_when_the_average_changes_little_and_keeps_the_last() -> None:
+    values = [10 - min(number, 30) / 3 for number in range(60)]
+    verdicts = judge_all(Plateau(change=1.0, interval=10), values)
+    assert [verdict.keep for verdict in verdicts] == [True] * 50
+    assert verdicts[-1].stop is not None
+    assert "in 10 iterations" in verdicts[-1].stop
+    assert verdicts[-1].criterion == ("change", pytest.approx(0, abs=1.0))
+    assert [verdict.stop for verdict in verdicts[:-1]] == [None] * 49
 
 
 def test_a_new_rule_is_one_class() -> None:

@@ -17,9 +17,11 @@ from dipcli import images, networks
 from dipcli.fitting import engine
 from dipcli.images.image import from_array
 from dipcli.problem import identity
+from dipcli.problem.consistent.compressed import CompressedCompanion
 from dipcli.problem.jpeg import Encoder
 from dipcli.settings import Settings
 from dipcli.tasks.case import Case
+from dipcli.tasks.dejpeg import FIT_SHARE
 from dipcli.tasks.registry import tasks
 
 DEJPEG = tasks()["dejpeg"]
@@ -83,6 +85,27 @@ def test_the_decoded_image_is_the_input_unless_it_is_fitted(preset: str) -> None
     case = make_case(jpeg(ODD), blind=True)
     assert DEJPEG.settings(preset, case.presets).input == "noise"
     assert case.problem.guide is None
+
+
+@pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
+def test_a_jpeg_is_fused_with_a_smooth_image_unless_coefficients_are_held_out(preset: str) -> None:
+    image = images.decode(jpeg(ODD))
+    case, chosen = DEJPEG.case(image, preset, {}, {})
+    assert isinstance(case.problem.companion, CompressedCompanion)
+    assert (chosen.stop, chosen.iterations) == ("plateau", None)
+    for given in ({"stop": "holdout"}, {"fusion": "none"}):
+        assert DEJPEG.case(image, preset, {}, given)[0].problem.companion is None
+    assert DEJPEG.case(image, preset, {"blind": True}, {})[1].stop == "none"
+
+
+def test_the_fused_image_agrees_with_the_file(dip: Dip, tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(jpeg(NATURAL, 10))
+    result = dip("dejpeg", path, "--json", "-q", "--iters", 3, "--network", TINY)
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert record["fusion"] == FIT_SHARE
+    assert "fused" in record["reason"]
 
 
 def test_an_rgb_jpeg_is_fitted_by_its_pixels_with_a_remark() -> None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from command_line import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
 from samples import noisy, scene
 
 from dipcli.errors import DipError, UsageError
+from dipcli.fitting.solve import prepare, solve
 from dipcli.images.image import Image, from_array
 from dipcli.networks import build
+from dipcli.problem import identity
+from dipcli.problem.consistent.enlarged import EnlargedCompanion
 from dipcli.problem.metrics import psnr
 from dipcli.tasks.registry import tasks
-from dipcli.tasks.superres import superres
+from dipcli.tasks.superres import FIT_SHARE, superres
 
 TASK = tasks()["superres"]
 KERNELS = ("lanczos3", "lanczos2", "bicubic", "box", "gaussian:1.2")
@@ -172,10 +177,34 @@ def test_the_published_settings_depend_on_the_scale(scale: float, iterations: in
     assert (paper.iterations, paper.reg_noise) == (7, 0.1)
 
 
-@pytest.mark.parametrize("preset", list(TASK.presets))
-def test_every_preset_has_a_fixed_number_of_iterations(preset: str) -> None:
+@pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
+def test_each_small_pixel_is_fitted_until_the_average_settles(preset: str) -> None:
     """Each small pixel is a mean of many large ones: there is no noise to stop for, and every pixel is needed."""
-    for scale in (2, 8):
-        _, chosen = TASK.case(make_image(16, 16), preset, {"scale": scale}, {})
-        assert chosen.stop == "none"
-        assert chosen.iterations
+    case, chosen = TASK.case(make_image(16, 16), preset, {"scale": 2}, {})
+    assert chosen.stop == "plateau"
+    assert chosen.iterations is None
+    assert isinstance(case.problem.companion, EnlargedCompanion)
+
+
+def test_held_out_pixels_and_the_published_method_have_no_companion() -> None:
+    for preset, own in (("balanced", {"stop": "holdout"}), ("fast", {"network": "pixels"}), ("paper", {})):
+        problem = TASK.case(make_image(16, 16), preset, {}, own)[0].problem
+        assert (problem.companion, problem.finish) == (None, identity)
+
+
+def test_the_result_shrinks_to_the_input_and_is_nearer_to_the_clean_image_than_bicubic() -> None:
+    clean = from_array(scene(96, 96))
+    case, chosen = TASK.case(clean, "fast", {"scale": 3, "simulate": True}, {"iterations": 3, "network": TINY})
+    result = solve(prepare(replace(case.problem, share=0.0), chosen))
+    assert case.truth is not None
+    assert psnr(result.image.clamp(0, 1).numpy(), case.truth) > psnr(case.baseline_images["bicubic"], case.truth)
+    assert psnr(case.problem.operator(result.image).numpy(), case.problem.measured.numpy()) > 40
+
+
+@pytest.mark.parametrize("tile", [128, "none"])
+def test_the_companion_is_used_in_tiles_too(tile: int | str) -> None:
+    own = {"iterations": 2, "network": TINY, "tile": tile}
+    case, chosen = TASK.case(make_image(40, 80), "fast", {"scale": 2}, own)
+    result = solve(prepare(case.problem, chosen))
+    assert result.share == FIT_SHARE
+    assert len(result.places) == (0 if tile == "none" else 2)

@@ -104,10 +104,10 @@ def fresh_prior(problem: Problem, settings: Settings) -> Prior:
 
 
 def _fuse_with_companion(problem: Problem, fitted: Problem, mean: Tensor) -> tuple[Tensor, float | None]:
-    """Return the mean of the fits, fused with the companion, and its share; the mean itself if nothing was held out.
+    """Return the mean of the fits, fused with the companion, and its share.
 
     The companion is made again, with the held-out pixels. Where pixels are missing these matter, which are like the
-    held-out ones: no estimate has seen them.
+    held-out ones: no estimate has seen them. If none were held out the share is that of the problem.
 
     Args:
         problem: the whole measurement.
@@ -115,15 +115,18 @@ def _fuse_with_companion(problem: Problem, fitted: Problem, mean: Tensor) -> tup
         mean: the mean of the fits, shape (C, H, W).
     """
     heldout = find_heldout(problem, fitted)
-    if heldout is None:
+    if heldout is None and problem.share == 1:
         return mean, None
-    blind, companion = fitted.visible_companion(), problem.visible_companion()
-    if blind is None or companion is None:
+    companion = problem.visible_companion()
+    if companion is None:
         return mean, None
-    seen = companion if problem.weight is None else None
-    images = (mean, blind) if seen is None else (mean, blind, seen)
-    predicted, by_blind, *by_seen = (problem.operator(image) for image in images)
-    share = find_share(predicted, by_blind, problem.measured, heldout.to(mean), *by_seen)
+    blind = None if heldout is None else fitted.visible_companion()
+    if heldout is None or blind is None:
+        share = problem.share
+    else:
+        images = (mean, blind, companion) if problem.weight is None else (mean, blind)
+        predicted, by_blind, *by_seen = (problem.operator(image) for image in images)
+        share = find_share(predicted, by_blind, problem.measured, heldout.to(mean), *by_seen)
     return fuse(mean, companion, share), share
 
 

@@ -157,15 +157,15 @@ class Encoder(nn.Module):
             change[:height, :width] = torch.kron(samples, samples.new_ones(plane.sampling))
         return self._turn_upright(torch.einsum("cd,dhw->chw", self.to_rgb, changes))
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor, width: float = 1.0) -> Tensor:
         """Return the image nearest to x, in Y, Cb and Cr, whose coefficients all round to those of the file.
 
-            x + spread_to_pixels( clamp(A(x), (k - 1/2) q, (k + 1/2) q) - A(x) )
+            x + spread_to_pixels( clamp(A(x), (k - w/2) q, (k + w/2) q) - A(x) )
 
-        From (C, H', W') to the same shape.
+        From (C, H', W') to the same shape. A width w of less than 1 leaves only the middle of each interval.
         """
-        found = self(x)
-        nearest = found.clamp(self.measured - self.half_steps, self.measured + self.half_steps)
+        found, half = self(x), width * self.half_steps
+        nearest = found.clamp(self.measured - half, self.measured + half)
         return x + self.spread_to_pixels(nearest - found)
 
     def crop(self, x: Tensor) -> Tensor:

@@ -47,7 +47,8 @@ class Settings:
         Literal["auto", "none"],
         OptionInfo(
             "auto: denoise and inpaint combine the fit with a non-local estimate of the same image; held-out pixels, "
-            "or the noise level where neighbours share it, tell how much of each. none: the fit alone."
+            "or the noise level where neighbours share it, tell how much of each. superres and dejpeg combine it with "
+            "one that agrees with the small image or the file, in fixed shares. none: the fit alone."
         ),
     ] = "auto"
     runs: Annotated[

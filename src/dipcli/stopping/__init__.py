@@ -18,6 +18,7 @@ from dipcli import text
 from dipcli.stopping.automatic import Auto
 from dipcli.stopping.discrepancy import Sigma
 from dipcli.stopping.holdout import HoldOut
+from dipcli.stopping.plateau import Plateau
 from dipcli.stopping.rule import Ending, Never, Rule, Verdict, at_most, check_state, exactly, unless
 from dipcli.stopping.variance import EMV, WMV
 
@@ -28,6 +29,7 @@ __all__ = [
     "Ending",
     "HoldOut",
     "Never",
+    "Plateau",
     "Rule",
     "Sigma",
     "Verdict",

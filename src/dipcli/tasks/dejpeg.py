@@ -9,6 +9,8 @@ import typer
 
 from dipcli.errors import DipError
 from dipcli.problem import Problem
+from dipcli.problem.companion import MIN_SIDE
+from dipcli.stopping import Auto, HoldOut, Plateau
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import PUBLISHED, Presets, task
 
@@ -26,12 +28,17 @@ GUIDED: Mapping[str, Any] = {
     "rate": 0.01,
     "beta2": 0.99,
     "reg_noise": 0.1,
-    "stop": "none",
+    "stop": Plateau.name,
 }
 PRESETS: Presets = {
-    "fast": {**GUIDED, "network": "skip:channels=8,16,32,64,128:skips=0,4,4,4,4", "rate": 0.02, "iterations": 600},
-    "balanced": {**GUIDED, "network": "skip:channels=16,32,64,128,128:skips=0,4,4,4,4", "iterations": 800},
-    "best": {**GUIDED, "network": "skip:channels=32,64,128,128,128:skips=0,4,4,4,4", "iterations": 1500},
+    "fast": {
+        **GUIDED,
+        "network": "skip:channels=8,16,32,64,128:skips=0,4,4,4,4",
+        "rate": 0.02,
+        "max_iterations": 600,
+    },
+    "balanced": {**GUIDED, "network": "skip:channels=16,32,64,128,128:skips=0,4,4,4,4", "max_iterations": 800},
+    "best": {**GUIDED, "network": "skip:channels=32,64,128,128,128:skips=0,4,4,4,4", "max_iterations": 1500},
     # Ulyanov et al., CVPR 2018, and the settings published with it: 572,827 parameters. It fits the decoded image.
     "paper": {
         **PUBLISHED,
@@ -44,12 +51,20 @@ PRESETS: Presets = {
 }
 # If the decoded image itself is fitted it cannot be the network's input: plain noise, and twice the iterations.
 BLIND: Presets = {
-    name: {"input": "noise", "input_depth": 32, "reg_noise": 1 / 30, "iterations": 2 * int(PRESETS[name]["iterations"])}
+    name: {
+        "input": "noise",
+        "input_depth": 32,
+        "reg_noise": 1 / 30,
+        "stop": "none",
+        "iterations": 2 * int(PRESETS[name]["max_iterations"]),
+    }
     for name in ("fast", "balanced", "best")
 }
+# Of the fit in the fusion with its companion. The errors of the two differ, and their mean is better than either.
+FIT_SHARE = 0.4
 
 
-@task(presets=PRESETS, result="dejpegged")
+@task(presets=PRESETS, result="dejpegged", lengths={"fast": 350, "balanced": 500, "best": 500})
 def dejpeg(
     image: Image,
     blind: Annotated[
@@ -59,12 +74,17 @@ def dejpeg(
             "is not a JPEG."
         ),
     ] = False,
+    *,
+    fusion: str = "auto",
+    stop: str = Plateau.name,
 ) -> Case:
     """Remove the blocking and ringing of JPEG compression.
 
     A JPEG file gives the interval of each coefficient of the original image.
-    The network finds a natural image within these intervals: saved as a JPEG
-    of the same kind, the result would give almost the same file.
+    The network finds a natural image within these intervals, until its average
+    hardly changes any more, and the result is the mean of it and of a smooth
+    image within them: saved as a JPEG of the same kind, it would give almost
+    the same file.
 
     Examples:
 
@@ -77,6 +97,7 @@ def dejpeg(
     import torch  # imported late: `dip --help` must be fast
 
     from dipcli.problem import jpeg
+    from dipcli.problem.consistent.compressed import CompressedCompanion
 
     decoded, baselines = torch.from_numpy(image.pixels), {"decoded": image.pixels}
     remark = ""
@@ -97,6 +118,9 @@ def dejpeg(
         fraction = encoder.agreement(torch.from_numpy(restored))
         return f"{100 * fraction:.1f} % of its coefficients agree with the file."
 
+    companion = None
+    if fusion == "auto" and not stop.startswith((HoldOut.name, Auto.name)) and min(encoder.shape[1:]) >= MIN_SIDE:
+        companion = CompressedCompanion(encoder, encoder.extend(decoded))
     return Case(
         problem=Problem(
             measured=encoder.measured,
@@ -105,6 +129,8 @@ def dejpeg(
             loss=encoder.misfit,
             weight=encoder.weight,
             guide=encoder.extend(decoded),
+            companion=companion,
+            share=FIT_SHARE,
             finish=encoder.finish,
         ),
         image=image,
