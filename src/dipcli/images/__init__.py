@@ -1,6 +1,6 @@
 """Images in memory and on disk: reading and writing any format, with metadata."""
 
-from dipcli.images.coding import check, decode, encode, encode_preview, read, to_image, write
+from dipcli.images.coding import check, decode, encode, encode_preview, read, read_back, to_image, write
 from dipcli.images.formats import (
     DEFAULT_SUFFIXES,
     Format,
@@ -16,6 +16,6 @@ from dipcli.images.raster import Raster
 
 __all__ = [
     "DEFAULT_SUFFIXES", "MIN_SIDE", "Format", "Image", "Raster", "check", "decode", "default_suffix", "encode",
-    "encode_preview", "find_writable", "formats", "from_array", "has_image_suffix", "open_stack", "read",
+    "encode_preview", "find_writable", "formats", "from_array", "has_image_suffix", "open_stack", "read", "read_back",
     "register_format", "to_image", "write",
 ]  # fmt: skip

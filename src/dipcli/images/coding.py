@@ -77,7 +77,7 @@ def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Image:
         raise DipError("This is not an image of a known format: check the file.") from None
     except Exception as error:
         raise DipError(f"This image cannot be read ({first_line(error)}): check the file.") from error
-    image = from_array(raster.samples, span=span)
+    image = from_array(raster.samples, alpha=raster.alpha, span=span)
     profile, remarks = raster.profile, raster.remarks
     if profile and profile[16:20] != (b"GRAY" if len(image.pixels) == 1 else b"RGB "):
         profile, remarks = None, (*remarks, "its colour profile is not for such an image: it is left out")
@@ -101,6 +101,10 @@ def check(image: Image, suffix: str) -> None:
     check_size(width, height, len(image.pixels) + (image.alpha is not None))
     corner = slice(0, MIN_SIDE)
     alpha = None if image.alpha is None else image.alpha[corner, corner]
+    if image.develop:
+        if image.samples is not None and image.samples.shape[:2] != (height, width):
+            raise DipError("The size of a RAW image cannot change: develop it to a TIFF of 16 bits first.")
+        return
     encode(replace(image, pixels=image.pixels[:, corner, corner], alpha=alpha, known=None), suffix)
 
 
@@ -118,6 +122,14 @@ def encode(image: Image, suffix: str) -> bytes:
         raise DipError(f"{suffix} cannot hold this image ({first_line(error)}): write it as .png.") from error
 
 
+def read_back(data: bytes, image: Image) -> NDArray[np.float32]:
+    """Return the pixels of an image as they are in its file: rounded; some formats make three channels of one.
+
+    Of a developed RAW image, whose file has other pixels, they are those of the mosaic, rounded.
+    """
+    return image.quantize(image.pixels) if image.develop else decode(data, span=image.span).pixels[: len(image.pixels)]
+
+
 def encode_preview(image: Image) -> bytes:
     """Encode a PNG quickly, and mark it as one that may be replaced: see `png.is_marked`."""
     return png.write(_to_raster(image), preview=True)
@@ -125,6 +137,8 @@ def encode_preview(image: Image) -> bytes:
 
 def _to_raster(image: Image) -> Raster:
     samples = image.array()
+    if image.develop:
+        return Raster(image.develop(samples), exif=image.exif, xmp=image.xmp).resized((1, 1))
     height, width = samples.shape[:2]
     before = (height, width) if image.samples is None else image.samples.shape
     metadata = {name: getattr(image, name) for name in METADATA_FIELDS}

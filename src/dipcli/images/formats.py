@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from dipcli.errors import DipError
-from dipcli.images import codecs, fits, pillow, png, stacks, tiff
+from dipcli.images import camera_raw, codecs, fits, pillow, png, stacks, tiff
 from dipcli.images.image import Image
 from dipcli.images.raster import Raster
 from dipcli.images.stacks import Stack
@@ -59,6 +59,7 @@ class Format:
     def find_obstacle(self, image: Image) -> str | None:
         """Name what the format cannot hold of an image, for a message; None if it can hold all of it."""
         channels, height, width = image.pixels.shape
+        channels = 3 if image.develop else channels
         if self.max_channels is not None and channels > self.max_channels:
             return f"{channels} channels"
         if image.dtype.name not in self.dtypes:
@@ -108,6 +109,10 @@ FORMATS = (
     Format(
         name="PNG", suffixes=(".png",), signatures=(png.SIGNATURE,), read=png.read, write=png.write,
         dtypes=("uint8", "uint16"), alpha=True, keeps=(*USUAL, "png_colour"), max_side=1_000_000, default=True,
+    ),
+    Format(
+        name="Camera RAW", signatures=camera_raw.SIGNATURES, read=camera_raw.read,
+        suffixes=(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef"),
     ),
     Format(
         name="TIFF", suffixes=(".tif", ".tiff"), signatures=tiff.SIGNATURES, read=tiff.read, write=tiff.write,
@@ -213,6 +218,8 @@ def find_writable(suffix: str, image: Image | None = None) -> Format:
 def default_suffix(image: Image) -> str:
     """Return the suffix of the default format that can hold the image: that of its file, else the first."""
     able = [row for row in formats() if row.default and not row.find_obstacle(image)]
+    if image.develop:  # linear, which an image for display is not
+        return ".tif"
     return next((row for row in able if (image.file or b"").startswith(row.signatures)), able[0]).suffixes[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +32,7 @@ class Image:
         xmp: XMP packet.
         tags: tags of a TIFF file.
         fits_header: the cards of a FITS file.
+        develop: turns restored samples into those that are written, of another size, if they are a camera's raw ones.
         remarks: sentences for the user about what was not read as it is in the file.
         file: the bytes it was read from; None for an image made in memory.
         samples: the file's colours, shape (H, W, C).
@@ -48,6 +50,7 @@ class Image:
     xmp: bytes | None = None
     tags: Tags | None = None
     fits_header: bytes = b""
+    develop: Callable[[NDArray[Any]], NDArray[Any]] | None = None
     remarks: tuple[str, ...] = ()
     file: bytes | None = None
     samples: NDArray[Any] | None = None
@@ -100,13 +103,14 @@ class Image:
 Picture = Image  # the name of earlier versions
 
 
-def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) -> Image:
+def from_array(array: NDArray[Any], *, alpha: bool = True, span: tuple[float, float] | None = None) -> Image:
     """Make an image from samples in memory.
 
     Args:
         array: shape (H, W) for grey, (H, W, 2) for grey with alpha, (H, W, 3) for RGB, (H, W, 4) for RGB with alpha,
             (H, W, C) for 5 and more other channels; bool, uint8, uint16 or float. Floats are in 0..1; if some are not,
             the smallest and largest value are mapped to 0 and 1.
+        alpha: whether the last of 2 or 4 channels is alpha, not a channel like the others.
         span: the values of a float array that map to 0 and 1, if known.
 
     Raises:
@@ -128,8 +132,8 @@ def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) 
     original = samples
     with np.errstate(over="ignore"):  # values too large for float32 become infinite and are refused below
         samples = samples.astype(np.float32 if kind == "f" else f"=u{size}", copy=False)
-    alpha = samples[..., -1].copy() if samples.shape[2] in (2, 4) else None
-    if alpha is not None:
+    transparency = samples[..., -1].copy() if alpha and samples.shape[2] in (2, 4) else None
+    if transparency is not None:
         samples, original = samples[..., :-1], original[..., :-1]
     colours = samples.transpose(2, 0, 1)
     low, high = 0.0, 1.0
@@ -144,7 +148,7 @@ def from_array(array: NDArray[Any], *, span: tuple[float, float] | None = None) 
     pixels = np.empty(colours.shape, np.float32)  # allocated once and changed in place
     np.subtract(colours, np.float32(low), out=pixels)
     pixels /= full
-    return Image(pixels, samples.dtype, alpha, (low, high), samples=original)
+    return Image(pixels, samples.dtype, transparency, (low, high), samples=original)
 
 
 def _resize_alpha(alpha: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,8 @@ MAX_PIXELS = 250_000_000
 MAX_SAMPLES = 4 * MAX_PIXELS  # colours and alpha
 MAX_PIXELS_PER_INCH = 65535
 XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:>|\s*=\s*[\"']))\d")
-METADATA_FIELDS = ("profile", "exif", "resolution", "png_colour", "xmp", "tags", "fits_header")  # of `Image` too
+# What `Image` has too.
+METADATA_FIELDS = ("profile", "exif", "resolution", "png_colour", "xmp", "tags", "fits_header", "develop")
 TOO_LARGE = f"is larger than the limit of {MAX_PIXELS // 10**6} megapixels: make it smaller first."
 
 
@@ -28,7 +30,7 @@ class Raster:
     """Samples and metadata as a file has them.
 
     Attributes:
-        samples: shape (H, W) or (H, W, channels); the last of 2 or 4 channels is alpha.
+        samples: shape (H, W) or (H, W, channels).
         orientation: of the samples, 1 to 8 as in EXIF; any other value means 1.
         profile: ICC colour profile.
         exif: EXIF block.
@@ -37,7 +39,9 @@ class Raster:
         xmp: XMP packet.
         tags: tags of a TIFF file.
         fits_header: the cards of a FITS file.
+        develop: turns restored samples into those that are written, of another size, if they are a camera's raw ones.
         remarks: sentences for the user about what was not read as it is in the file.
+        alpha: whether the last of 2 or 4 channels is alpha.
     """
 
     samples: NDArray[Any]
@@ -49,7 +53,9 @@ class Raster:
     xmp: bytes | None = None
     tags: Tags | None = None
     fits_header: bytes = b""
+    develop: Callable[[NDArray[Any]], NDArray[Any]] | None = None
     remarks: tuple[str, ...] = ()
+    alpha: bool = True
 
     def upright(self) -> Raster:
         """Apply the orientation to samples and resolution, and reset it in the EXIF block and the XMP packet."""

@@ -11,7 +11,7 @@ import tifffile
 
 from dipcli import files
 from dipcli.errors import DipError
-from dipcli.images import fits, tiff
+from dipcli.images import camera_raw, fits, tiff
 from dipcli.images.raster import Raster
 
 BIG_BYTES = 2**32 - 2**25  # from here TIFF needs positions of 64 bits
@@ -57,6 +57,8 @@ def open_fits(path: Path) -> Stack | None:
 def open_tiff(path: Path) -> Stack | None:
     """Open a TIFF file of several pages, or of one that holds several images; None for a single image."""
     with tifffile.TiffFile(path) as file:
+        if camera_raw.is_raw(file):
+            return None
         count = len(tiff.list_pages(file))
         planes = tiff.count_planes(file)
     if max(count, planes) == 1:

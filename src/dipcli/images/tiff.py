@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tifffile import COMPRESSION, PHOTOMETRIC
 
 from dipcli.errors import DipError
-from dipcli.images import exif, pillow
+from dipcli.images import camera_raw, exif, pillow
 from dipcli.images.calibration import DESCRIPTION, KEPT, Tags, forget_name
 from dipcli.images.raster import Raster, check_size, valid_resolution
 
@@ -46,6 +46,8 @@ def read(data: bytes) -> Raster:
         Exception: of any type, if the file is damaged.
     """
     with tifffile.TiffFile(io.BytesIO(data)) as file:
+        if camera_raw.is_raw(file):
+            return camera_raw.read(data)
         if (count := len(list_pages(file)) * count_planes(file)) > 1:
             raise DipError(f"The file has {count} pages: dip restores them from a file that is named; or extract one.")
         raster = read_page(file.pages.first, len(data))

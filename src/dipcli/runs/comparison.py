@@ -91,7 +91,7 @@ class Comparison:
             images.write(images.encode(image, suffix), self.folder / name)
         if self.truth is None:
             return BaselineRecord(name=baseline.name, seconds=seconds, file=name)
-        written = images.decode(images.encode(image, self.suffix), span=image.span).pixels[: len(restored)]
+        written = images.read_back(images.encode(image, self.suffix), image)
         fields = reference_fields(measure_against_truth(self.case, written, self.truth))
         return BaselineRecord(name=baseline.name, seconds=seconds, file=name, **fields)
 

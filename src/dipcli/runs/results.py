@@ -55,11 +55,10 @@ class Results:
                 elif str(output) != "-":
                     images.write(data, output.with_suffix(suffix))
             return {"conclusion": conclusion, "figures": tuple(figures)}, figures[".png"]
-        data = images.encode(case.image.with_pixels(restored, case.known), suffix_of(output))
+        image = case.image.with_pixels(restored, case.known)
+        data = images.encode(image, suffix_of(output))
         images.write(data, output)
-        # The file is measured as it is, rounded; some formats make three channels of one.
-        written = images.decode(data, span=case.image.span).pixels[: len(restored)]
-        return measure_result(case, meter, written, self.plan.truth), data
+        return measure_result(case, meter, images.read_back(data, image), self.plan.truth), data
 
     def write_uncertainty(self, record: RunRecord, values: Callable[[], NDArray[np.float32]]) -> RunRecord:
         """Write the map of the uncertainty, (H, W), in units of the image's range, if one was asked for.
