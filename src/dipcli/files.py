@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +20,7 @@ from dipcli.errors import DipError, TakenError
 MAX_NAME_BYTES = 255  # of a file name, on nearly all file systems
 LOCK_SUFFIX = ".dip-lock"
 CHUNK = bytes(2**20)
+WRITE_BITS = 0o222  # of the permissions; root may write without them
 HEAD_BYTES = 4096  # where `has_marker` looks
 OUT_OF_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNSUPPORTED_ERRNOS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # a file system without locks
@@ -62,7 +64,7 @@ def _lock_path(path: Path) -> Callable[[], None]:
     except OSError as error:
         if error.errno in UNSUPPORTED_ERRNOS:
             return lambda: None
-        raise _write_error(f"Cannot write {lock_file}", error) from error
+        raise write_error(f"Cannot write {lock_file}", error) from error
     with suppress(OSError):  # Windows does not allow writing to a locked file
         lock_file.write_text(str(os.getpid()))
     return release
@@ -81,6 +83,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _lock_file(path: Path) -> Path:
+    path = follow(path)
     fits = len(os.fsencode(f".{path.name}{LOCK_SUFFIX}")) <= MAX_NAME_BYTES
     name = path.name if fits else hashlib.sha256(os.fsencode(path.name)).hexdigest()
     return path / LOCK_SUFFIX if path.is_dir() else path.with_name(f".{name}{LOCK_SUFFIX}")
@@ -96,9 +99,13 @@ def write(path: Path, data: bytes) -> None:
 def open_atomically(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for writing; it replaces `path` when the block ends without an exception.
 
+    A link is followed, and the owner and the permissions of an existing file are kept.
+
     Raises:
         DipError: if it cannot be written; an existing file stays unchanged.
     """
+    path = follow(path)
+    check_replaceable(path)
     temporary = path.with_name(f"{_temporary_prefix(path)}{secrets.token_hex(8)}.tmp")
     try:
         try:
@@ -106,17 +113,22 @@ def open_atomically(path: Path) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            with suppress(FileNotFoundError):
+                before = path.stat()
+                with suppress(OSError, AttributeError):  # only root may change the owner, which Windows has not
+                    os.chown(temporary, before.st_uid, before.st_gid)
+                temporary.chmod(stat.S_IMODE(before.st_mode))
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise _write_error(f"Cannot write {path}", error) from error
+        raise write_error(f"Cannot write {path}", error) from error
 
 
 def remove_temporaries(*paths: Path) -> None:
     """Remove temporary files that a killed process left beside these files. No other process may be writing them."""
-    for path in paths:
+    for path in map(follow, paths):
         for temporary in path.parent.glob(f"{_temporary_prefix(path)}*.tmp"):
             with suppress(OSError):
                 temporary.unlink()
@@ -136,7 +148,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _write_error(f"Cannot make the folder {path}", error) from error
+        raise write_error(f"Cannot make the folder {path}", error) from error
 
 
 def has_marker(path: Path, marker: bytes) -> bool:
@@ -164,7 +176,24 @@ def check_writable(folder: Path, size_bytes: int = 4096) -> None:
                 file.write(CHUNK[: size_bytes - start])
             file.flush()
     except OSError as error:
-        raise _write_error(f"Cannot write to {folder}", error) from error
+        raise write_error(f"Cannot write to {folder}", error) from error
+
+
+def follow(path: Path) -> Path:
+    """Return the file that a link leads to; any other path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that a file may be replaced, if it exists. Renaming another file over it asks for no permission.
+
+    Raises:
+        DipError: if it is read-only, or a device or pipe.
+    """
+    if path.exists() and not path.is_file():
+        raise DipError(f"Cannot write {path}: it is not a file. Choose another name.")
+    if path.exists() and not (os.access(path, os.W_OK) and path.stat().st_mode & WRITE_BITS):
+        raise DipError(f"Cannot write {path}: it is read-only. Choose another name, or make it writable.")
 
 
 def check_name(path: Path) -> None:
@@ -181,6 +210,7 @@ def check_name(path: Path) -> None:
         raise DipError(f"Cannot write {path}: {reason}. Choose another name with -o.") from error
 
 
-def _write_error(action: str, error: OSError) -> DipError:
+def write_error(action: str, error: OSError) -> DipError:
+    """Return the error to raise when an action fails, with what to do."""
     advice = "Make room, or choose another place" if error.errno in OUT_OF_SPACE_ERRNOS else "Choose another place"
     return DipError(f"{action}: {error.strerror or error}. {advice}.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import os
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 from unicodedata import bidirectional, category
 
@@ -14,6 +16,8 @@ from dipcli.errors import UsageError
 T = TypeVar("T")
 CONTROL_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")  # line breaks, cursor movement, bytes that cannot be encoded
 DIRECTION_CONTROLS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+MAX_SECONDS = 366 * 24 * 3600
+MAX_BYTES = 2**63
 MAX_REPEATS = 64  # of one number in a tuple; no network is deeper
 
 
@@ -81,12 +85,12 @@ def parse_seconds(text: str) -> float:
     """Parse a duration such as 90s, 15m, 1h30m or 90 into seconds.
 
     Raises:
-        ValueError: if it is not written in this form or is zero.
+        ValueError: if it is not written in this form, is zero, or more than a year.
     """
     parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
     numbers = parts.groups() if parts else ()
     total = sum(float(number or 0) * unit for number, unit in zip(numbers, (3600, 60, 1), strict=False))
-    if not 0 < total < math.inf:
+    if not 0 < total <= MAX_SECONDS:
         raise ValueError(text)
     return total
 
@@ -98,7 +102,7 @@ def parse_bytes(text: str) -> int:
         ValueError: if it is not written in this form or is zero.
     """
     parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if parts is None or not float(parts[1]):
+    if parts is None or not 0 < float(parts[1]) < MAX_BYTES:
         raise ValueError(text)
     return int(float(parts[1]) * 1024 ** " KMGT".index(parts[2].upper() or " "))
 
@@ -125,3 +129,23 @@ def escape_controls(text: str) -> str:
         else character
         for character in text
     )
+
+
+def quote_arguments(arguments: Sequence[str]) -> str:
+    """Return a command line for the shell, on one line; unprintable arguments become bash's `$'...'`."""
+    return " ".join(
+        shlex.quote(argument)
+        if escape_controls(argument) == argument
+        else "$'" + "".join(_escape(byte) for byte in os.fsencode(argument)) + "'"
+        for argument in arguments
+    )
+
+
+def quote_path(path: Path) -> str:
+    """Return a path for a command line: one that starts with a dash would be an option."""
+    text = str(path)
+    return quote_arguments([f"./{text}" if text.startswith("-") else text])
+
+
+def _escape(byte: int) -> str:
+    return chr(byte) if 32 <= byte < 127 and chr(byte) not in "\\'" else f"\\x{byte:02x}"  # noqa: PLR2004 - ASCII

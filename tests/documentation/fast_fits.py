@@ -85,6 +85,7 @@ PATCHES: dict[str, Callable[[ModuleType], tuple[Any, str, Callable[..., Any]]]] 
     "dipcli.settings.settings": lambda module: (module.Settings, "rule", cap_rule),
     "dipcli.problem.companion": lambda module: (module, "choose_stages", limit_stages),
     "dipcli.problem.filling.companion": lambda module: (module, "choose_steps", limit_steps),
+    "dipcli.settings.outputs": lambda module: (module.Outputs, "check_end", lambda _check: lambda *_: None),
     "dipcli.networks.build": lambda module: (module, "architecture", cap_channels),
 }
 

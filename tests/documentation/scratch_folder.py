@@ -53,7 +53,7 @@ def write_image(path: Path, seed: int = 0) -> None:
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    if re.search("mask|keep|missing", path.name):
+    if re.search("mask|keep|missing", "/".join(path.parts[-3:])):
         pixels = np.zeros((SIDE, SIDE), np.uint8)
         pixels[8:40, 16:48] = 255
     elif "cutout" in path.name:
@@ -111,6 +111,9 @@ def prepare_for_dip(folder: Path, words: list[str]) -> None:
     for value in (given.get("reference"), *(given[key] for key in own)):
         if value is not None and SUFFIX.search(str(value)):
             write_image(folder / str(value))
+        if str(value).endswith("/"):  # a folder with one for each image
+            for image in inputs_of(words):
+                _write_images(folder, str(image), str(value))
     if ":" in str(given.get("model")):
         (folder / f"{given['model'].partition(':')[0]}.py").write_text(NETWORK)
     weights = str(given.get("weights"))
@@ -120,14 +123,14 @@ def prepare_for_dip(folder: Path, words: list[str]) -> None:
         _weights(folder / "hub" / "checkpoints" / classifiers.MODELS[given["model"]][1], given["model"])
 
 
-def _write_images(folder: Path, name: str) -> None:
-    """Write an image, a folder of images, or two images that match a pattern."""
+def _write_images(folder: Path, name: str, place: str | None = None) -> None:
+    """Write an image, a folder of images, or two images that match a pattern; `place` is another folder for them."""
     if SUFFIX.search(name):
         for number in "12" if "*" in name else "1":
             write_image(folder / name.replace("**", "inside").replace("*", number), seed=int(number))
         return
     for number, pattern in enumerate(("{}_1.png", "inside/{}_2.png")):
-        write_image(folder / name / pattern.format(Path(name).name), seed=number)
+        write_image(folder / (place or name) / pattern.format(Path(name).name), seed=number)
 
 
 def _weights(path: Path, model: str) -> None:

@@ -35,7 +35,8 @@ from dipcli.report.charts import build_charts
 from dipcli.report.embedding import FILL_COLOUR, MAX_LOSSLESS_SIDE, MAX_SIDE, embed_image, space_evenly, to_samples
 from dipcli.report.figures import draw_svg
 from dipcli.report.run_folder import RunFolder, read_run_folder
-from dipcli.report.text import format_title, quote_arguments
+from dipcli.report.text import format_title
+from dipcli.text import quote_arguments
 
 GENERATOR = '<meta name="generator" content="dipcli">'
 
@@ -92,7 +93,7 @@ def write_run(folder: Path, **fields: Any) -> Path:
     folder.mkdir(parents=True)
     for name, image in (("noisy.png", noisy(scene(48, 64))), ("out.png", scene(48, 64))):
         iio.imwrite(folder.parent / name, image)
-    (folder / "log.csv").write_text("iteration,loss\n1,0.5\n2,0.4\n")
+    (folder / "log.csv").write_text("iteration,seconds,loss,lr\n1,0,0.5,0.01\n2,0,0.4,0.01\n")
     files_ = {
         role: FileRecord(path=str(folder.parent / name), near=f"../{name}")
         for role, name in (("input", "noisy.png"), ("output", "out.png"))
@@ -357,7 +358,7 @@ def test_page_of_an_unfinished_run_says_so(dip: Dip, tmp_path: Path) -> None:
     ],
 )
 def test_unreadable_record_is_an_error_without_traceback(dip: Dip, tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "log.csv").write_text("iteration,loss\n1,0.5\n2,0.4\n")
+    (tmp_path / "log.csv").write_text("iteration,seconds,loss,lr\n1,0,0.5,0.01\n2,0,0.4,0.01\n")
     (tmp_path / "run.json").write_bytes(content)
     result = dip("report", tmp_path)
     assert result.exit_code == 1
@@ -372,7 +373,7 @@ def test_unreadable_record_is_an_error_without_traceback(dip: Dip, tmp_path: Pat
 def test_any_log_can_be_read(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = tmp_path_factory.getbasetemp() / "log"
     folder.mkdir(exist_ok=True)
-    (folder / "log.csv").write_bytes(b"iteration,loss,run,tile\n" + content)
+    (folder / "log.csv").write_bytes(b"iteration,seconds,loss,lr,run,tile\n" + content)
     run = read_run_folder(folder)
     assert all(isinstance(row["iteration"], float) for row in run.rows)
     build_charts(run)

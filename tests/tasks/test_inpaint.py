@@ -94,11 +94,11 @@ def test_the_filled_fraction_is_reported_and_a_large_one_gets_a_hint() -> None:
         (np.full((32, 40), 255, np.uint8), "everything.*--mask-invert"),
         (np.zeros((40, 32), np.uint8), "32x40, the image 40x32"),
         (np.arange(1280).reshape(32, 40) > 5, "all but a few"),
-        ((holed() > 0).astype(np.uint8), "0 and 255"),
+        (np.dstack([holed(), 0 * holed(), 0 * holed()]), "white"),
         ("alpha", "with transparency, this one has none"),
         ("nowhere.png", "no file"),
     ],
-    ids=["nothing", "everything", "size", "few", "yes as 1", "alpha", "file"],
+    ids=["nothing", "everything", "size", "few", "colour", "alpha", "file"],
 )
 def test_an_unusable_mask_is_refused_with_a_hint(mask: Any, way_out: str) -> None:
     from dipcli.errors import DipError

@@ -22,6 +22,7 @@ from typer.core import TyperCommand
 from dipcli import __version__
 from dipcli.cli import console
 from dipcli.cli.commands import COMMANDS
+from dipcli.cli.streams import find_lost_output, protect_streams
 from dipcli.errors import DipError, UsageError
 from dipcli.settings import Settings
 from dipcli.settings.options import OptionField, option_fields
@@ -41,11 +42,21 @@ SPIN_COUNT = 1000
 
 def main() -> None:
     """Run the command `dip`."""
+    protect_streams()
     if "" in sys.argv:  # as a path it would be the current folder, with all its images
         console.print_error("An argument is empty; is a shell variable not set? Leave it out or fill it in.")
         sys.exit(UsageError.exit_code)
+    # `./-` is a file; as a `Path` it would be `-`, a standard stream.
+    files = {word: str(Path(word).absolute()) for word in sys.argv if word != "-" and os.path.normpath(word) == "-"}
+    sys.argv = [files.get(word, word) for word in sys.argv]
     share_cores()
-    app()()
+    try:
+        app()()
+    except SystemExit as ending:
+        lost = find_lost_output()
+        if lost and not isinstance(lost, BrokenPipeError):
+            console.print_error(f"Cannot write to standard output: {lost.strerror}. Send it elsewhere.")
+        sys.exit(ending.code or int(bool(lost)))
 
 
 def share_cores() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -134,8 +133,7 @@ def report(
             console.print_error(str(error), error)
         else:
             done += 1
-            sys.stdout.buffer.write(os.fsencode(path) + b"\n")
-            sys.stdout.flush()
+            console.print_line(os.fsencode(path))
     if failed:
         raise typer.Exit(console.SOME_FAILED if done else FAILED)
 

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from signal import SIGINT, SIGTERM
+from signal import SIG_DFL, SIG_IGN, SIGINT, SIGTERM, default_int_handler, getsignal, signal
 from typing import TYPE_CHECKING, Any
 
 from dipcli.errors import DipError, describe_failure
@@ -47,6 +47,8 @@ def restore(
     explain = display.note if verbose else lambda _text: None
     for remark in batch.remarks:
         display.note(remark)
+    if getsignal(SIGINT) not in (SIG_DFL, SIG_IGN, default_int_handler):  # everything is imported, see `__main__`
+        signal(SIGINT, default_int_handler)
     fates = ["not started"] * len(batch.entries)
     outcomes: list[Outcome] = []
     for outcome in join_stacks(batch, _restore(batch, resume, scheduler, batch_size, display, explain)):
@@ -73,9 +75,14 @@ def print_result(output: str, record: dict[str, Any], *, as_json: bool) -> None:
     """Print the path of the result, or its record as JSON; nothing if the image itself went to standard output."""
     if output == "-":
         return
-    line = json.dumps(record, default=str).encode() if as_json else os.fsencode(output)
-    sys.stdout.buffer.write(line + b"\n")
-    sys.stdout.flush()
+    print_line(json.dumps(record, default=str).encode() if as_json else os.fsencode(output))
+
+
+def print_line(line: bytes) -> None:
+    """Print a line of data, unless standard output is closed."""
+    if sys.stdout is not None:
+        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.flush()
 
 
 def print_error(sentence: str, error: DipError | None = None) -> None:

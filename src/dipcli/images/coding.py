@@ -153,8 +153,6 @@ def write(data: bytes, path: Path) -> None:
     """
     if str(path) != "-":
         files.write(path, data)
-    elif sys.stdout is None:
-        raise DipError("Standard output is closed: name a file with -o.")
     else:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

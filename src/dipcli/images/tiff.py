@@ -148,6 +148,15 @@ def list_options(raster: Raster) -> dict[str, Any]:
     return options
 
 
+def is_bilevel(data: bytes) -> bool:
+    """Whether a file has single bits of which 0 is white, as programs write arrays of booleans."""
+    if not data.startswith(SIGNATURES):
+        return False
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page: Any = file.pages.first
+        return bool(page.bitspersample == 1 and page.photometric == PHOTOMETRIC.MINISWHITE)
+
+
 def _check_complete(page: Any, length: int) -> None:
     """Refuse a page whose strips or tiles do not all lie within the file; tifffile would read missing ones as black."""
     pieces = list(zip(page.dataoffsets, page.databytecounts, strict=False))

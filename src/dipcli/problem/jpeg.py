@@ -131,7 +131,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From an upright image, (C, H', W') or of the file's own size, 0..1, to coefficients, (N,)."""
-        x = torch.einsum("dc,chw->dhw", self.to_ycc, self._turn_as_coded(x))
+        x = torch.einsum("dc,chw->dhw", self.to_ycc, self.turn_as_coded(x))
         coefficients = []
         for plane, samples in zip(self.coefficients.planes, x, strict=True):
             height, width = plane.extent
@@ -170,7 +170,7 @@ class Encoder(nn.Module):
 
     def crop(self, x: Tensor) -> Tensor:
         """Cut (C, H', W') to the file's own size."""
-        return self._turn_upright(self._turn_as_coded(x)[..., : self.coefficients.height, : self.coefficients.width])
+        return self._turn_upright(self.turn_as_coded(x)[..., : self.coefficients.height, : self.coefficients.width])
 
     def finish(self, x: Tensor) -> Tensor:
         """Make the restored image, (C, H', W'), agree with the file, within 0..1, and crop it."""
@@ -181,7 +181,7 @@ class Encoder(nn.Module):
 
     def extend(self, x: Tensor) -> Tensor:
         """Extend an image of the file's own size to (C, H', W') by repeating its border."""
-        return self._turn_upright(self._turn_as_coded(x))
+        return self._turn_upright(self.turn_as_coded(x))
 
     def decode(self) -> Tensor:
         """Return the image of a plain decoder that repeats chroma samples, (C, H, W)."""
@@ -209,7 +209,7 @@ class Encoder(nn.Module):
     def _turn_upright(self, x: Tensor) -> Tensor:
         return (x.transpose(-2, -1) if self.transposed else x).flip(self.mirrored_axes)
 
-    def _turn_as_coded(self, x: Tensor) -> Tensor:
+    def turn_as_coded(self, x: Tensor) -> Tensor:
         """Turn an image as in the file, and extend it to complete blocks by repeating its border."""
         x = x.flip(self.mirrored_axes)
         x = x.transpose(-2, -1) if self.transposed else x

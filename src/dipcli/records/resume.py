@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from dipcli.records.job import WHERE, Job
 from dipcli.records.run_files import CHECKPOINT
 from dipcli.records.run_record import RunRecord, read_record
 from dipcli.stopping.step import Place
+from dipcli.text import quote_arguments
 
 # Output options that do not make it another run; the run folder may have been moved.
 WATCHING = ("run_dir", "log_every", "checkpoint_every", "keep_checkpoint", "no_report", "compare")
@@ -64,7 +64,7 @@ class InterruptedRun:
         now = checkpoints.fingerprints(job.input_files())
         for path, before in self.header.files.items():
             if now.get(path) != before:
-                again = shlex.join(self.job.argv)
+                again = quote_arguments(["dip", *self.job.argv[1:]])
                 raise DipError(f"{path} has changed since the run started, or is missing: start again with {again}.")
 
     @property

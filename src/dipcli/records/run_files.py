@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     from dipcli.tasks.case import Case
 
 LOG = "log.csv"  # in every run folder
+LOG_START = b"iteration,seconds,loss,lr"  # other programs call their logs log.csv too
 CHECKPOINT = "checkpoint.pt"
+CHECKPOINT_MARK = b"layoutq\x01"  # near its beginning
 RECORD = FILE_NAME
 PREVIEW = "preview.png"  # during the run
 FRAMES = "frames"  # folder of the film strip
@@ -49,6 +53,14 @@ def run_folder(outputs: Outputs, output: Path) -> Path | None:
     return None if outputs.no_run_dir or str(output) == "-" else output.parent / f"{output.stem}.dip"
 
 
+def is_run_folder(folder: Path) -> bool:
+    """Return whether a run has written to this folder, whatever its name: by the content of its files."""
+    with suppress(OSError), (folder / LOG).open("rb") as file:
+        if file.read(len(LOG_START)) == LOG_START:
+            return True
+    return read_record(folder) is not None or files.has_marker(folder / CHECKPOINT, CHECKPOINT_MARK)
+
+
 def clear(folder: Path, spared: Collection[Path] = ()) -> None:
     """Create a run folder, and delete what an earlier run left in it; other files stay, and so do those to be spared.
 
@@ -56,7 +68,7 @@ def clear(folder: Path, spared: Collection[Path] = ()) -> None:
         DipError: if the folder cannot be created or cleared.
     """
     files.make_folder(folder)
-    if not (folder / LOG).exists():  # not a run folder: the files belong to the user, whatever their names
+    if not is_run_folder(folder):  # the files belong to the user, whatever their names
         return
     spared = {path.resolve() for path in spared}
     record = read_record(folder)
@@ -89,17 +101,20 @@ def check_output(job: Job, case: Case, output: Path, folder: Path | None, size_b
     _check_run_files(job, case, folder)
     _check_uncertainty(job, case, output)
     if str(output) == "-":
+        if sys.stdout is None:
+            raise DipError("Standard output is closed: name a file with -o.")
         return
     files.check_name(output)
     if output.is_dir():
         raise UsageError(f"-o {output} is a folder: name a file in it, as {output / job.source.name}.")
-    files.check_writable(output.parent, size_bytes)
+    files.check_replaceable(output)
+    files.check_writable(files.follow(output).parent, size_bytes)
     if not job.outputs.overwrite:
         for path in job.input_files():
             if output.exists() and output.samefile(path):
                 role = "the input itself" if path == job.source else f"{path}, an input"
                 raise UsageError(f"-o {output} is {role}: choose another name, or use --overwrite.")
-        earlier = bool(folder and (folder / LOG).exists())
+        earlier = bool(folder and is_run_folder(folder))
         for beside in (output.with_suffix(suffix) for suffix in case.suffixes):
             if beside != output and beside.exists() and not earlier:
                 raise UsageError(f"{beside} exists: choose another -o, or replace it with --overwrite.")
@@ -113,13 +128,17 @@ def _check_run_files(job: Job, case: Case, folder: Path | None) -> None:
         raise UsageError(f"--compare does not apply: dip {job.task.name} has no classical methods. Leave it out.")
     if folder is None:
         return
+    with suppress(OSError):  # making the folder will report what is wrong
+        foreign = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if foreign and not is_run_folder(folder):
+            raise UsageError(f"{folder} has files that are not from a run ({foreign[0]}): choose another --run-dir.")
     inputs = [path.resolve() for path in job.input_files()]
     damaged = DAMAGED if case.damaged is not None else ()
     filled = (FILLED,) if case.known is not None else ()
     compared = (folder / FOLDER).glob("*") if job.outputs.compare else ()
     for path in (*(folder / name for name in (*damaged, *filled)), *compared):
-        if path.exists() and (path.resolve() in inputs or not (folder / LOG).exists()):
-            raise UsageError(f"{path} exists and is not from a run: choose another --run-dir.")
+        if path.resolve() in inputs:
+            raise UsageError(f"{path} is an input: choose another --run-dir.")
 
 
 def _check_uncertainty(job: Job, case: Case, output: Path) -> None:

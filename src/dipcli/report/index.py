@@ -9,11 +9,10 @@ from pathlib import Path
 
 from dipcli import files, images
 from dipcli.errors import DipError
-from dipcli.records.run_files import LOG, RECORD, REPORT, is_our_page
+from dipcli.records.run_files import LOG, RECORD, REPORT, is_our_page, is_run_folder
 from dipcli.records.run_record import FileRecord, read_record
 from dipcli.report import page
 from dipcli.report.embedding import EmbeddedImage, embed_image
-from dipcli.report.run_folder import is_run_folder
 from dipcli.report.text import format_title, make_url
 from dipcli.text import escape_controls, format_clock
 

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from dipcli.errors import UsageError
+from dipcli.records.run_files import is_run_folder
 from dipcli.report import index, page
 from dipcli.report.figures import check_figure_path, write_contact_sheet, write_curves
-from dipcli.report.run_folder import is_run_folder
 
 
 def plan_outputs(

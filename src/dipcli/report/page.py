@@ -18,7 +18,7 @@ from dipcli.report.charts import build_charts
 from dipcli.report.figures import draw_svg
 from dipcli.report.gallery import Gallery, build_gallery
 from dipcli.report.run_folder import RunFolder, read_run_folder
-from dipcli.text import escape_controls
+from dipcli.text import escape_controls, quote_arguments
 
 TEMPLATES = Path(__file__).parent
 
@@ -72,7 +72,7 @@ def compose_page(run: RunFolder, place: Path) -> str:
         compared=run.record and run.record.compared,
         charts=[(chart, draw_svg(chart)) for chart in build_charts(run)],
         fits=text.list_fits(run),
-        command=[text.quote_arguments([argument]) for argument in ("dip", *run.request.argv[1:])],
+        command=[quote_arguments([argument]) for argument in ("dip", *run.request.argv[1:])],
         settings=text.list_settings(run),
         machine=text.describe_machine(run),
         links=text.list_links(run, place),

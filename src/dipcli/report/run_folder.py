@@ -15,14 +15,13 @@ from typing import Literal, TypeAlias
 
 from dipcli import files
 from dipcli.errors import DipError
-from dipcli.records.run_files import CHECKPOINT, DAMAGED, FILLED, LOG, PREVIEW, RECORD
+from dipcli.records.run_files import CHECKPOINT, DAMAGED, FILLED, LOG, PREVIEW, RECORD, is_run_folder
 from dipcli.records.run_record import FileRecord, RunRecord, read_record
 
 State: TypeAlias = Literal["finished", "interrupted", "running", "cut short"]
 FileState: TypeAlias = Literal["found", "changed", "missing", "stream"]
 LogRow: TypeAlias = dict[str, float | None]
 
-LOG_START = b"iteration,"  # other programs call their logs log.csv too
 UNKNOWN = RunRecord(input="", output="", task="")
 SNAPSHOT_NAME = re.compile(r"(?:tile(\d+)/)?(?:run(\d+)/)?(\d{6,})\.png")
 
@@ -93,15 +92,6 @@ class RunFolder:
     def last_iteration(self) -> int:
         """The last logged iteration of the last fit; 0 if there is none."""
         return int(self.rows[-1]["iteration"] or 0) if self.rows else 0
-
-
-def is_run_folder(folder: Path) -> bool:
-    """Return whether a run has written to this folder."""
-    if any((folder / name).is_file() for name in (RECORD, CHECKPOINT)):
-        return True
-    with suppress(OSError), (folder / LOG).open("rb") as file:
-        return file.read(len(LOG_START)) == LOG_START
-    return False
 
 
 def read_run_folder(
@@ -175,6 +165,8 @@ def _find_file(folder: Path, file: FileRecord, data: bytes | None) -> StoredFile
     stored = StoredFile(path, "missing")
     for candidate in (folder / file.near, path):
         with suppress(OSError, ValueError):
+            if not candidate.is_file():  # reading from a pipe may never end
+                continue
             data, place = candidate.read_bytes(), Path(os.path.normpath(candidate))
             if file.sha256 in (None, hashlib.sha256(data).hexdigest()):
                 return StoredFile(place, "found", data)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from dipcli.records.run_record import Measures
 from dipcli.report.run_folder import RunFolder
 from dipcli.settings import Settings
 from dipcli.settings.options import option_fields
-from dipcli.text import escape_controls, format_clock
+from dipcli.text import escape_controls, format_clock, quote_path
 
 MEASURE_LABELS = {"psnr": "PSNR", "psnr_y": "PSNR, luma", "psnr_unknown": "PSNR, unknown pixels", "ssim": "SSIM"}
 
@@ -38,7 +36,7 @@ def format_title(path: str) -> str:
 def describe_state(run: RunFolder) -> str:
     """Return what a reader must know of a run that did not finish; empty if it did."""
     reached = f" Last logged iteration: {run.last_iteration}." if run.last_iteration else ""
-    resume = f" To continue: dip resume {quote_arguments([str(run.folder)])}" if run.can_resume else ""
+    resume = f" To continue: dip resume {quote_path(run.folder)}" if run.can_resume else ""
     sentences = {
         "running": f"This run is still running.{reached} The page shows what there was when it was made.",
         "cut short": f"This run was cut short before it wrote an image.{reached}{resume}",
@@ -139,20 +137,6 @@ def list_links(run: RunFolder, place: Path) -> list[tuple[str, str]]:
 def make_url(path: Path, place: Path) -> str:
     """Return the relative URL of a file, whatever its name, as seen from a folder."""
     return quote(os.fsencode(os.path.relpath(path, place).replace(os.sep, "/")))
-
-
-def quote_arguments(arguments: Sequence[str]) -> str:
-    """Return a command line for the shell, on one line; unprintable arguments become bash's `$'...'`."""
-    return " ".join(
-        shlex.quote(argument)
-        if escape_controls(argument) == argument
-        else "$'" + "".join(_escape(byte) for byte in os.fsencode(argument)) + "'"
-        for argument in arguments
-    )
-
-
-def _escape(byte: int) -> str:
-    return chr(byte) if 32 <= byte < 127 and chr(byte) not in "\\'" else f"\\x{byte:02x}"  # noqa: PLR2004 - ASCII
 
 
 def _format_measure(measures: Measures | None, name: str) -> str:

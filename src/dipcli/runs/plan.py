@@ -94,6 +94,7 @@ def make_plan(job: Job, image: Image, resume: InterruptedRun | bool) -> Plan:
     if pose(preset)[0] is not case:
         case, settings = pose(preset)
         output, folder, truth = _check_destination(job, case)
+    job.outputs.check_end(settings.iterations or settings.max_iterations)
     stop = settings.rule()
     prepared = prepare(
         case.problem,

@@ -50,6 +50,7 @@ def open_recording(
     files.remove_temporaries(*(folder / name for name in (LOG, CHECKPOINT, RECORD, PREVIEW)))
     if progress is None:
         clear(folder, spared=job.input_files())
+    log = Log(folder / LOG, progress.reached if progress else None)  # first: it marks the folder as that of a run
     if case.damaged is not None:  # it is simulated
         damaged = plan.image.with_pixels(case.damaged)
         suffix = images.default_suffix(damaged)
@@ -71,7 +72,6 @@ def open_recording(
     )
     before = plan.interrupted_run
     checkpoints.begin(before.seen(plan.prepared) if before and progress else None)
-    log = Log(folder / LOG, progress.reached if progress else None)
     return Recording(
         (ignore_write_errors(log, display),),
         tuple(ignore_write_errors(observer, display) for observer in observers),

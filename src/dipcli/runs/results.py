@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import dipcli
 from dipcli import images
-from dipcli.errors import describe_failure
+from dipcli.errors import DipError, describe_failure
 from dipcli.fitting.machine import memory
 from dipcli.fitting.machine.arithmetic import IEEE
 from dipcli.fitting.machine.device import read_name
@@ -84,7 +84,10 @@ class Results:
         if self.plan.folder:
             if written is not None:
                 record = updated(record, files=_describe_files(self.plan, record, written))
-            write_record(self.plan.folder / RECORD, record)
+            try:
+                write_record(self.plan.folder / RECORD, record)
+            except DipError as error:  # the image is written
+                self.display.note(f"{record.input}: {error}")
         return record
 
     def compare(
@@ -190,7 +193,8 @@ def _describe_files(plan: Plan, record: RunRecord, written: bytes) -> dict[str, 
         full, near, digest = str(path.absolute()), str(path.absolute()), digests.get(name)
         with suppress(ValueError):  # on another drive
             near = os.path.relpath(path, folder)
-        with suppress(OSError), path.open("rb") as file:
-            digest = digest or hashlib.file_digest(file, "sha256").hexdigest()
+        if digest is None and path.is_file():  # reading from a pipe may never end
+            with suppress(OSError), path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         records[name] = FileRecord(path=full, near=near, sha256=digest)
     return records

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,6 +21,7 @@ from dipcli.runs.plan import Plan, make_plan
 from dipcli.runs.recording import open_recording
 from dipcli.runs.results import Results, make_record
 from dipcli.runs.uncertainty import Uncertainty
+from dipcli.text import quote_path
 
 Announce = Callable[[Plan], None]
 
@@ -113,7 +113,7 @@ def restore(
         record, comparison_ended_by = (record, None) if ended_by else results.compare(record, signals)
         results.write_page(record, {"input": data, "output": written})
     if plan.folder and ended_by:
-        display.note(f"{job.source}: to resume: dip resume {shlex.quote(str(plan.folder))}")
+        display.note(f"{job.source}: to resume: dip resume {quote_path(plan.folder)}")
     return record, ended_by or comparison_ended_by
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origi
 from dipcli.errors import UsageError
 
 T = TypeVar("T")
+MAX_ITERATIONS = 100_000_000  # of one fit; more is a slip of the hand
 TYPE_NAMES = {int: "whole number", float: "finite number", bool: "yes or no"}
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from dipcli import text
 from dipcli.errors import UsageError
-from dipcli.settings.options import OptionInfo, check_fields, parse_option
+from dipcli.settings.options import MAX_ITERATIONS, OptionInfo, check_fields, parse_option
 
 DEFAULT_CHECKPOINT_INTERVAL = "60s"  # writing one takes a fraction of a second
 WRITTEN = "What is written"
@@ -38,7 +38,8 @@ class Outputs:
     no_run_dir: Annotated[bool, OptionInfo("Write only the image.", group=WRITTEN)] = False
     no_report: Annotated[bool, OptionInfo("Do not write report.html.", group=WRITTEN)] = False
     snapshot_every: Annotated[
-        int | None, OptionInfo("Write a snapshot every N iterations.", group=WRITTEN, least=1)
+        int | None,
+        OptionInfo("Write a snapshot every N iterations.", group=WRITTEN, least=1, most=MAX_ITERATIONS),
     ] = None
     snapshot_at: Annotated[str | None, OptionInfo("Write snapshots at these iterations: 1,10,100.", group=WRITTEN)] = (
         None
@@ -106,3 +107,16 @@ class Outputs:
         if any(iteration < 1 for iteration in iterations):
             raise UsageError(f"--snapshot-at {self.snapshot_at} is not a list of iterations: use 1,10,100.")
         return iterations
+
+    def check_end(self, end: int) -> None:
+        """Check that no snapshot is to be written after the last iteration that a fit can have.
+
+        Raises:
+            UsageError: if one is.
+        """
+        for option, last in (
+            ("--snapshot-at", max(self.snapshot_iterations(), default=0)),
+            ("--snapshot-every", self.snapshot_every or 0),
+        ):
+            if last > end:
+                raise UsageError(f"{option} {last} is beyond the last iteration, {end}: use that or less.")

@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 from dipcli import stopping, text
 from dipcli.errors import UsageError
 from dipcli.problem.noise import FULL_SCALE
-from dipcli.settings.options import OptionInfo, check_fields, parse_option
+from dipcli.settings.options import MAX_ITERATIONS, OptionInfo, check_fields, parse_option
 
 Precision = Literal["auto", "fp32", "bf16"]
 MAX_SEED = 2**63 - 1
 MIN_TILE_SIDE = 128  # pixels: smaller tiles consist mostly of overlap
+MAX_TILE_SIDE = 1_000_000
 # EMA decays of the averages that a rule chooses from; the first is the published one.
 DECAYS = (0.99, 0.98, 0.995, 0.998)
 STOPPING, NETWORK, OPTIMISER, MACHINE = "Stopping", "The network", "The optimiser", "The machine"
@@ -30,7 +31,12 @@ class Settings:
 
     iterations: Annotated[
         int | None,
-        OptionInfo("Run exactly this many iterations; by default a stopping rule ends the run.", "--iters", least=1),
+        OptionInfo(
+            "Run exactly this many iterations; by default a stopping rule ends the run.",
+            "--iters",
+            least=1,
+            most=MAX_ITERATIONS,
+        ),
     ] = None
     stop: Annotated[str, OptionInfo(stopping.describe_rules)] = "auto"
     sigma: Annotated[
@@ -62,7 +68,10 @@ class Settings:
     ] = None
     seed: Annotated[int, OptionInfo("Random seed. Same seed, settings and CPU: same bits.", least=0, most=MAX_SEED)] = 0
     max_iterations: Annotated[
-        int, OptionInfo("Iteration limit when a stopping rule is active.", "--max-iters", STOPPING, least=1)
+        int,
+        OptionInfo(
+            "Iteration limit when a stopping rule is active.", "--max-iters", STOPPING, least=1, most=MAX_ITERATIONS
+        ),
     ] = 5000
     ema: Annotated[
         float | None,
@@ -176,7 +185,7 @@ class Settings:
 
     def tile_side(self) -> int | None:
         """Return the side of the tiles in pixels; None for auto and none."""
-        examples = f"auto, none or {MIN_TILE_SIDE} pixels and more"
+        examples = f"auto, none or {MIN_TILE_SIDE} to {MAX_TILE_SIDE} pixels"
         return None if self.tile in ("auto", "none") else parse_option("--tile", self.tile, _tile_side, examples)
 
     def memory_limit(self) -> int | None:
@@ -213,6 +222,6 @@ def _noise_level(number: str) -> float:
 
 
 def _tile_side(number: str) -> int:
-    if not number.isdecimal() or (side := int(number)) < MIN_TILE_SIDE:
+    if not number.isdecimal() or not MIN_TILE_SIDE <= (side := int(number)) <= MAX_TILE_SIDE:
         raise ValueError(number)
     return side

@@ -98,6 +98,7 @@ def dejpeg(
 
     from dipcli.problem import jpeg
     from dipcli.problem.consistent.compressed import CompressedCompanion
+    from dipcli.problem.consistent.first_save import find_first_save
 
     decoded, baselines = torch.from_numpy(image.pixels), {"decoded": image.pixels}
     remark = ""
@@ -113,6 +114,10 @@ def dejpeg(
             remarks=(remark,) if remark else (),
             presets=BLIND,
         )
+
+    if first := find_first_save(encoder, decoded):
+        coefficients, quality = first
+        encoder, remark = jpeg.Encoder(coefficients), f"saved twice, first at a quality of {quality}: undoing that save"
 
     def conclude(restored: NDArray[np.float32]) -> str:
         fraction = encoder.agreement(torch.from_numpy(restored))
@@ -135,5 +140,6 @@ def dejpeg(
         ),
         image=image,
         baseline_images=baselines,
+        remarks=(remark,) if remark else (),
         conclude=conclude,
     )

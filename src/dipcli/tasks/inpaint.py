@@ -69,6 +69,7 @@ PATIENCE = {"fast": 50, "balanced": 150, "best": 150}  # iterations
 ENOUGH_KNOWN, MIN_HELDOUT, MAX_HELDOUT_FRACTION = 25_000, 1000, 0.2
 MIN_KNOWN = 16  # pixels
 SCATTERED_SIZE = 4  # pixels, median size of the pieces of a scattered mask
+MAX_COLOUR = 0.25  # difference between the channels of a mask, of 1; JPEG makes some of grey
 LARGE_FRACTION = 0.6  # of the image: more than that is seldom meant to be filled
 
 
@@ -79,8 +80,8 @@ def inpaint(
         str,
         typer.Option(
             metavar="MASK",
-            help="Image of the same size in which white marks the pixels to fill; or alpha, to fill the transparent "
-            "pixels of the input.",
+            help="Image of the same size in which white marks the pixels to fill; a folder with one for each image, "
+            "of the same name; or alpha, to fill the transparent pixels of the input.",
         ),
     ],
     mask_invert: Annotated[bool, typer.Option("--mask-invert", help="Fill the black pixels of the mask.")] = False,
@@ -217,7 +218,7 @@ def _read_mask(image: Image, mask: Any, invert: bool) -> tuple[NDArray[np.bool_]
         levels = image.alpha / image.full
         return _threshold(levels if invert else 1 - levels, "the transparency")
     given = images.to_image(mask)
-    levels = given.pixels.mean(axis=0)
+    levels, remarks = _read_levels(given)
     if given.alpha is not None:  # a transparent pixel of the mask was not painted
         levels = levels * given.alpha / given.full
     if levels.shape != image.pixels.shape[1:]:
@@ -225,9 +226,29 @@ def _read_mask(image: Image, mask: Any, invert: bool) -> tuple[NDArray[np.bool_]
         raise DipError(
             f"The mask is {width}x{height}, the image {own_width}x{own_height}: give a --mask of the same size."
         )
-    if 0 < levels.max() <= 1 / 255 and given.dtype.kind == "u":
-        raise DipError("The mask's largest value is 1 of 255, which is black: use booleans, or 0 and 255.")
-    return _threshold(1 - levels if invert else levels, "the mask")
+    marked, others = _threshold(1 - levels if invert else levels, "the mask")
+    return marked, [*remarks, *others]
+
+
+def _read_levels(given: Image) -> tuple[NDArray[Any], list[str]]:
+    """Return how much each pixel of a mask is marked, (H, W), 0..1, and remarks on values that are not black and white.
+
+    Raises:
+        DipError: if it has colours.
+    """
+    from dipcli.images import tiff
+
+    channels = given.pixels
+    if len(channels) > 1 and float((channels.max(axis=0) - channels.min(axis=0)).max()) > MAX_COLOUR:
+        raise DipError("The mask has colours: paint the pixels to fill white, and all others black.")
+    levels, top = channels.mean(axis=0), given.pixels.max() * given.full
+    if given.file and tiff.is_bilevel(given.file):
+        return 1 - levels, ["the mask has single bits: filling where they are 1"]
+    limit = given.full / 2 if given.dtype.itemsize == 1 else given.full  # dark grey in 8 bits, any grey in 16
+    if given.dtype.kind == "u" and len(channels) == 1 and levels.min() == 0 and 0 < top < limit:
+        marked = (levels > 0).astype(levels.dtype)
+        return marked, [f"the mask has values of 0 to {top:.0f}: filling where they are not 0"]
+    return levels, []
 
 
 def _threshold(levels: NDArray[Any], source: str) -> tuple[NDArray[np.bool_], list[str]]:

@@ -92,7 +92,9 @@ class Task:
         """
         chosen = {name: value for name, value in self._preset(preset).items() if name in SETTING_NAMES}
         chosen |= (adapted or {}).get(preset, {})
-        limit = given.get("max_iterations")
+        limit, count = given.get("max_iterations"), given.get("iterations")
+        if limit and count and limit < count:
+            raise UsageError(f"--max-iters {limit} is less than --iters {count}: use one of them alone.")
         rule_decides = given.get("stop", "none") != "none" or (limit and limit < (chosen.get("iterations") or 0))
         if rule_decides and "iterations" not in given:
             chosen.pop("iterations", None)  # a rule or a limit that the user names decides when to end

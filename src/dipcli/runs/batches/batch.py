@@ -15,7 +15,8 @@ from dipcli.images import find_writable, has_image_suffix, pillow
 from dipcli.records.job import Job
 from dipcli.records.resume import InterruptedRun
 from dipcli.records.run_record import RunRecord
-from dipcli.runs.batches.sources import Source, find_earlier_result, gather, stems
+from dipcli.runs.batches.masks import is_named, match_files
+from dipcli.runs.batches.sources import STDIN, Source, find_earlier_result, find_owner, gather, stems
 from dipcli.runs.batches.stack_job import StackJob
 from dipcli.runs.interrupt import Interrupt, NotStartedError
 from dipcli.runs.run import restore
@@ -102,11 +103,18 @@ def lay_out(like: Job, arguments: list[Path], output: str | None) -> Batch:
         find_writable(f".{like.outputs.format.lstrip('.')}")
     place = None if output is None else Path(output)
     found = gather(arguments, like.task.name, place)
+    if found.several:  # a mask or guide among the images is none of them
+        inputs = [image.path for image in found.images if is_named(image.path, like)]
+        images = tuple(image for image in found.images if image.path not in inputs)
+        found = replace(found, images=images, passed=(*found.passed, *inputs))
     if not found.images:
         raise DipError(f"There is no image among {_list_names(found.passed)}: name one.")
     folder = place if found.several or (output or "").endswith(("/", os.sep)) else None
-    if folder is None and not found.several:
-        return Batch((Entry(replace(like, source=found.images[0].path, output=place)),), several=False)
+    source = found.images[0].path
+    if source == STDIN and place and (folder or place.is_dir()):
+        raise UsageError(f"-o {output} is a folder, and standard input has no name: use -o {place / 'restored.png'}.")
+    if not found.several and ((place and not folder) or source == STDIN):
+        return Batch((_make_entry(replace(like, source=source, output=place), Path(), None),), several=False)
     if found.several:
         _check_folder(like, arguments, output, len(found.images))
     entries = _make_entries(like, found.images, folder)
@@ -142,15 +150,32 @@ def _make_entries(like: Job, images: Sequence[Source], output: Path | None) -> l
     """Give each image its number and its result a name that no other has."""
     sound = [image for image in images if image.wrong is None]
     folders = [image.path.parent if output is None else output / image.inside for image in sound]
-    names = iter(stems([image.path for image in sound], [Path(os.path.abspath(folder)) for folder in folders]))
+    jobs = [
+        replace(like, source=image.path, folder=None if output is None else folder)
+        for image, folder in zip(sound, folders, strict=True)
+    ]
+    taken = [number for number, job in enumerate(jobs) if find_owner(job)]
+    paths = [Path(os.path.abspath(folder)) for folder in folders]
+    names = iter(stems([image.path for image in sound], paths, taken))
     entries = []
     for number, image in enumerate(images, start=1):
         count = f"{number}/{len(images)} " if len(images) > 1 else ""
         job = replace(like, source=image.path, title=count + image.path.name)
         if image.wrong is None:
             job = replace(job, folder=None if output is None else output / image.inside, stem=next(names))
-        entries.append(Entry(job, image.wrong))
+        wrong = image.wrong
+        if wrong is None and not like.outputs.overwrite and (owner := find_owner(job)):
+            wrong = UsageError(f"{job.output_stem()} is the result of {owner}: use another -o, or --overwrite.")
+        entries.append(_make_entry(job, image.inside, wrong))
     return entries
+
+
+def _make_entry(job: Job, inside: Path, wrong: DipError | None) -> Entry:
+    """Give a job its mask or guide, if a folder of them was named."""
+    try:
+        return Entry(job if wrong else match_files(job, inside), wrong)
+    except DipError as error:
+        return Entry(job, error)
 
 
 def restore_all(batch: Batch, *, resume: InterruptedRun | None = None, **how: Any) -> Iterator[Outcome]:

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +17,9 @@ from msgspec.structs import replace
 from dipcli.errors import DipError, UsageError
 from dipcli.images import has_image_suffix
 from dipcli.records.job import Job
-from dipcli.records.run_files import LOG, RECORD
-from dipcli.records.run_record import RunRecord, read_record
+from dipcli.records.resume import find_run
+from dipcli.records.run_files import CHECKPOINT, LOG, RECORD, is_run_folder
+from dipcli.records.run_record import FileRecord, RunRecord, read_record
 
 STDIN = Path("-")
 RUN_SUFFIX = ".dip"  # of run folders
@@ -66,7 +68,7 @@ def gather(arguments: Iterable[Path], task: str, output: Path | None = None) -> 
                 images.append(Source(path, named=True))
             else:
                 passed.append(path)
-        elif path.suffix == RUN_SUFFIX and ((path / LOG).exists() or (path / RECORD).exists()):
+        elif is_run_folder(path):
             passed.append(path)
         else:
             folders += 1
@@ -81,16 +83,17 @@ def gather(arguments: Iterable[Path], task: str, output: Path | None = None) -> 
     return Sources(tuple(unique.values()), bool(folders) or len(named) > 1, tuple(passed))
 
 
-def stems(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
+def stems(paths: Sequence[Path], folders: Sequence[Path], occupied: Iterable[int] = ()) -> list[str]:
     """Name each result, without its suffix: like its source without the suffix.
 
     Sources that differ in the suffix only keep it: a.png and a.jpg become a.png.png and a.jpg.png. Upper and lower
-    case are the same here, as they are on many disks. `folders` are those of the results.
+    case are the same here, as they are on many disks. `folders` are those of the results. `occupied` are the numbers of
+    those whose name is that of another image's result, of an earlier call: they keep their suffix too.
 
     Raises:
         UsageError: if two results would still have one name.
     """
-    with_suffix: set[int] = set()
+    with_suffix = set(occupied)
     while True:
         names = [path.name if number in with_suffix else path.stem for number, path in enumerate(paths)]
         places = [(folder, name.casefold()) for folder, name in zip(folders, names, strict=True)]
@@ -106,6 +109,35 @@ def stems(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
                 f"{first} and {path} would be written to one file: restore them one at a time, each with its own -o."
             )
     return names
+
+
+def find_owner(job: Job) -> Path | None:
+    """Return the other image whose result, or interrupted run, has the name that this job would use; None if none has.
+
+    An image is the same if it has the same path or the same content. A result without a run record may be that of any
+    image beside this one that differs in the suffix only.
+    """
+    stem = job.output_stem()
+    folder = stem.with_name(stem.name + RUN_SUFFIX)
+    record = read_record(folder)
+    suffixes = [*job.result_suffixes(), *([Path(record.output).suffix] if record else [])]
+    is_written = any(os.path.isfile(stem.with_name(stem.name + suffix)) for suffix in suffixes)
+    owners: list[Path] = []
+    if record:
+        file = record.files.get("input") or FileRecord(path=record.input)
+        owners = [Path(file.path), folder / file.near]
+    elif os.path.isfile(folder / CHECKPOINT):
+        with suppress(DipError):
+            owners = [find_run(folder).job.source]
+    elif is_written:
+        name = job.stem or job.source.stem
+        beside = sorted(job.source.parent.glob(f"{glob.escape(name)}.*"))
+        others = (path for path in beside if path != job.source and path.stem == name and has_image_suffix(path))
+        return next(others, None)
+    is_used = is_written or os.path.isfile(folder / CHECKPOINT)
+    if not owners or not is_used or os.path.realpath(job.source) in map(os.path.realpath, owners):
+        return None
+    return None if record and record.input_sha256 == _hash(job.source) else owners[0]
 
 
 class EarlierResult(NamedTuple):
@@ -155,13 +187,20 @@ def _has_changed(job: Job, record: RunRecord, folder: Path) -> bool:
     if not os.path.isfile(job.source):  # it may be a pipe
         return True
     try:
-        with job.source.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         written = (folder / RECORD).stat().st_mtime
         others = [path for path in job.input_files() if path != job.source]
-        return digest != record.input_sha256 or any(path.stat().st_mtime > written for path in others)
+        return _hash(job.source) != record.input_sha256 or any(path.stat().st_mtime > written for path in others)
     except OSError:
         return True  # reading it will report what is wrong
+
+
+def _hash(path: Path) -> str:
+    """SHA-256 of a file; empty if it cannot be read or is a pipe."""
+    with suppress(OSError):
+        if os.path.isfile(path):
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    return ""
 
 
 def _expand(argument: Path) -> list[tuple[Path, bool]]:
@@ -179,7 +218,9 @@ def _expand(argument: Path) -> list[tuple[Path, bool]]:
         literal /= part
     pattern = argument.parts[len(literal.parts) :]
     matching = sorted(glob.glob(os.path.join(glob.escape(str(literal)), *pattern), recursive=True))
-    return [(Path(path), False) for path in matching] or [(argument, True)]
+    known = {literal, *literal.parents}
+    found = [path for path in map(Path, matching) if not any(map(is_run_folder, {*path.parents} - known))]
+    return [(path, False) for path in found] or [(argument, True)]
 
 
 def _walk(root: Path, task: str, output: Path | None, passed: list[Path]) -> Iterator[Source]:
@@ -193,7 +234,7 @@ def _walk(root: Path, task: str, output: Path | None, passed: list[Path]) -> Ite
         here = Path(name)
         inside = here.relative_to(root)
         below = [here / folder for folder in sorted(folders) if not folder.startswith(".")]
-        below = [folder for folder in below if folder.suffix != RUN_SUFFIX and os.path.realpath(folder) != results]
+        below = [folder for folder in below if not is_run_folder(folder) and os.path.realpath(folder) != results]
         passed += filter(Path.is_symlink, below)
         folders[:] = [folder.name for folder in below if not folder.is_symlink()]
         for folder in map(here.joinpath, folders):
