@@ -82,6 +82,13 @@ def test_size_of_a_raw_image_cannot_change(dip: Dip, tmp_path: Path) -> None:
     assert "develop it" in result.stderr
 
 
+@pytest.mark.parametrize("cut", [1, 1000, 5000])
+def test_truncated_raw_file_is_refused(capfd: pytest.CaptureFixture[str], cut: int) -> None:
+    with pytest.raises(DipError):
+        images.decode(make_dng(make_mosaic())[:-cut])
+    assert capfd.readouterr().err == ""
+
+
 def test_raw_file_that_cannot_be_read_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_dng(make_mosaic())
     with pytest.raises(DipError, match="develop it to a TIFF"):

@@ -27,13 +27,20 @@ PLANES = (0, 1, 2, 3)  # red, green, blue, and the green of the blue rows, as Li
 
 
 def is_raw(file: tifffile.TiffFile) -> bool:
-    """Whether a file of TIFF's kind is a camera's raw file: DNG, CR2, NEF, ARW, PEF."""
+    """Whether a file of TIFF's kind is a camera's raw file: DNG, CR2, NEF, ARW, PEF.
+
+    Raises:
+        DipError: if it is, and is truncated: LibRaw would read a part of it.
+    """
     pages: list[Any] = [page.aspage() for page in file.pages[:MAX_DIRECTORIES]]
     pages += [inner for page in pages if page.pages for inner in page.pages]
-    values = [tag.value for page in pages if (tag := page.tags.get(PHOTOMETRIC))]
+    mosaics = [page for page in pages if (tag := page.tags.get(PHOTOMETRIC)) and tag.value in RAW_PHOTOMETRICS]
+    for page in mosaics:
+        ends = (start + size for start, size in zip(page.dataoffsets, page.databytecounts, strict=False))
+        if max(ends, default=0) > file.filehandle.size:
+            raise DipError("The RAW file is truncated: get the whole file.")
     file.filehandle.seek(CR2_PLACE)
-    marked = file.filehandle.read(2) == b"CR" or DNG_VERSION in pages[0].tags
-    return marked or any(value in RAW_PHOTOMETRICS for value in values)
+    return bool(mosaics) or file.filehandle.read(2) == b"CR" or DNG_VERSION in pages[0].tags
 
 
 def read(data: bytes) -> Raster:
