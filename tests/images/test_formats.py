@@ -6,12 +6,14 @@ import contextlib
 import io
 import stat
 import struct
+import sys
 import zlib
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import PIL.Image
+import pillow_heif
 import pytest
 import tifffile
 from hypothesis import given
@@ -335,6 +337,25 @@ def test_deep_avif_and_jpeg_of_12_bits_are_read() -> None:
         images.decode(data[:-20])
 
 
+@pytest.mark.parametrize("bits", [8, 10])
+def test_heic_is_read(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    smooth = np.stack([np.linspace(0, 1, 64 * 64).reshape(64, 64)] * 3, axis=2)
+    samples = (smooth * 255).astype(np.uint8) if bits == 8 else (smooth * 65535).astype(np.uint16)
+    tags = PIL.Image.Exif()
+    tags[315] = "an artist"
+    file = io.BytesIO()
+    made = pillow_heif.from_bytes("RGB" if bits == 8 else "RGB;16", (64, 64), samples.tobytes())
+    made.save(file, quality=95, exif=tags.tobytes())
+    image = images.decode(file.getvalue())
+    assert image.dtype == samples.dtype
+    assert np.abs(image.pixels[1] - smooth[..., 1]).max() < 0.03
+    assert image.exif is not None
+    assert b"an artist" in image.exif
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(DipError, match=r"dipcli\[heic\]"):
+        images.decode(file.getvalue())
+
+
 def test_lab_becomes_srgb() -> None:
     colours = np.full((20, 24, 3), (200, 90, 40), np.uint8)
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
@@ -349,7 +370,6 @@ def test_lab_becomes_srgb() -> None:
 @pytest.mark.parametrize(
     ("data", "name"),
     [
-        (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC"),
         (b"\0\0\0\x20ftypisom" + bytes(40), "Video"),
         (b"v/1\x01" + bytes(40), "OpenEXR"),
         (b"8BPS" + bytes(40), "Photoshop"),

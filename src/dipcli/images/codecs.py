@@ -17,7 +17,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from dipcli.errors import DipError
-from dipcli.images import pillow
+from dipcli.images import exif, pillow
 from dipcli.images.raster import Raster, check_size, refuse_animation, stretch
 
 FRAMES = range(0xC0, 0xC4)  # segments of a JPEG that start the image: baseline, extended, progressive, lossless
@@ -63,6 +63,20 @@ def read_avif(data: bytes) -> Raster:
     if bits <= BYTE:
         return pillow.read(data, "AVIF")
     return replace(pillow.read_header(data, "AVIF"), samples=stretch(imagecodecs.avif_decode(data), 2**bits - 1))
+
+
+def read_heic(data: bytes) -> Raster:
+    """Decode the main image of a HEIC file, upright; samples of 10 and 12 bits become 16."""
+    try:
+        import pillow_heif  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise DipError('HEIC files need pillow-heif: pip install "dipcli[heic]".') from None
+    image = pillow_heif.open_heif(data, convert_hdr_to_8bit=False)
+    channels = len(image.mode.partition(";")[0])
+    width, height = image.size
+    check_size(width, height, channels)
+    described = pillow.make_raster(np.asarray(image).copy(), 1, image.info)  # libheif applies the orientation
+    return replace(described, exif=described.exif and exif.upright(described.exif))
 
 
 def read_jpeg_xl(data: bytes) -> Raster:

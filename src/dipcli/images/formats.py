@@ -149,6 +149,10 @@ FORMATS = (
     ),
     Format(name="AVIF", suffixes=(".avif",), signatures=_boxes(b"avif", b"avis"), read=codecs.read_avif),
     Format(
+        name="HEIC", suffixes=(".heic", ".heif"), read=codecs.read_heic,
+        signatures=_boxes(b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"),
+    ),
+    Format(
         name="QOI", suffixes=(".qoi",), signatures=(b"qoif",), read=partial(pillow.read, kind="QOI"),
         write=codecs.write_qoi, alpha=True,
     ),
@@ -161,7 +165,6 @@ FORMATS = (
         dtypes=("float32",),
     ),
     Format(name="Radiance", suffixes=(".hdr",), signatures=(b"#?RADIANCE", b"#?RGBE"), read=codecs.read_hdr),
-    _recognise("HEIC", EXPORT, *_boxes(b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")),
     _recognise("OpenEXR", EXPORT + " with 32-bit floats", b"v/1\x01"),
     _recognise("Photoshop", EXPORT, b"8BPS"),
     _recognise("GIMP", EXPORT, b"gimp xcf"),
