@@ -2,8 +2,9 @@
 
 Every command is parsed, checked, planned, fitted and written as usual. After a task has made and checked its settings,
 iterations and warm-up are capped and the time budget is cut; a network chosen by name gets fewer channels per level;
-the companion has one stage of few patches. Five functions are patched for this: `Task.settings`, `Settings.rule`,
-`networks.architecture`, `companion.choose_stages` and `filling.companion.choose_steps`.
+the companion has one stage of few patches, or is where it would start. Some functions are patched for this:
+`Task.settings`, `Settings.rule`, `networks.architecture`, `companion.choose_stages`, `filling.companion.choose_steps`
+and `iterate_ridge`.
 """
 
 from __future__ import annotations
@@ -79,6 +80,11 @@ def limit_steps(_choose_steps: Callable[[], Any]) -> Callable[[], Any]:
     return lambda: limit_stages(lambda _level: None)(0.0)[0]
 
 
+def skip_iterations(_iterate_ridge: Callable[..., Any]) -> Callable[..., Any]:
+    """Replace `iterate_ridge` by a function that returns where it would start."""
+    return lambda start, *_arguments: start
+
+
 # By module: the object that holds the function, the function's name, and its wrapper.
 PATCHES: dict[str, Callable[[ModuleType], tuple[Any, str, Callable[..., Any]]]] = {
     "dipcli.tasks.registry": lambda module: (module.Task, "settings", cap_iterations),
@@ -86,6 +92,8 @@ PATCHES: dict[str, Callable[[ModuleType], tuple[Any, str, Callable[..., Any]]]] 
     "dipcli.problem.companion": lambda module: (module, "choose_stages", limit_stages),
     "dipcli.problem.filling.companion": lambda module: (module, "choose_steps", limit_steps),
     "dipcli.settings.outputs": lambda module: (module.Outputs, "check_end", lambda _check: lambda *_: None),
+    "dipcli.problem.consistent.compressed": lambda module: (module, "iterate_ridge", skip_iterations),
+    "dipcli.problem.consistent.enlarged": lambda module: (module, "iterate_ridge", skip_iterations),
     "dipcli.networks.build": lambda module: (module, "architecture", cap_channels),
 }
 
