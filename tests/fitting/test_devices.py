@@ -203,7 +203,7 @@ def test_the_companion_is_computed_on_the_cpu_for_mps(monkeypatch: pytest.Monkey
             return SimpleNamespace(to=lambda where: where)
 
     monkeypatch.setattr("dipcli.problem.ridge.estimate_by_ridge", Estimate)
-    companion = NonLocalCompanion(pixels, fit_noise_model(pixels, 0.1)).to(MPS)
+    companion = NonLocalCompanion(pixels=pixels, noise=fit_noise_model(pixels, 0.1)).to(MPS)
     assert companion(torch.ones(1, 24, 24)) == MPS
     assert seen == [CPU]
 
@@ -211,7 +211,7 @@ def test_the_companion_is_computed_on_the_cpu_for_mps(monkeypatch: pytest.Monkey
 @pytest.mark.gpu
 def test_the_companion_of_a_gpu_is_that_of_the_cpu() -> None:
     pixels = noisy(scene(64, 70)).transpose(2, 0, 1).astype(np.float32) / 255
-    companion = NonLocalCompanion(pixels, fit_noise_model(pixels, 0.1))
+    companion = NonLocalCompanion(pixels=pixels, noise=fit_noise_model(pixels, 0.1))
     there = companion.to(CUDA)()
     assert there.device.type == "cuda"
     assert float((there.cpu() - companion()).abs().mean()) < 1e-3
