@@ -11,6 +11,7 @@ import pytest
 import torch
 from command_line import Dip
 from samples import noisy, scene
+from scipy.ndimage import gaussian_filter
 from scipy.signal import convolve
 
 from dipcli import deblur as restore
@@ -20,7 +21,7 @@ from dipcli.images.image import from_array
 from dipcli.problem.blur import estimates
 from dipcli.problem.blur.kernels import read_kernel
 from dipcli.problem.ridge import RidgeStep
-from dipcli.tasks.deblur import deblur
+from dipcli.tasks.deblur import deblur, measure_level
 from dipcli.tasks.registry import tasks
 
 TASK = tasks()["deblur"]
@@ -124,3 +125,12 @@ def test_a_constant_image_stays_constant() -> None:
     grey = np.full((40, 40), 120, np.uint8)
     result = restore(grey, kernel="gaussian:1", iterations=5, progress=False, network="skip:channels=4:skips=2")
     assert np.abs(result.image.astype(int) - 120).max() <= 3
+
+
+@pytest.mark.parametrize("level", [0, 2, 10])
+def test_the_noise_is_measured_and_the_blur_not_taken_for_it(level: float) -> None:
+    clean = gaussian_filter(np.random.default_rng(0).random((1, 96, 96)), (0, 2, 2)) * 2  # texture, blurred
+    noise = np.random.default_rng(1).normal(0, level / 255, clean.shape)
+    measured = 255 * measure_level((clean + noise).astype(np.float32))
+    assert measured == pytest.approx(level, rel=0.1, abs=0.3)
+    assert measure_level(np.full((1, 40, 40), 0.5, np.float32)) < 1e-9

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dipcli.problem import Problem, losses
-from dipcli.problem.noise import FULL_SCALE, measure_noise
+from dipcli.problem.noise import FULL_SCALE
 from dipcli.tasks import LossOption
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import PUBLISHED, Presets, task
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from dipcli.images.image import Image
     from dipcli.tasks.baselines.baseline import Baseline
 
@@ -80,8 +84,7 @@ def deblur(
     channels, height, width = pixels.shape
     taps = read_kernel(kernel, (height, width))
     down, across = (side // 2 for side in taps.shape)
-    noise = measure_noise(pixels)
-    level = float(sigma) / FULL_SCALE if sigma != "auto" else noise.level if noise else 0.0
+    level = float(sigma) / FULL_SCALE if sigma != "auto" else measure_level(pixels)
     measured, blur = torch.from_numpy(pixels), Blur(torch.from_numpy(taps))
     estimate = (blur, measured, max(level, MIN_LEVEL))
 
@@ -108,3 +111,17 @@ def deblur(
         origin=(down, across),
         remarks=(f"the kernel has {taps.shape[1]}x{taps.shape[0]} pixels",),
     )
+
+
+def measure_level(pixels: NDArray[np.float32]) -> float:
+    """Return the standard deviation of the noise, 0..1, of a blurred image (C, H, W): of its finest details.
+
+    A blurred image has hardly any of its own. `problem/noise.py` takes what is left for noise that neighbours share: on
+    the blurred peppers without noise it found 9 of 255, and 7 dB were lost.
+    """
+    import numpy as np
+    from skimage.restoration import estimate_sigma
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where there are no details at all
+        return float(np.nan_to_num(estimate_sigma(pixels, average_sigmas=True, channel_axis=0)))
