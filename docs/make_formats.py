@@ -7,7 +7,7 @@ from dipcli.images.formats import METADATA, Format, formats
 
 PAGE = Path(__file__).with_name("images.md")
 START, END = "<!-- the table of formats -->\n", "<!-- its end -->\n"
-DEPTHS = {"uint8": "8", "uint16": "16", "float32": "float"}
+DEPTHS = {"uint8": "8", "uint16": "16", "uint32": "32, 64, signed or not", "float32": "float"}
 
 
 def describe(row: Format) -> str:
@@ -15,7 +15,7 @@ def describe(row: Format) -> str:
     name = f"{row.name}: {' '.join(f'`{suffix}`' for suffix in row.suffixes)}"
     if not row.write:
         return f"| {name} | only read | | | | |"
-    depths = ", ".join(DEPTHS[dtype] for dtype in row.dtypes)
+    depths = ", ".join(DEPTHS[dtype] for dtype in row.dtypes if dtype in DEPTHS)
     lost = ", ".join(text for attribute, text in METADATA.items() if attribute not in row.keeps)
     channels = "any number" if row.max_channels is None else str(row.max_channels)
     loss = "without loss" if row.lossless else "**with loss**"

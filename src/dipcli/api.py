@@ -30,7 +30,8 @@ from dipcli.tasks.registry import DEFAULT_PRESET, Task
 PARAMETERS = """
 
 From Python:
-    image: an array, shape (H, W) or (H, W, channels), bool, uint8, uint16 or float (0..1), or the path of a file.
+    image: an array, shape (H, W) or (H, W, channels), of bools, integers or floats in any unit; or the path of a file.
+    alpha: whether the last of 2 or 4 channels of an array is transparency; False for channels like the others.
     preset: fast, balanced (default), best or paper; with `time` and no preset, the best that fits in it.
     stop: a rule, or the name of one as on the command line.
     observers: called after each iteration with the step and the rule's verdict.
@@ -87,6 +88,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
         observers: Iterable[Observer] = (),
         progress: bool = True,
         uncertainty: bool = False,
+        alpha: bool = True,
         **given: Any,
     ) -> Restored:
         arguments = {option.name: given.pop(option.name) for option in task.arguments() if option.name in given}
@@ -94,7 +96,7 @@ def restorer(task: Task) -> Callable[..., Restored]:
             given["stop"] = stop
         elif stop is not None:
             given["stop"] = "none"  # the task need not end the fit
-        source = images.to_image(image)
+        source = images.to_image(image, alpha=alpha, missing=True)
 
         def pose(preset: str) -> tuple[Case, Settings]:
             return task.case(source, preset, arguments, given)

@@ -30,7 +30,7 @@ def test_values_and_header_come_back(dip: Dip, tmp_path: Path, dtype: type) -> N
     assert dip.quick("denoise", source).exit_code == 0
     restored, header = fits.getdata(tmp_path / "x.denoised.fits", header=True)
     assert restored.shape == STARS.shape
-    assert restored.dtype.kind == ("u" if dtype in (np.uint8, np.uint16) else "f")
+    assert restored.dtype.newbyteorder("=") == dtype
     assert (header["OBJECT"], header["EXPTIME"], header["CDELT1"]) == ("M31", 30.0, -0.5)
 
 

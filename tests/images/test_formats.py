@@ -67,12 +67,14 @@ def list_layouts(row: images.Format) -> list[tuple[int, ...]]:
 )
 def test_lossless_formats_keep_every_sample(row: images.Format, dtype: np.dtype, layout: tuple[int, ...]) -> None:
     """Of the whole table, at each depth, with and without transparency; some formats make three channels of one."""
-    array = np.random.default_rng(0).random((17, 23, *layout), dtype=np.float32)
-    if dtype.kind == "u":
-        array = (array * np.iinfo(dtype).max).astype(dtype)
-    suffix = row.suffixes[0]
-    images.check(from_array(array), suffix)
-    again = images.decode(images.encode(from_array(array), suffix)).array()
+    array = np.random.default_rng(0).random((17, 23, *layout))
+    if dtype.kind != "f":
+        array *= min(np.iinfo(dtype).max, 2**52)
+    array = array.astype(dtype)
+    suffix, image = row.suffixes[0], from_array(array)
+    images.check(image, suffix)
+    decoded = images.decode(images.encode(image.with_pixels(image.pixels), suffix))
+    again = decoded.with_pixels(decoded.pixels).array()
     assert again.dtype == dtype
     if again.ndim > array.ndim or again.shape[2:] == (4,) != layout:
         again = again[..., 0] if layout == () else again[..., 2:]
@@ -128,13 +130,13 @@ def test_floats_beyond_0_and_1_keep_their_range() -> None:
     assert image.pixels.min() == 0
     assert image.pixels.max() == 1
     assert np.allclose(image.array(), array, atol=1e-4)
-    written = images.decode(images.encode(image, ".tif"), span=image.span)
+    written = images.decode(images.encode(image, ".tif")).match(image)
     assert np.allclose(written.pixels, image.pixels, atol=1e-6)
 
 
 def test_pixels_are_rounded_to_the_bit_depth() -> None:
-    image = from_array(np.zeros((16, 16), np.uint8)).with_pixels(np.full((1, 16, 16), 0.5004, np.float32))
-    assert np.allclose(images.decode(images.encode(image, ".png")).pixels, 128 / 255)
+    image = from_array(np.tile(np.uint8([0, 255]), (16, 8))).with_pixels(np.full((1, 16, 16), 0.5004, np.float32))
+    assert np.all(images.decode(images.encode(image, ".png")).array() == 128)
 
 
 @pytest.mark.parametrize(
@@ -143,10 +145,10 @@ def test_pixels_are_rounded_to_the_bit_depth() -> None:
         (np.zeros((4, 40), np.uint8), "16x16"),
         (np.zeros((20, 20, 700), np.uint8), "1 to 256"),
         (np.zeros(20, np.uint8), "H, W"),
-        (np.zeros((20, 20), np.int64), "8 or 16 bits"),
+        (np.zeros((20, 20), complex), "integers or floats"),
+        (np.tile(np.int64([-(2**62), 2**62]), (20, 10)), "too far apart"),
         (np.full((20, 20), np.nan), "finite"),
         (np.full((20, 20), np.inf), "finite"),
-        (np.full((20, 20), 1e300), "finite"),
         (np.tile(np.float32([-3e38, 3e38]), (20, 10)), "too far apart"),
     ],
 )
@@ -184,7 +186,7 @@ def test_png_keeps_all_65536_values(layout: tuple[int, ...]) -> None:
     image = images.decode(images.encode(from_array(array), ".png"))
     assert image.dtype == np.uint16
     assert np.array_equal(image.array(), array)
-    assert len(np.unique(image.pixels)) == 65536
+    assert len(np.unique(image.pixels)) >= 65536 - (layout == (2,)), "the colour of the transparent pixel is not used"
     assert np.array_equal(image.with_pixels(image.pixels).array(), array), "as float pixels too"
 
 
@@ -428,7 +430,6 @@ def test_transparent_palette_colour_becomes_alpha() -> None:
     ("data", "message"),
     [
         (pillow("CMYK", "TIFF"), "convert it to RGB"),
-        (tiff(GREY.astype(np.int32)), "convert them"),
         (tiff(np.stack([GREY.astype(np.uint16)] * 5), photometric="minisblack"), "5 pages"),
         (pillow("RGB", "TIFF", save_all=True, append_images=[PIL.Image.fromarray(COLOURS)]), "2 pages"),
         *[
@@ -449,7 +450,6 @@ def test_transparent_palette_colour_becomes_alpha() -> None:
     ],
     ids=[
         "cmyk tiff",
-        "int32",
         "pages",
         "8-bit pages",
         "gif",

@@ -621,7 +621,7 @@ def test_images_of_every_type_are_converted_for_display() -> None:
     assert np.array_equal(to_samples(reread(plain)), plain)
     assert np.array_equal(to_samples(reread(deep)), plain), "16 bits as 8"
     assert "16 bits shown as 8" in embed_image("x", reread(deep)).treatment
-    floats = plain.astype(np.float32) * 3 - 100
+    floats = plain.astype(np.float32) * 3 - 500
     shown = to_samples(reread(floats)).astype(int)
     assert (shown.min(), shown.max()) == (0, 255), "from the smallest to the largest value"
     seven = np.concatenate([plain, plain, plain[..., :1]], axis=2)

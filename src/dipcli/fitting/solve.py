@@ -58,8 +58,7 @@ class PreparedFit:
     @property
     def first_problem(self) -> Problem:
         """The problem that is fitted first: the whole or the first tile."""
-        windows = (self.problem.window(place.rows, place.columns) for place in self.estimate.places)
-        return next(windows, self.problem)
+        return _find_first_tile(self.problem, self.estimate.places) or self.problem
 
 
 def prepare(
@@ -84,6 +83,9 @@ def prepare(
     Raises:
         DipError: if the device is missing, memory does not suffice, or the settings do not go together.
     """
+    if settings.iterations in (None, 1) and not getattr(problem.finish, "uses_fit", True):
+        # There is nothing to fit: an iteration, as a formality.
+        settings, stop = replace(settings, iterations=1, runs=1, stop="none"), None
     asked, settings = settings, resolve_settings(settings)
     device = torch.device(settings.device)
     memory.reset_peak(device)
@@ -96,13 +98,18 @@ def prepare(
         estimate = estimate_resources(problem, settings, cost, other_bytes, places)
         rule = stop or settings.rule()
         if estimate.places:
-            first = estimate.places[0]
-            started = start_rule(rule.resolve(problem), problem.window(first.rows, first.columns))
+            started = start_rule(rule.resolve(problem), _find_first_tile(problem, estimate.places) or problem)
         else:
             problem = problem.to(device)
             started = start_rule(rule, problem)
             prior = fresh_prior(started.problem, settings).to(device)
         return PreparedFit(problem, prior, settings, estimate, started, explain_choice(asked, device))
+
+
+def _find_first_tile(problem: Problem, places: Iterable[Place]) -> Problem | None:
+    """Return the problem of the first tile that is not hidden; None without one."""
+    windows = (problem.window(place.rows, place.columns) for place in places)
+    return next((window for window in windows if not tiling.is_hidden(window)), None)
 
 
 def solve(

@@ -19,12 +19,12 @@ from dipcli.images.image import MIN_SIDE, Image, from_array
 from dipcli.images.raster import METADATA_FIELDS, Raster, check_size
 
 
-def read(path: Path, *, span: tuple[float, float] | None = None) -> tuple[Image, bytes]:
+def read(path: Path, *, missing: bool = False) -> tuple[Image, bytes]:
     """Read an image and the bytes of its file; `-` is standard input.
 
     Args:
         path: the file.
-        span: the values of a float file that map to 0 and 1, if known.
+        missing: whether pixels may be missing, that is, not finite.
 
     Raises:
         DipError: if there is no such file, or `decode` cannot read it.
@@ -43,24 +43,31 @@ def read(path: Path, *, span: tuple[float, float] | None = None) -> tuple[Image,
     except (OSError, ValueError, MemoryError) as error:
         raise DipError(f"Cannot read {path} ({first_line(error)}): check the name.") from error
     try:
-        return decode(data, span=span), data
+        return decode(data, missing=missing), data
     except DipError as error:
         raise DipError(f"{path}: {error}") from error
 
 
-def to_image(source: NDArray[Any] | str | Path, *, span: tuple[float, float] | None = None) -> Image:
+def to_image(source: NDArray[Any] | str | Path, *, alpha: bool = True, missing: bool = False) -> Image:
     """Make an image from a file, an array, or an object that NumPy converts to an array, as Pillow's images.
+
+    Args:
+        source: the file or array.
+        alpha: of an array, whether the last of 2 or 4 channels is alpha.
+        missing: whether pixels may be missing, that is, not finite.
 
     Raises:
         DipError: if `read` or `from_array` does.
     """
     if isinstance(source, str | Path):
-        return read(Path(source), span=span)[0]
-    return from_array(np.asarray(source), span=span)
+        return read(Path(source), missing=missing)[0]
+    return from_array(np.asarray(source), alpha=alpha, missing=missing)
 
 
-def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Image:
+def decode(data: bytes, *, missing: bool = False) -> Image:
     """Decode the bytes of a whole file, with its orientation applied and a palette resolved.
+
+    Transparency that is complete everywhere is none: some programs leave it empty.
 
     Raises:
         DipError: if the format is unknown, the file is truncated or damaged, or it cannot be read without loss.
@@ -77,7 +84,7 @@ def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Image:
         raise DipError("This is not an image of a known format: check the file.") from None
     except Exception as error:
         raise DipError(f"This image cannot be read ({first_line(error)}): check the file.") from error
-    image = from_array(raster.samples, alpha=raster.alpha, span=span)
+    image = from_array(raster.samples, alpha=raster.alpha, missing=missing)
     profile, remarks = raster.profile, raster.remarks
     if profile and profile[16:20] != (b"GRAY" if len(image.pixels) == 1 else b"RGB "):
         profile, remarks = None, (*remarks, "its colour profile is not for such an image: it is left out")
@@ -85,6 +92,7 @@ def decode(data: bytes, *, span: tuple[float, float] | None = None) -> Image:
     return replace(
         image,
         **metadata,
+        alpha=image.alpha if image.alpha is not None and image.alpha.any() else None,
         remarks=remarks,
         file=data,
     )
@@ -105,7 +113,7 @@ def check(image: Image, suffix: str) -> None:
         if image.samples is not None and image.samples.shape[:2] != (height, width):
             raise DipError("The size of a RAW image cannot change: develop it to a TIFF of 16 bits first.")
         return
-    encode(replace(image, pixels=image.pixels[:, corner, corner], alpha=alpha, known=None), suffix)
+    encode(replace(image, pixels=image.pixels[:, corner, corner], alpha=alpha, known=None, excess=None), suffix)
 
 
 def encode(image: Image, suffix: str) -> bytes:
@@ -127,7 +135,7 @@ def read_back(data: bytes, image: Image) -> NDArray[np.float32]:
 
     Of a developed RAW image, whose file has other pixels, they are those of the mosaic, rounded.
     """
-    return image.quantize(image.pixels) if image.develop else decode(data, span=image.span).pixels[: len(image.pixels)]
+    return image.quantize(image.pixels) if image.develop else decode(data).match(image).pixels[: len(image.pixels)]
 
 
 def encode_preview(image: Image) -> bytes:
@@ -142,7 +150,8 @@ def _to_raster(image: Image) -> Raster:
     height, width = samples.shape[:2]
     before = (height, width) if image.samples is None else image.samples.shape
     metadata = {name: getattr(image, name) for name in METADATA_FIELDS}
-    return Raster(samples, **metadata).resized((width / before[1], height / before[0]))
+    raster = Raster(samples, **metadata, alpha=image.alpha is not None)
+    return raster.resized((width / before[1], height / before[0]))
 
 
 def write(data: bytes, path: Path) -> None:

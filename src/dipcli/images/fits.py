@@ -19,6 +19,7 @@ from dipcli.errors import DipError
 from dipcli.images.raster import Raster, check_size
 
 SIGNATURES = (b"SIMPLE  =",)
+DTYPES = ("uint8", "uint16", "uint32", "int16", "int32", "int64", "float32", "float64")
 PLANE_AXES = 2
 STORAGE = ("BSCALE", "BZERO", "BLANK", "CHECKSUM", "DATASUM", "EXTNAME")  # of the samples as they were stored
 
@@ -95,8 +96,6 @@ def _read_plane(image: Any, number: int) -> Raster:
     check_size(width, height)
     check_size(width, height * _count(image))  # astropy reads all planes
     samples: NDArray[Any] = image.data.reshape(-1, height, width)[number]
-    if samples.dtype.kind == "i" or (samples.dtype.itemsize > 2 and samples.dtype.kind == "u"):  # noqa: PLR2004 - 16 bits
-        samples = samples.astype(np.float32)
     return Raster(samples.copy(), fits_header=image.header.tostring().encode())
 
 

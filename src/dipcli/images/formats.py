@@ -30,7 +30,7 @@ class Format:
         signatures: what files begin with, one of them.
         read: decodes a whole file. Any exception means that the file is damaged; the message of a `DipError` is shown.
         write: encodes a file; None if the format is only read.
-        dtypes: names of the sample types that it can hold, of uint8, uint16 and float32.
+        dtypes: names of the sample types that it can hold.
         max_channels: without alpha; None for no limit.
         alpha: whether it can hold transparency.
         lossless: whether samples are read back bit for bit.
@@ -60,7 +60,7 @@ class Format:
         """Name what the format cannot hold of an image, for a message; None if it can hold all of it."""
         channels, height, width = image.pixels.shape
         channels = 3 if image.develop else channels
-        if self.max_channels is not None and channels > self.max_channels:
+        if self.max_channels is not None and (channels > self.max_channels or channels == 2):  # noqa: PLR2004
             return f"{channels} channels"
         if image.dtype.name not in self.dtypes:
             return f"{image.dtype} samples without loss"
@@ -116,12 +116,12 @@ FORMATS = (
     ),
     Format(
         name="TIFF", suffixes=(".tif", ".tiff"), signatures=tiff.SIGNATURES, read=tiff.read, write=tiff.write,
-        dtypes=("uint8", "uint16", "float32"), max_channels=None, alpha=True,
+        dtypes=tiff.DTYPES, max_channels=None, alpha=True,
         keeps=(*USUAL, "tags"), open_stack=stacks.open_tiff, default=True,
     ),
     Format(
         name="FITS", suffixes=(".fits", ".fit", ".fts"), signatures=fits.SIGNATURES, read=fits.read, write=fits.write,
-        dtypes=("uint8", "uint16", "float32"), max_channels=1, keeps=("fits_header",), open_stack=stacks.open_fits,
+        dtypes=fits.DTYPES, max_channels=1, keeps=("fits_header",), open_stack=stacks.open_fits,
         default=True,
     ),
     Format(

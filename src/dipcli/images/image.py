@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from dipcli.errors import DipError
 from dipcli.images.calibration import Tags
+from dipcli.images.ranges import Span, find_span, sample_range
 
 MIN_SIDE = 16  # pixels
 MAX_CHANNELS = 256  # an array with more has its axes in another order
+MAX_INTEGER_RANGE = 2**53  # integers that are further apart are not exact in 64-bit floats
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,11 @@ class Image:
     """Pixels as the fit needs them, with the file's sample type and metadata.
 
     Attributes:
-        pixels: float32, shape (C, H, W), values 0..1; C = 1 (grey), 3 (RGB), or 5 and more for other channels.
-        dtype: of the file's samples: uint8, uint16 or float32.
+        pixels: float32, shape (C, H, W), values 0..1; C = 1 (grey), 3 (RGB), or the number of other channels. A pixel
+            that is not valid has the values of the nearest valid one.
+        dtype: of the file's samples: integers or floats.
         alpha: transparency, shape (H, W), in the file's dtype; None if there is none.
-        span: for a float file with values beyond 0..1, its smallest and largest value; otherwise (0, 1).
+        span: the sample values that are mapped to 0 and 1; None for the range of the sample type (`images.ranges`).
         profile: ICC colour profile.
         exif: EXIF block, its orientation applied and reset.
         resolution: horizontal and vertical, in pixels per inch.
@@ -36,13 +39,16 @@ class Image:
         remarks: sentences for the user about what was not read as it is in the file.
         file: the bytes it was read from; None for an image made in memory.
         samples: the file's colours, shape (H, W, C).
-        known: where `samples` are written in place of `pixels`, shape (H, W); None for nowhere.
+        valid: the pixels to fit, shape (H, W): those that are finite and not fully transparent; None for all.
+        known: where `samples` are written in place of `pixels`, shape (H, W, C): at fully transparent pixels, and where
+            the samples are outliers beyond the span; None for nowhere.
+        excess: how far outliers lie beyond the span, resized, to be added to the samples, shape (H, W, C).
     """
 
     pixels: NDArray[np.float32]
     dtype: np.dtype[Any]
     alpha: NDArray[Any] | None = None
-    span: tuple[float, float] = (0.0, 1.0)
+    span: Span | None = None
     profile: bytes | None = None
     exif: bytes | None = None
     resolution: tuple[float, float] | None = None
@@ -54,47 +60,108 @@ class Image:
     remarks: tuple[str, ...] = ()
     file: bytes | None = None
     samples: NDArray[Any] | None = None
+    valid: NDArray[np.bool_] | None = None
     known: NDArray[np.bool_] | None = None
+    excess: NDArray[np.float64] | None = None
 
     @property
     def full(self) -> float:
-        """The sample value of an opaque pixel, and unless samples are floats of white."""
-        return 1.0 if self.dtype.kind == "f" else float(np.iinfo(self.dtype).max)
+        """The sample value of an opaque pixel."""
+        return sample_range(self.dtype)[1]
+
+    @property
+    def range(self) -> Span:
+        """The sample values that are mapped to 0 and 1."""
+        return self.span or sample_range(self.dtype)
+
+    @property
+    def missing(self) -> NDArray[np.bool_] | None:
+        """The pixels that are not finite, shape (H, W); None if all are."""
+        if self.valid is None or self.samples is None or np.isfinite(self.samples).all():
+            return None
+        missing: NDArray[np.bool_] = ~np.isfinite(self.samples).all(axis=2)
+        return missing
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """The weight of the pixels as an attribute of `Problem`: 0 where they are not valid; none if all are."""
+        import torch  # noqa: PLC0415 - images are read without it
+
+        if self.valid is None:
+            return {}
+        return {"weight": torch.from_numpy(self.valid)[None].float(), "hidden": self.missing is None}
+
+    def with_span(self, span: Span | None) -> Image:
+        """Map other sample values to 0 and 1; None for the range of the sample type."""
+        return self if span == self.span else _map_samples(replace(self, span=span))
+
+    def match(self, other: Image) -> Image:
+        """Map the same sample values as another image, if both are of one sample type."""
+        return self.with_span(other.span) if self.dtype == other.dtype else self
+
+    def leave_out(self, places: NDArray[np.bool_]) -> Image:
+        """Take pixels, shape (H, W), for missing: not valid, not counted in the span, and not kept as they are."""
+        assert self.samples is not None  # noqa: S101 - for the type checker: every image that was read has samples
+        valid = ~places if self.valid is None else self.valid & ~places
+        return _map_samples(replace(self, valid=valid, span=find_span(self.samples[valid])), places)
 
     def with_pixels(self, pixels: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> Image:
         """Replace the pixels.
 
         Args:
-            pixels: shape (C, H, W), values 0..1; if the size differs, alpha is resized to it.
+            pixels: shape (C, H, W), values 0..1; if the size differs, alpha is resized to it, and so are outliers.
             known: where the samples of this image are kept bit for bit, shape (H, W).
         """
-        alpha = self.alpha
-        if alpha is not None and alpha.shape != pixels.shape[1:]:
-            alpha = _resize_alpha(alpha, pixels.shape[1:])
-        return replace(self, pixels=pixels, alpha=alpha, known=known)
+        size = pixels.shape[1:]
+        if self.samples is None or size == self.samples.shape[:2]:
+            kept = self.known
+            if known is not None:
+                kept = known[..., None] if kept is None else kept | known[..., None]
+            if self.samples is not None and (self.dtype.kind == "f" or self.dtype.itemsize > 2):  # noqa: PLR2004
+                # The mapping rounds these types; where nothing was changed, they come back bit for bit.
+                unchanged = (pixels == self.pixels).transpose(1, 2, 0)
+                unchanged = unchanged if self.valid is None else unchanged & self.valid[..., None]
+                kept = unchanged if kept is None else kept | unchanged
+            return replace(self, pixels=pixels, known=kept)
+        alpha = None if self.alpha is None else _resize(self.alpha, size)
+        return replace(self, pixels=pixels, alpha=alpha, valid=None, known=None, excess=self._resize_excess(size))
+
+    def _resize_excess(self, size: tuple[int, ...]) -> NDArray[np.float64] | None:
+        """Return how far the samples lie beyond the span, resized; None if none does."""
+        if self.samples is None or self.known is None:
+            return None
+        samples = self.samples.astype(np.float64)
+        excess = samples - samples.clip(*self.range)
+        if self.valid is not None:
+            excess[~self.valid] = 0
+        return _resize(excess, size) if excess.any() else None
 
     def to_8_bits(self, pixels: NDArray[np.float32]) -> Image:
         """Make an opaque 8-bit image for display from the first three channels of pixels, with this colour profile."""
-        return Image(pixels[:3], np.dtype(np.uint8), profile=self.profile, png_colour=self.png_colour)
+        shown = pixels[:1] if len(pixels) == 2 else pixels[:3]  # noqa: PLR2004 - no format shows two
+        return Image(shown, np.dtype(np.uint8), profile=self.profile, png_colour=self.png_colour)
 
     def quantize(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Clip pixels to 0..1 and round them to the levels of this bit depth, as writing and reading would."""
+        """Clip pixels to 0..1 and round them to the levels of the samples, as writing and reading would."""
         pixels = np.clip(pixels, 0, 1)
-        return pixels if self.dtype.kind == "f" else np.rint(pixels * np.float32(self.full)) / np.float32(self.full)
+        levels = np.float32(self.range[1] - self.range[0] or 1)
+        return pixels if self.dtype.kind == "f" else np.rint(pixels * levels) / levels
 
     def array(self) -> NDArray[Any]:
         """Return the samples to write to a file: shape (H, W) or (H, W, channels), in the file's dtype."""
-        low, high = self.span
-        values = np.clip(self.pixels, 0, 1)  # one copy, changed in place: a photograph takes gigabytes
-        if self.dtype.kind == "f":
-            values *= high - low
-            values += low
-        else:
-            values *= self.full
+        low, high = self.range
+        # One copy, changed in place: a photograph takes gigabytes.
+        values = np.clip(self.pixels, 0, 1).astype(np.result_type(self.dtype, np.float32), copy=False)
+        values *= high - low
+        values += low
+        if self.dtype.kind != "f":
             np.rint(values, out=values)
+        if self.excess is not None:
+            limits = np.finfo(self.dtype) if self.dtype.kind == "f" else np.iinfo(self.dtype)
+            values = (values + self.excess.transpose(2, 0, 1)).clip(float(limits.min), float(limits.max))
         samples = values.transpose(1, 2, 0).astype(self.dtype, order="C")
         if self.known is not None and self.samples is not None:
-            samples = np.where(self.known[..., None], self.samples, samples)
+            samples = np.where(self.known, self.samples, samples)
         if self.alpha is not None:
             samples = np.concatenate([samples, self.alpha[..., None]], axis=2)
         return samples[..., 0] if samples.shape[2] == 1 else samples
@@ -103,15 +170,14 @@ class Image:
 Picture = Image  # the name of earlier versions
 
 
-def from_array(array: NDArray[Any], *, alpha: bool = True, span: tuple[float, float] | None = None) -> Image:
+def from_array(array: NDArray[Any], *, alpha: bool = True, missing: bool = False) -> Image:
     """Make an image from samples in memory.
 
     Args:
         array: shape (H, W) for grey, (H, W, 2) for grey with alpha, (H, W, 3) for RGB, (H, W, 4) for RGB with alpha,
-            (H, W, C) for 5 and more other channels; bool, uint8, uint16 or float. Floats are in 0..1; if some are not,
-            the smallest and largest value are mapped to 0 and 1.
+            (H, W, C) for 5 and more other channels; bool, integers or floats in any unit.
         alpha: whether the last of 2 or 4 channels is alpha, not a channel like the others.
-        span: the values of a float array that map to 0 and 1, if known.
+        missing: whether pixels may be missing, that is, not finite.
 
     Raises:
         DipError: if shape, type or values are invalid.
@@ -126,33 +192,77 @@ def from_array(array: NDArray[Any], *, alpha: bool = True, span: tuple[float, fl
         raise DipError(f"An image of {width}x{height} is too small: the smallest is {MIN_SIDE}x{MIN_SIDE}.")
     if samples.dtype == bool:
         samples = samples.astype(np.uint8) * np.uint8(255)
-    kind, size = samples.dtype.kind, samples.dtype.itemsize
-    if kind != "f" and (kind, size) not in (("u", 1), ("u", 2)):
-        raise DipError(f"Samples of type {samples.dtype} are not supported: convert them to 8 or 16 bits or float.")
-    original = samples
-    with np.errstate(over="ignore"):  # values too large for float32 become infinite and are refused below
-        samples = samples.astype(np.float32 if kind == "f" else f"=u{size}", copy=False)
+    if samples.dtype.kind not in "iuf" or samples.dtype.itemsize > 8:  # noqa: PLR2004 - bytes
+        raise DipError(f"Samples of type {samples.dtype} are not supported: convert them to integers or floats.")
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
     transparency = samples[..., -1].copy() if alpha and samples.shape[2] in (2, 4) else None
-    if transparency is not None:
-        samples, original = samples[..., :-1], original[..., :-1]
-    colours = samples.transpose(2, 0, 1)
-    low, high = 0.0, 1.0
-    if kind == "f":
-        if not np.isfinite(colours).all():
+    colours = samples if transparency is None else samples[..., :-1]
+    valid = None
+    if samples.dtype.kind == "f" and not (finite := np.isfinite(samples).all(axis=2)).all():
+        if not missing:
             raise DipError("The image has values that are not finite numbers: replace them first.")
-        beyond = colours.min() < 0 or colours.max() > 1
-        low, high = span or ((float(colours.min()), float(colours.max())) if beyond else (low, high))
-        if high - low > float(np.finfo(np.float32).max):
-            raise DipError("The image's values are too far apart: scale them to 0..1 first.")
-    full = np.float32(((high - low) or 1.0) if kind == "f" else np.iinfo(samples.dtype).max)
-    pixels = np.empty(colours.shape, np.float32)  # allocated once and changed in place
-    np.subtract(colours, np.float32(low), out=pixels)
-    pixels /= full
-    return Image(pixels, samples.dtype, transparency, (low, high), samples=original)
+        if not finite.any():
+            raise DipError("No pixel of the image is a finite number: check the file.")
+        valid = finite
+    if transparency is not None and transparency.any() and not transparency.all():
+        valid = transparency > 0 if valid is None else valid & (transparency > 0)
+        if not valid.any():
+            raise DipError("All pixels of the image are transparent or not finite: check the file.")
+    span = find_span(colours if valid is None else colours[valid])
+    blank = np.empty(0, np.float32)
+    return _map_samples(Image(blank, samples.dtype, transparency, span, samples=colours, valid=valid))
 
 
-def _resize_alpha(alpha: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
+def _map_samples(image: Image, left_out: NDArray[np.bool_] | None = None) -> Image:
+    """Map the samples of an image to pixels, and mark those that are written as they are.
+
+    Args:
+        image: with samples and span.
+        left_out: pixels that are not written as they are, shape (H, W).
+    """
+    samples, valid, (low, high) = image.samples, image.valid, image.range
+    assert samples is not None  # noqa: S101 - for the type checker
+    wide = np.result_type(image.dtype, np.float32)
+    if high - low > (float(np.finfo(wide).max) if image.dtype.kind == "f" else MAX_INTEGER_RANGE):
+        raise DipError("The image's values are too far apart: scale them to 0..1 first.")
+    pixels = np.empty((samples.shape[2], *samples.shape[:2]), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # outliers, and values that are not finite
+        for channel, colour in zip(pixels, samples.transpose(2, 0, 1), strict=True):
+            values = channel if wide == np.float32 else np.empty(channel.shape, wide)
+            np.subtract(colour, wide.type(low), out=values, dtype=wide)
+            values /= wide.type((high - low) or 1.0)
+            channel[:] = values
+    known = None
+    if image.dtype.kind != "u" or image.span:
+        beyond = (samples < low) | (samples > high)
+        if beyond.any():
+            np.clip(pixels, 0, 1, out=pixels)
+            known = beyond
+    if image.alpha is not None and valid is not None and not (visible := image.alpha > 0).all():
+        hidden = np.broadcast_to(~visible[..., None], samples.shape)
+        known = hidden if known is None else known | hidden
+    if valid is not None:
+        pixels = _fill_from_nearest(pixels, valid)
+        if known is not None:
+            kept = (
+                np.isfinite(samples).all(axis=2) if left_out is None else np.isfinite(samples).all(axis=2) & ~left_out
+            )
+            known = known & kept[..., None]
+    return replace(image, pixels=pixels, known=known)
+
+
+def _fill_from_nearest(pixels: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Give each pixel, (C, H, W), that is not valid the values of the nearest that is."""
+    from scipy.ndimage import distance_transform_edt  # noqa: PLC0415 - half a second of SciPy
+
+    rows, columns = distance_transform_edt(~valid, return_distances=False, return_indices=True)
+    filled: NDArray[np.float32] = pixels[:, rows, columns]
+    return filled
+
+
+def _resize(values: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
+    """Resize values of shape (H, W) or (H, W, C) to a size (h, w), in their own type."""
     from skimage.transform import resize  # noqa: PLC0415 - half a second of SciPy
 
-    values: NDArray[Any] = resize(alpha.astype(np.float64), size, order=1, anti_aliasing=True)
-    return (values if alpha.dtype.kind == "f" else np.rint(values)).astype(alpha.dtype)
+    resized: NDArray[Any] = resize(values.astype(np.float64), size, order=1, anti_aliasing=True)
+    return (resized if values.dtype.kind == "f" else np.rint(resized)).astype(values.dtype)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from tifffile import COMPRESSION, PHOTOMETRIC
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC
 
 from dipcli.errors import DipError
 from dipcli.images import camera_raw, exif, pillow
@@ -26,6 +26,9 @@ CODES = ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, XMP, ICC_PROFI
 INCH = 2
 UNITS_PER_INCH = {INCH: 1.0, 3: 2.54}  # by resolution unit
 DEPTHS = (8, 16, 32, 64)
+DTYPES = (
+    "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64",
+)  # fmt: skip
 COLOURS = 3
 PLAIN = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB)
 # These do not embed a file with a header of its own, whose declared size would have to be trusted.
@@ -33,6 +36,7 @@ COMPRESSIONS = (
     COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE, COMPRESSION.PACKBITS,
     COMPRESSION.LZMA, COMPRESSION.ZSTD,
 )  # fmt: skip
+ALPHAS = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)  # other samples beyond the colours are channels
 REDUCED = 1  # sub-file type of a page that shows another one at a smaller size
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # errors are raised and reported once
@@ -88,7 +92,9 @@ def read_page(page: Any, size: int, samples: NDArray[Any] | None = None) -> Rast
     values = {code: tag.value for code in CODES if (tag := page.tags.get(code))}
     profile, xmp = (value if isinstance(value := values.get(code), bytes) else None for code in (ICC_PROFILE, XMP))
     tags = read_tags(page)
-    return Raster(samples, values.get(ORIENTATION, 1), profile, None, _resolution(tags), xmp=xmp, tags=tags)
+    alpha = any(kind in ALPHAS for kind in page.extrasamples)
+    orientation = values.get(ORIENTATION, 1)
+    return Raster(samples, orientation, profile, None, _resolution(tags), xmp=xmp, tags=tags, alpha=alpha)
 
 
 def read_tags(page: Any) -> Tags:
@@ -135,7 +141,7 @@ def list_options(raster: Raster) -> dict[str, Any]:
     if channels > 1:
         options["planarconfig"] = "contig"
     if channels in (2, COLOURS + 1):
-        options["extrasamples"] = ["unassalpha"]
+        options["extrasamples"] = ["unassalpha" if raster.alpha else "unspecified"]
     extra: list[Any] = [(XMP, "B", len(raster.xmp), raster.xmp, True)] if raster.xmp else []
     if tags is not None and tags.order == byte_order(raster):
         extra += [(*entry, True) for entry in tags.entries if entry[0] != DESCRIPTION]
@@ -184,9 +190,9 @@ def _samples(page: Any) -> NDArray[Any] | None:
         samples = np.moveaxis(samples, 0, -1)
     if page.photometric == PHOTOMETRIC.MINISWHITE:
         if samples.dtype.kind != "u":
-            raise DipError("Floats whose smallest value is white are not supported: convert it to RGB.")
+            raise DipError("Signed values whose smallest value is white are not supported: convert it to RGB.")
         samples = np.iinfo(samples.dtype).max - samples
-    if tifffile.EXTRASAMPLE.ASSOCALPHA in page.extrasamples and samples.shape[2:] in ((2,), (4,)):
+    if EXTRASAMPLE.ASSOCALPHA in page.extrasamples and samples.shape[2:] in ((2,), (4,)):
         samples = _unpremultiply(samples)
     return samples
 

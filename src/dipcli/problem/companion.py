@@ -43,6 +43,13 @@ def choose_stages(level: float) -> tuple[Stage, ...]:
     )
 
 
+def is_predictable(missing: NDArray[np.bool_] | None) -> bool:
+    """Return whether each missing pixel, of (H, W), has a neighbour from which patches can fill it; None for none."""
+    from scipy.ndimage import binary_erosion
+
+    return missing is None or not binary_erosion(missing).any()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Companion(ABC):
     """An estimate of an image from patches in the neighbourhood of each.

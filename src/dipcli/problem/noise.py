@@ -182,7 +182,7 @@ def _measure_details(image: NDArray[np.float32], usable: NDArray[np.bool_]) -> t
 
 
 def find_flat_blocks(
-    image: NDArray[np.float32], side: int
+    image: NDArray[np.float32], side: int, known: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
     """Return mean brightness, variance of the finest diagonal details, and of those one scale coarser, of each block.
 
@@ -191,9 +191,10 @@ def find_flat_blocks(
     Args:
         image: shape (C, H, W), values 0..1.
         side: of the blocks, a multiple of 4, pixels.
+        known: the pixels to use, shape (H, W); all when None.
     """
     variances = _measure_variances(image, side)
-    usable = _find_usable_blocks(image, None, side) & (variances[0] > 0)
+    usable = _find_usable_blocks(image, known, side) & (variances[0] > 0)
     return split_blocks(image, side).mean(axis=1)[usable], variances[0][usable], variances[1][usable]
 
 

@@ -108,26 +108,26 @@ class UndoClipping:
         return self
 
 
-def fit_noise_model(noisy: NDArray[np.float32], level: float) -> NoiseModel:
+def fit_noise_model(noisy: NDArray[np.float32], level: float, known: NDArray[np.bool_] | None = None) -> NoiseModel:
     """Fit the model to an image.
 
     Args:
         noisy: shape (C, H, W), values 0..1, with independent noise.
         level: standard deviation of the noise over the whole image, 0..1.
+        known: the pixels to use, shape (H, W); all when None.
     """
-    offset, gain = _fit_variance(noisy, level)
+    offset, gain = _fit_variance(noisy, level, known)
     model = NoiseModel(offset, gain)
-    return replace(
-        model, dark=_is_cut_off(noisy, model), bright=_is_cut_off(1 - noisy, NoiseModel(offset + gain, -gain))
-    )
+    dark = _is_cut_off(noisy, model, known)
+    return replace(model, dark=dark, bright=_is_cut_off(1 - noisy, NoiseModel(offset + gain, -gain), known))
 
 
-def _fit_variance(noisy: NDArray[np.float32], level: float) -> tuple[float, float]:
+def _fit_variance(noisy: NDArray[np.float32], level: float, known: NDArray[np.bool_] | None) -> tuple[float, float]:
     """Return offset and gain of the variance: level^2 and 0 unless it clearly depends on brightness."""
     import numpy as np
 
     constant = level**2, 0.0
-    means, fine, coarse = find_flat_blocks(noisy, BLOCK_SIDE)
+    means, fine, coarse = find_flat_blocks(noisy, BLOCK_SIDE, known)
     groups = [group for group in np.array_split(np.argsort(means, kind="stable"), GROUPS) if len(group) >= MIN_BLOCKS]
     if len(groups) < GROUPS:
         return constant
@@ -147,7 +147,7 @@ def _fit_variance(noisy: NDArray[np.float32], level: float) -> tuple[float, floa
     return float(max(offset, 0.0)), float(gain)
 
 
-def _is_cut_off(noisy: NDArray[np.float32], model: NoiseModel) -> bool:
+def _is_cut_off(noisy: NDArray[np.float32], model: NoiseModel, known: NDArray[np.bool_] | None) -> bool:
     """Return whether there are about as many zeros as noise that was cut off there would leave."""
     import numpy as np
     import torch
@@ -157,5 +157,6 @@ def _is_cut_off(noisy: NDArray[np.float32], model: NoiseModel) -> bool:
     smooth = np.stack([gaussian_filter(channel, BLUR) for channel in noisy])
     x = replace(model, dark=True).undo_clipping(torch.from_numpy(smooth)).numpy()
     level = np.sqrt(model.unclipped_variance(np.clip(x, 0, 1)))
-    expected = float(norm.cdf(-x / level).mean())
-    return expected > MIN_EXPECTED and float((noisy <= 0).mean()) > MIN_CUT_OFF * expected
+    counted = (slice(None), ... if known is None else known)
+    expected = float(norm.cdf(-x / level)[counted].mean())
+    return expected > MIN_EXPECTED and float((noisy <= 0)[counted].mean()) > MIN_CUT_OFF * expected

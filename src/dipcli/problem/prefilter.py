@@ -88,18 +88,21 @@ class PrefilteredGuide:
 
 
 def fill_unknown(pixels: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Replace unknown pixels by the weighted mean of their known neighbours, or of all known pixels without any.
+    """Replace unknown pixels by the weighted mean of their known neighbours, or by the nearest known pixel without any.
 
     Args:
         pixels: shape (C, H, W).
         known: shape (H, W).
     """
     import numpy as np
-    from scipy.ndimage import convolve
+    from scipy.ndimage import convolve, distance_transform_edt
 
     total_weight = convolve(known.astype(np.float32), np.array(NEIGHBOUR_WEIGHTS), mode="mirror")
     sums = convolve(pixels * known, np.array([NEIGHBOUR_WEIGHTS]), mode="mirror")
-    global_mean = pixels[:, known].mean(axis=1)[:, None, None]
-    means = np.where(total_weight > 0, sums / np.maximum(total_weight, 1e-6), global_mean)
+    means = sums / np.maximum(total_weight, 1e-6)
     filled: NDArray[np.float32] = np.where(known, pixels, means).astype(np.float32)
+    isolated = ~known & (total_weight == 0)
+    if isolated.any():
+        rows, columns = distance_transform_edt(~known, return_distances=False, return_indices=True)
+        filled[:, isolated] = pixels[:, rows[isolated], columns[isolated]]
     return filled

@@ -65,6 +65,7 @@ class Problem:
         companion: another estimate of x from y, shape (C, H, W), values 0..1, with which the fit is fused; a function
             from the weight to it, likewise. None for none.
         share: of the fit in the fusion, 0..1, if the stopping rule holds nothing out by which it could be found.
+        hidden: whether it does not matter what becomes of pixels of weight 0: they are fully transparent.
         members: number of images that x consists of, concatenated along the channels, each with its own network.
         finish: a last step on the restored image, before it is shown or written. To be fitted in tiles, a finish, and
             a guide or a companion that is a function, need a method `window(rows, columns)` that returns it for a
@@ -81,6 +82,7 @@ class Problem:
     guide: Guide | None = None
     companion: Guide | None = None
     share: float = 1.0
+    hidden: bool = False
     members: int = 1
     finish: Finish = identity
 

@@ -17,7 +17,7 @@ FILE_NAME = "run.json"
 # Keys of run.json that are written only if there is something to say.
 ABSENT_IF_EMPTY = (
     "psnr_ref_y", "psnr_ref_unknown", "ssim_ref", "baselines", "figures", "uncertainty", "uncertainty_most", "files",
-    "comparison", "compared", "worker", "fusion",
+    "comparison", "compared", "worker", "fusion", "span",
 )  # fmt: skip
 
 
@@ -111,6 +111,8 @@ class RunRecord(
     arguments: Mapping[str, Any] = {}  # of the task itself
     request: Mapping[str, Any] = {}  # as `Job.describe_request` gives it: tells whether a later job is the same
     input_sha256: str = ""
+    sample_type: str = ""  # of the input, as uint16
+    span: tuple[float, float] | None = None  # sample values that were mapped to 0 and 1; None for the type's own range
     preset: str = ""
     settings: Mapping[str, Any] = {}  # all of them, as they were used
     parameters: int = 0  # number of weights

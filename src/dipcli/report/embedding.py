@@ -88,7 +88,8 @@ def mark_filled_pixels(image: Image, filled: Image) -> Image | None:
     if image.pixels.shape[1:] != filled.pixels.shape[1:]:
         return None
     colour = np.array(FILL_COLOUR, np.float32)[:, None, None] / 255
-    marked = image.to_8_bits(np.where(filled.pixels[:1] > 1 / 2, colour, image.pixels[:COLOURS]).astype(np.float32))
+    shown = image.to_8_bits(image.pixels).pixels
+    marked = image.to_8_bits(np.where(filled.pixels[:1] > 1 / 2, colour, shown).astype(np.float32))
     return marked if len(image.pixels) >= COLOURS else replace(marked, profile=None)  # no longer grey
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dipcli import images
 from dipcli.errors import DipError
-from dipcli.images import Image, tiff
+from dipcli.images import Image
 from dipcli.problem import metrics
 from dipcli.problem.residual import amplify, autocorrelation
 from dipcli.records.run_files import DAMAGED, FILLED, PREVIEW
@@ -56,7 +56,7 @@ class ImageFiles:
         names: of the files that can be opened: roles, and paths inside the run folder.
         notes: sentences on those that cannot.
         damaged: the measurement: the input, or the file with simulated damage.
-        span: the values of a float input that mean 0 and 1; None for other inputs.
+        request: what the run was asked to do.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -68,26 +68,28 @@ class ImageFiles:
             if file.state in FILE_NOTES
         ]
         self.damaged = next((name for name in DAMAGED if name in self.names), "input")
-        self.span: tuple[float, float] | None = None
-        if "input" in self.names and (self._files["input"].data or b"").startswith(tiff.SIGNATURES):
-            image = self.open("input")
-            self.span = image.span if image and image.dtype.kind == "f" else None
+        self.request = run.request
 
-    def open(self, name: str, span: tuple[float, float] | None = None) -> Image | None:
-        """Decode an image; None if it does not exist or cannot be read, which is noted."""
+    def open(self, name: str) -> Image | None:
+        """Decode an image; None if it does not exist or cannot be read, which is noted.
+
+        The images of the run are shown in the range of values in which it worked, others in their own.
+        """
         if name not in self.names:
             return None
         file = self._files[name]
         try:
-            return images.decode(file.data or b"", span=span)
+            image = images.decode(file.data or b"", missing=True)
         except DipError as error:
             self.names.remove(name)
             self.notes.append(f"{file.path} is not shown: {error}")
             return None
+        own = name in self.request.files and name not in ("input", "output", "reference")
+        return image if own or image.dtype.name != self.request.sample_type else image.with_span(self.request.span)
 
     def open_reference(self) -> Image | None:
         """Decode the reference: that of `--reference`, or the input if the damage was simulated."""
-        return self.open("reference", self.span) or (self.open("input") if self.damaged != "input" else None)
+        return self.open("reference") or (self.open("input") if self.damaged != "input" else None)
 
 
 def build_gallery(run: RunFolder) -> Gallery:
@@ -119,24 +121,25 @@ def _embed_images(run: RunFolder, image_files: ImageFiles) -> Iterator[EmbeddedI
         others = {INPUT: "input"} | others
     elif image:
         yield embed_image(INPUT if image_files.damaged == "input" else "Damaged input", image)
-    if image := image_files.open("output", image_files.span):
+    if image := image_files.open("output"):
         yield embed_image(RESTORED, image)
     elif image := image_files.open(PREVIEW):
         yield embed_image(PREVIEWED, image)
     if image := image_files.open_reference():
         yield embed_image(REFERENCE, image)
     for label, name in others.items():
-        if image := image_files.open(name, image_files.span):
+        if image := image_files.open(name):
             yield embed_image(label, image)
     if image := image_files.open("uncertainty"):
         most = run.request.uncertainty_most
         legend = f"white is the largest uncertainty, {most:.1f} of 255" if most else ""
-        yield embed_image("Uncertainty", image.to_8_bits(image.pixels / (image.pixels.max() or 1)), legend=legend)
+        values = image.with_span(None).pixels
+        yield embed_image("Uncertainty", image.to_8_bits(values / (values.max() or 1)), legend=legend)
 
 
 def _embed_residual(image_files: ImageFiles) -> Iterator[EmbeddedImage]:
     """Yield the measurement minus the result, amplified, and a map of its autocorrelation."""
-    measured, result = image_files.open(image_files.damaged), image_files.open("output", image_files.span)
+    measured, result = image_files.open(image_files.damaged), image_files.open("output")
     if not measured or not result or measured.pixels.shape[1:] != result.pixels.shape[1:]:
         return
     removed = measured.pixels - result.pixels[: len(measured.pixels)]  # WebP makes three channels of one

@@ -163,7 +163,8 @@ def _read_truth(job: Job, case: Case, shape: tuple[int, ...]) -> NDArray[np.floa
         raise UsageError(f"--reference does not apply: dip {job.task.name} writes a figure. Leave it out.")
     if case.truth is not None:
         raise UsageError("--reference is not needed: the damage is simulated, so the input is the true image.")
-    truth = images.read(job.reference, span=case.image.span)[0].pixels
+    reference = images.read(job.reference)[0]
+    truth = reference.match(case.image).pixels
     if truth.shape != shape:
         have, want = (f"{w}x{h} with {c} channels" for c, h, w in (truth.shape, shape))
         raise DipError(f"--reference {job.reference} is {have}, the result will be {want}: give the matching image.")

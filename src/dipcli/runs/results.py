@@ -73,7 +73,7 @@ class Results:
         if "float32" not in images.find_writable(path.suffix).dtypes:
             white = np.iinfo(np.uint16).max
             samples = np.rint(samples * (white / largest if largest else 0)).astype(np.uint16)
-        images.write(images.encode(from_array(samples), path.suffix), path)
+        images.write(images.encode(from_array(samples).with_span(None), path.suffix), path)
         return updated(record, uncertainty=str(path), uncertainty_most=FULL_SCALE * largest)
 
     def write_record(self, record: RunRecord, written: bytes | None = None) -> RunRecord:
@@ -133,6 +133,8 @@ def make_record(plan: Plan, data: bytes, result: Runs, found: Mapping[str, Any],
         input=str(job.source),
         input_sha256=hashlib.sha256(data).hexdigest(),
         output=str(plan.output),
+        sample_type=plan.case.image.dtype.name,
+        span=plan.case.image.span,
         preset=plan.preset,
         settings=asdict(settings),
         parameters=sum(parameter.numel() for parameter in prior.network.parameters()),

@@ -59,7 +59,7 @@ def restore(
         DipError: if something is wrong that the user can put right.
         NotStartedError: if the given interrupt came before the fit.
     """
-    image, data = images.read(job.source)
+    image, data = images.read(job.source, missing=True)
     plan = make_plan(job, image, resume)
     for remark in plan.remarks:
         display.note(f"{job.source}: {remark}")

@@ -40,7 +40,10 @@ class Settings:
     ] = None
     stop: Annotated[str, OptionInfo(stopping.describe_rules)] = "auto"
     sigma: Annotated[
-        str | float, OptionInfo("Noise level on the scale of 0 to 255, for rules and losses; auto estimates it.")
+        str | float,
+        OptionInfo(
+            "Noise level, where 255 is the range of the image's values, for rules and losses; auto estimates it."
+        ),
     ] = "auto"
     time: Annotated[
         str | float | None,
@@ -160,6 +163,10 @@ class Settings:
             group=MACHINE,
         ),
     ] = None
+    nan: Annotated[
+        Literal["fill", "refuse"],
+        OptionInfo("Pixels that are not finite numbers: refuse the image, or fill them like holes.", group=MACHINE),
+    ] = "refuse"
     threads: Annotated[
         int | None, OptionInfo("CPU threads. Default: PyTorch's choice.", group=MACHINE, least=1, most=1024)
     ] = None

@@ -81,7 +81,9 @@ def estimate_noise_level(problem: Problem) -> float:
         UsageError: if the measurement is not an image, is too small, or has no noise.
     """
     noise = examine_noise(problem)
-    if noise is None or not noise.level:
+    if noise is not None and not noise.level:
+        raise UsageError("No noise was found in this input: leave --stop sigma out.")
+    if noise is None:
         raise UsageError("The noise level cannot be estimated from this input: give it as --sigma 25.")
     return noise.level
 

@@ -70,3 +70,15 @@ class Case:
             arrays.append(guide.numpy())
         sizes = {array.__array_interface__["data"][0]: array.nbytes for array in arrays if array is not None}
         return sum(sizes.values()) + len(image.file or b"")
+
+
+def describe_range(image: Image) -> tuple[str, ...]:
+    """Return remarks on the range of values that an image is worked on in, unless it is that of its sample type."""
+    low, high = image.range
+    remarks = []
+    if image.span and low < high:
+        remarks.append(f"working in the range of its values, {low:g} to {high:g}: levels of 255 and PSNR refer to it")
+    if image.known is not None and image.samples is not None:
+        outliers = int((((image.samples < low) | (image.samples > high)) & image.known).sum())
+        remarks += [f"{outliers} values beyond {low:g} to {high:g} are kept as they are"] if outliers else []
+    return tuple(remarks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from dipcli.problem.independent.blocks import split_blocks
 from dipcli.problem.noise import FULL_SCALE, Noise
 
 if TYPE_CHECKING:
@@ -49,7 +50,13 @@ class Decision:
     remark: str
 
 
-def applies(noise: Noise | None, pixels: NDArray[np.float32], outliers: float, max_outliers: float) -> bool:
+def applies(
+    noise: Noise | None,
+    pixels: NDArray[np.float32],
+    outliers: float,
+    max_outliers: float,
+    known: NDArray[np.bool_] | None = None,
+) -> bool:
     """Return whether an image is restored as one whose noise neighbouring pixels share, or that has next to none.
 
     Args:
@@ -57,28 +64,37 @@ def applies(noise: Noise | None, pixels: NDArray[np.float32], outliers: float, m
         pixels: the image, shape (C, H, W).
         outliers: fraction of the values that are isolated black or white.
         max_outliers: from this fraction on it is impulse noise, except in a drawing.
+        known: the pixels to use, shape (H, W); all when None.
     """
     if noise is None:
-        return is_drawing(pixels)
+        return is_drawing(pixels, known)
     if not (noise.correlated or noise.level < FAINTEST_INDEPENDENT):
         return False
     return outliers <= max_outliers or not noise.level
 
 
-def is_drawing(pixels: NDArray[np.float32]) -> bool:
+def finds_nothing(noise: Noise | None, pixels: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> bool:
+    """Return whether there is no noise at all, with the arguments of `applies`: no method has anything to remove."""
+    return is_drawing(pixels, known) if noise is None else not noise.level
+
+
+def is_drawing(pixels: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> bool:
     """Return whether much of an image (C, H, W) is of constant colours, as in drawings, screenshots and line scans."""
-    channels, height, width = pixels.shape
-    rows, columns = height // DRAWING_BLOCK, width // DRAWING_BLOCK
-    if not rows or not columns:
-        return False
-    blocks = pixels[:, : rows * DRAWING_BLOCK, : columns * DRAWING_BLOCK]
-    blocks = blocks.reshape(channels, rows, DRAWING_BLOCK, columns, DRAWING_BLOCK)
-    constant = (blocks.max(axis=(2, 4)) == blocks.min(axis=(2, 4))).all(axis=0)
-    return bool(constant.mean() > DRAWING_FRACTION)
+    import numpy as np
+
+    blocks = split_blocks(pixels, DRAWING_BLOCK).reshape(-1, len(pixels), DRAWING_BLOCK**2)
+    if known is not None:
+        blocks = blocks[split_blocks(known[None], DRAWING_BLOCK).all(axis=1)]
+    return len(blocks) > 0 and bool((np.ptp(blocks, axis=2) == 0).all(axis=1).mean() > DRAWING_FRACTION)
 
 
 def decide(
-    problem: Problem, pixels: NDArray[np.float32], found: Noise | None, sigma: float | None, strength: float
+    problem: Problem,
+    pixels: NDArray[np.float32],
+    found: Noise | None,
+    sigma: float | None,
+    strength: float,
+    known: NDArray[np.bool_] | None = None,
 ) -> Decision:
     """Decide how much to remove, and how.
 
@@ -91,12 +107,13 @@ def decide(
         found: the noise that `measure_noise` found.
         sigma: the noise level if the user gave it, 0..1.
         strength: 1 for the restored image, 0 for the noisy one.
+        known: the pixels in which the noise is measured, shape (H, W); all when None.
     """
     from dipcli.problem.correlated.estimate import CorrelatedEstimate, CorrelatedFinish, CorrelatedGuide
     from dipcli.problem.correlated.noise import measure_correlated_noise
     from dipcli.problem.correlated.restraint import TowardsInput
 
-    noise = measure_correlated_noise(pixels) if found and found.level else None
+    noise = measure_correlated_noise(pixels, known) if found and found.level else None
     rows, columns = (slice(0, side) for side in pixels.shape[1:])
     reason = _find_nothing_to_remove(noise, sigma)
     if noise is None or reason:

@@ -100,15 +100,17 @@ def dejpeg(
     from dipcli.problem.consistent.compressed import CompressedCompanion
     from dipcli.problem.consistent.first_save import find_first_save
 
-    decoded, baselines = torch.from_numpy(image.pixels), {"decoded": image.pixels}
     remark = ""
     try:
-        encoder = None if blind else jpeg.make_encoder(image)
+        encoder = None if blind else jpeg.make_encoder(image.with_span(None))
     except DipError as error:
         encoder, remark = None, f"Fitting the decoded image (--blind), not its JPEG coefficients. {error}"
+    if encoder is not None:
+        image = image.with_span(None)  # its coefficients are those of the whole range
+    decoded, baselines = torch.from_numpy(image.pixels), {"decoded": image.pixels}
     if encoder is None:
         return Case(
-            problem=Problem(measured=decoded, shape=image.pixels.shape),
+            problem=Problem(measured=decoded, shape=image.pixels.shape, **image.weights),
             image=image,
             baseline_images=baselines,
             remarks=(remark,) if remark else (),

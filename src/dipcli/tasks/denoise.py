@@ -9,7 +9,7 @@ import typer
 
 from dipcli.errors import UsageError
 from dipcli.problem import Problem, identity, losses
-from dipcli.problem.companion import MIN_SIDE, NonLocalCompanion
+from dipcli.problem.companion import MIN_SIDE, NonLocalCompanion, is_predictable
 from dipcli.problem.independent.level import STRONG_LEVEL
 from dipcli.problem.noise import FULL_SCALE, Noise, measure_noise
 from dipcli.problem.noise_model import UndoClipping, fit_noise_model
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 STRONG_NOISE = 50  # of 255: from here the published input noise is 1/20 instead of 1/30
 MAX_NOISE = 1000  # of 255: nothing is left of the image
-INVISIBLE_NOISE, FAINT_NOISE = 3, 20  # of 255: not visible; may be mistaken texture
+INVISIBLE_NOISE = 3  # of 255
 # Impulse noise: this fraction of the values is at an end of the range and this far from its neighbours.
 OUTLIER_FRACTION, OUTLIER_DISTANCE = 0.02, 0.3
 STRIP_ROWS = 256  # a whole copy of a large image would need much memory
@@ -143,15 +143,14 @@ def denoise(
             for channel in image.pixels
         ]
         pixels = image.quantize(np.stack(noisy))
-    noise = measure_noise(pixels)
+    valid = image.valid
+    noise = measure_noise(pixels, valid)
     outliers = measure_outlier_fraction(pixels)
     own_level = sigma == "auto" or (noise is not None and noise.correlated)
-    if (
-        fusion == "auto"
-        and input == "guide"
-        and loss == "l2"
-        and own_level
-        and correlated.applies(noise, pixels, outliers, OUTLIER_FRACTION)
+    plain = input == "guide" and loss == "l2" and own_level
+    if fusion == "auto" and (
+        (sigma == "auto" and correlated.finds_nothing(noise, pixels, valid))
+        or (plain and correlated.applies(noise, pixels, outliers, OUTLIER_FRACTION, valid))
     ):
         return _denoise_correlated(image, pixels, noise, simulate_noise, sigma, strength, stop)
     level = str(FULL_SCALE * noise.level) if noise and noise.level and sigma == "auto" else sigma
@@ -159,9 +158,9 @@ def denoise(
     # The filters of the guide, and the companion, keep impulses, and noise that neighbouring pixels share.
     filterable = max_level > 0 and loss != "l1" and not (noise and noise.correlated)
     companion, finish = None, identity
-    if fusion == "auto" and filterable and min(pixels.shape[1:]) >= MIN_SIDE:
-        model = fit_noise_model(pixels, noise.level if noise and sigma == "auto" else max_level / FULL_SCALE)
-        companion = NonLocalCompanion(pixels=pixels, noise=model)
+    if fusion == "auto" and filterable and min(pixels.shape[1:]) >= MIN_SIDE and is_predictable(image.missing):
+        model = fit_noise_model(pixels, noise.level if noise and sigma == "auto" else max_level / FULL_SCALE, valid)
+        companion = NonLocalCompanion(pixels=pixels, known=valid, noise=model)
         finish = UndoClipping(model)
     problem = Problem(
         measured=torch.from_numpy(pixels),
@@ -170,11 +169,14 @@ def denoise(
         guide=PrefilteredGuide(pixels, max_level / FULL_SCALE) if max_level else None,
         companion=companion,
         finish=finish,
+        **image.weights,
     )
     if strength < 1:
-        from dipcli.problem.correlated.restraint import TowardsInput
+        from dipcli.problem.correlated.restraint import TowardsInput, take_unknown_from_fit
 
         problem = replace(problem, finish=TowardsInput(problem.measured, strength, finish))
+        if image.missing is not None:
+            problem = take_unknown_from_fit(problem)
     presets = _adapt_input_noise(max_level) if filterable and input == "guide" else dict(UNGUIDED)
     if companion is None:
         presets |= {preset: {"stop": rule, **presets[preset]} for preset, rule in STOP_ALONE.items()}
@@ -226,17 +228,22 @@ def _denoise_correlated(
     """Return the case of an image whose noise neighbouring pixels share, or that has next to none."""
     import torch
 
+    from dipcli.problem.correlated.restraint import take_unknown_from_fit
+
     measured = torch.from_numpy(pixels)
-    problem = Problem(measured=measured, shape=pixels.shape, loss=losses.absolute_error)
+    problem = Problem(measured=measured, shape=pixels.shape, loss=losses.absolute_error, **image.weights)
     level = None if sigma == "auto" else float(sigma) / FULL_SCALE
-    decision = correlated.decide(problem, pixels, noise, level, strength)
-    presets = decision.presets
-    if not stop.startswith(Auto.name):  # a rule was asked for: it ends the fit
+    decision = correlated.decide(problem, pixels, noise, level, strength, image.valid)
+    posed, presets = decision.problem, decision.presets
+    if image.missing is not None:  # whatever is done about the noise, a fit fills the missing pixels
+        posed = take_unknown_from_fit(posed)
+        presets = {name: {"stop": STOP_ALONE[name], **preset} for name, preset in UNGUIDED.items()}
+    elif not stop.startswith(Auto.name):  # a rule was asked for: it ends the fit
         presets = {name: {**preset, "stop": stop, "iterations": None} for name, preset in presets.items()}
     return _make_case(
         image,
         pixels,
-        decision.problem,
+        posed,
         presets,
         (decision.remark,),
         str(FULL_SCALE * noise.level) if noise and noise.level and sigma == "auto" else sigma,
@@ -267,9 +274,10 @@ def make_remarks(pixels: NDArray[np.float32], noise: Noise | None, loss: str, ou
     if noise and noise.level < INVISIBLE_NOISE / FULL_SCALE:
         level = f"{FULL_SCALE * noise.level:.1f} of {FULL_SCALE}"
         return (f"the image looks nearly noise-free (sigma {level}): denoising will probably degrade it",)
-    if noise and noise.correlated and noise.level < FAINT_NOISE / FULL_SCALE:
-        level = f"{FULL_SCALE * noise.level:.0f} of {FULL_SCALE}"
-        return (f"the noise is faint (sigma {level}) and may be fine texture, which denoising would remove",)
+    if noise and noise.correlated:
+        return ("neighbouring pixels share the noise: the defaults of --fusion, --input and --loss allow for that",)
+    if noise is None and correlated.is_drawing(pixels):
+        return ()  # black and white belong to it
     if outliers > OUTLIER_FRACTION and loss == "l2" and not (noise and noise.level > STRONG_LEVEL):
         return (f"{100 * outliers:.0f} % of the values are isolated black or white: for such noise try --loss l1",)
     return ()

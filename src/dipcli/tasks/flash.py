@@ -71,6 +71,7 @@ def flash(
         shape=image.pixels.shape,
         guide=torch.from_numpy(lit),
         loss=losses.make_loss(loss, sigma),
+        **image.weights,
     )
     return Case(problem=problem, image=image, remarks=(remark,) if max(abs(down), abs(right)) > MAX_SHIFT else ())
 

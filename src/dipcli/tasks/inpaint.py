@@ -122,11 +122,8 @@ def inpaint(
     from dipcli.problem.filling.interpolation import BlendKnown
     from dipcli.problem.operators import KeepKnown
 
-    marked, remarks = _read_mask(image, mask, mask_invert)
+    marked, remarks = _choose_pixels(image, mask, mask_invert)
     fraction = float(marked.mean())
-    if not marked.any() or (~marked).sum() < MIN_KNOWN:
-        extent = "nothing" if not marked.any() else "everything" if marked.all() else "all but a few pixels"
-        raise DipError(f"The mask marks {extent} to be filled. If white marks the pixels to keep, use --mask-invert.")
     remarks.append(f"filling {100 * fraction:.1f} % of the image")
     if fraction > LARGE_FRACTION:
         remarks[-1] += ". If white marks the pixels to keep, use --mask-invert"
@@ -139,10 +136,11 @@ def inpaint(
     if not predictable:
         remarks[-1] += "; held-out pixels say nothing about it: the number of iterations is fixed"
 
+    carrier = image = image.leave_out(marked)
     measured, known = torch.from_numpy(image.pixels), torch.from_numpy(~marked)[None]
     companion = None
     if predictable and fusion == "auto" and loss == "l2" and min(marked.shape) >= MIN_SIDE:
-        companion = FillingCompanion(pixels=image.pixels, known=~marked)
+        companion = FillingCompanion(pixels=image.pixels, known=image.valid)
 
     def baselines() -> list[Baseline]:
         from dipcli.tasks.baselines.baseline import Baseline
@@ -153,7 +151,6 @@ def inpaint(
             return methods
         return [Baseline("non-local filling", "nonlocal", lambda _: companion().numpy()), *methods]
 
-    carrier = image
     if (
         image.alpha is not None and isinstance(mask, str) and mask == "alpha"
     ):  # opaque where it is filled, so that this can be seen
@@ -162,7 +159,7 @@ def inpaint(
         problem=Problem(
             measured=measured,
             shape=image.pixels.shape,
-            weight=known.float(),
+            weight=image.weights["weight"],
             loss=losses.make_loss(loss, sigma),
             companion=companion,
             finish=(KeepKnown if predictable else BlendKnown)(measured, known),
@@ -208,6 +205,18 @@ def classify_damage(marked: NDArray[np.bool_]) -> str:
     return "text" if distance_transform_edt(padded).max() <= max(3, min(marked.shape) / 40) else "hole"
 
 
+def _choose_pixels(image: Image, mask: Any, invert: bool) -> tuple[NDArray[np.bool_], list[str]]:
+    """Return the pixels to fill, (H, W): those that are marked or missing; and remarks."""
+    marked, remarks = _read_mask(image, mask, invert)
+    if image.missing is not None:
+        marked |= image.missing
+    shown = ~marked if image.valid is None else ~marked & image.valid
+    if not marked.any() or shown.sum() < MIN_KNOWN:
+        extent = "nothing" if not marked.any() else "everything" if marked.all() else "all but a few pixels"
+        raise DipError(f"The mask marks {extent} to be filled. If white marks the pixels to keep, use --mask-invert.")
+    return marked, remarks
+
+
 def _read_mask(image: Image, mask: Any, invert: bool) -> tuple[NDArray[np.bool_], list[str]]:
     """Return the pixels that a mask or, if it is "alpha", the image's transparency marks, (H, W), and remarks."""
     from dipcli import images
@@ -217,7 +226,7 @@ def _read_mask(image: Image, mask: Any, invert: bool) -> tuple[NDArray[np.bool_]
             raise DipError("--mask alpha needs an image with transparency, this one has none: name a mask file.")
         levels = image.alpha / image.full
         return _threshold(levels if invert else 1 - levels, "the transparency")
-    given = images.to_image(mask)
+    given = images.to_image(mask).with_span(None)
     levels, remarks = _read_levels(given)
     if given.alpha is not None:  # a transparent pixel of the mask was not painted
         levels = levels * given.alpha / given.full

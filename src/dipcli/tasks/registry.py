@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_origin
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_origin
 import typer
 from typer.models import ParameterInfo
 
-from dipcli.errors import UsageError
+from dipcli.errors import DipError, UsageError
 from dipcli.settings import Settings
 from dipcli.settings.outputs import Outputs
-from dipcli.tasks.case import Case
+from dipcli.tasks.case import Case, describe_range
 
 if TYPE_CHECKING:
     from dipcli.images.image import Image
@@ -46,7 +46,7 @@ SETTING_NAMES = frozenset(setting.name for setting in fields(Settings))
 COMMON_NAMES = frozenset(
     {output.name for output in fields(Outputs)}
     | {"batch_size", "context", "help", "image", "images", "as_json", "json", "output", "preset", "quiet", "reference"}
-    | {"scheduler", "verbose", "version", "observers", "progress"}
+    | {"scheduler", "verbose", "version", "observers", "progress", "alpha"}
 )
 
 
@@ -123,8 +123,14 @@ class Task:
         own = {name: value for name, value in self._preset(preset).items() if name not in SETTING_NAMES}
         own |= arguments
         own |= {name: getattr(settings, name) for name in parameters if name in SETTING_NAMES}
+        missing = image.missing is not None
+        if missing and settings.nan == "refuse":
+            raise DipError("Some pixels are not finite numbers: fill them with --nan fill, or replace them first.")
         posed = self.pose(image, **own)
         case = posed if isinstance(posed, Case) else Case(problem=posed, image=image)
+        if missing and case.problem.weight is None:
+            raise DipError(f"dip {self.name} cannot fill pixels that are not finite numbers: replace them first.")
+        case = replace(case, remarks=(*describe_range(case.image), *case.remarks))
         return case, self.settings(preset, case.presets, **given)
 
     def usual(self, preset: str, settings: Settings) -> int:

@@ -139,7 +139,8 @@ def superres(
 
     def conclude(restored: NDArray[np.float32]) -> str:
         downsampled = operators.resample(restored, small, resampling_kernel)
-        return f"downsampled, it matches the input to {psnr(downsampled, measured):.1f} dB"
+        counted = (slice(None), ... if simulate or image.valid is None else image.valid)
+        return f"downsampled, it matches the input to {psnr(downsampled[counted], measured[counted]):.1f} dB"
 
     operator = operators.Resample(large, small, resampling_kernel)
     problem = Problem(
@@ -147,9 +148,10 @@ def superres(
         shape=(channels, *large),
         operator=operator,
         loss=losses.make_loss(loss, sigma),
+        **({} if simulate else image.weights),
     )
     holds_out = stop.startswith((HoldOut.name, Auto.name))
-    if fusion == "auto" and not holds_out and not network.startswith("pixels"):
+    if fusion == "auto" and image.missing is None and not holds_out and not network.startswith("pixels"):
         projection = BackProjection(operator, problem.measured)
         start = operators.resample(measured, large, operators.KERNELS["bicubic"])
         companion = EnlargedCompanion(projection, torch.from_numpy(start))

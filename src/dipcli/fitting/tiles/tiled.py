@@ -16,7 +16,7 @@ from dipcli.fitting.restarts import fit_runs, fresh_prior
 from dipcli.fitting.results import Fit, Runs
 from dipcli.fitting.started_rule import start_rule
 from dipcli.fitting.state import FittedTile, RunsState, TilesState
-from dipcli.fitting.tiles.tiling import TileLayout, blend, halve_place, has_unknown
+from dipcli.fitting.tiles.tiling import TileLayout, blend, halve_place, has_unknown, is_hidden
 from dipcli.problem import Problem
 from dipcli.settings import Settings
 from dipcli.stopping import Rule
@@ -100,11 +100,13 @@ def _fit_tile(
     """
     part = problem.window(place.rows, place.columns)
     # If no tile has unknown pixels, the last one is fitted: a result has at least one run.
-    if not has_unknown(part) and not (first and tile_number[0] == tile_number[1]):
+    needed = first and tile_number[0] == tile_number[1]
+    if not has_unknown(part) and not needed:
         return FittedTile(place, part.finish(torch.zeros(part.shape)))
-    if not first and (reason := control.interrupted()):
+    reason = None if first else control.interrupted()
+    if reason or (is_hidden(part) and not needed):
         measured = functional.interpolate(part.measured[None], part.shape[1:], mode="bilinear")[0]
-        return FittedTile(place, measured, reason=reason)
+        return FittedTile(place, measured, reason=reason or "it is transparent")
     part = part.to(torch.device(settings.device))
     tile = Tile(*tile_number, place, part)
     observers = tuple(_add_tile(observer, tile) for observer in control.observers)

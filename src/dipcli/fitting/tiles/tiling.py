@@ -138,7 +138,7 @@ def check_known_pixels(problem: Problem, places: list[Place]) -> None:
     Raises:
         DipError: if one has not.
     """
-    if problem.weight is None:
+    if problem.weight is None or problem.hidden:
         return
     for place in places:
         part = problem.window(place.rows, place.columns)
@@ -181,6 +181,11 @@ def halve_place(place: Place, smaller: TileLayout) -> list[Place]:
         )
         for part in smaller(measure_size(place))
     ]
+
+
+def is_hidden(part: Problem) -> bool:
+    """Return whether a tile shows too little to be fitted."""
+    return part.hidden and part.weight is not None and int((part.weight > 0).any(dim=0).sum()) < MIN_KNOWN_PIXELS
 
 
 def has_unknown(part: Problem) -> bool:

@@ -139,7 +139,8 @@ def measure_correlated_noise(
         return None
     covariance, narrow_covariance = _measure_covariance(wide.residuals), _measure_covariance(narrow.residuals[:, :1])
     level = math.sqrt(covariance.diagonal(dim1=1, dim2=2).mean())
-    detail = max(_find_quantile(measure_local_detail(opponent[0])), MIN_DETAIL)
+    details = measure_local_detail(opponent[0])
+    detail = max(_find_quantile(details if known is None else details[torch.from_numpy(known)]), MIN_DETAIL)
     mildness = min(max((STRONG_LEVEL - level) / (STRONG_LEVEL - MILD_LEVEL), 0.0), 1.0)
     if mildness:
         luma, largest = narrow_covariance[0], (MAX_DETAIL_RATIO * detail) ** 2

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from dipcli.problem import identity
+from dipcli.problem import Problem, identity
 from dipcli.problem.correlated.noise import CorrelatedNoise, average_locally
 from dipcli.problem.correlated.opponent import from_opponent, to_opponent
 from dipcli.problem.noise import FULL_SCALE
@@ -116,6 +116,34 @@ def combine(
 
 
 @dataclass(frozen=True)
+class FillUnknown:
+    """The last step that takes the unknown pixels from the fitted image, and the others from another last step.
+
+    Attributes:
+        known: shape (1, H, W), boolean.
+        first: the step for the known pixels.
+    """
+
+    known: Tensor
+    first: Finish
+
+    def window(self, rows: slice, columns: slice) -> Self:
+        """Return the step for a window of the image."""
+        first: Any = self.first
+        return replace(self, known=self.known[:, rows, columns], first=first.window(rows, columns))
+
+    def __call__(self, fitted: Tensor) -> Tensor:
+        """Return the image, from the fitted one (C, H, W), on the same device."""
+        return torch.where(self.known.to(fitted.device), self.first(fitted), fitted)
+
+
+def take_unknown_from_fit(problem: Problem) -> Problem:
+    """Return a problem with weights in which the last step leaves the pixels of weight 0 as they were fitted."""
+    assert problem.weight is not None  # noqa: S101 - for the type checker
+    return replace(problem, finish=FillUnknown(problem.weight > 0, problem.finish))
+
+
+@dataclass(frozen=True)
 class TowardsInput:
     """The last step that blends the fitted image x with the noisy one y: y + strength (x - y).
 
@@ -128,6 +156,11 @@ class TowardsInput:
     noisy: Tensor
     strength: float
     first: Finish = identity
+
+    @property
+    def uses_fit(self) -> bool:
+        """Whether the result depends on the fitted image."""
+        return self.strength > 0 and getattr(self.first, "uses_fit", True)
 
     def window(self, rows: slice, columns: slice) -> Self:
         """Return the step for a window of the image."""

@@ -57,7 +57,7 @@ class StackJob:
             path, wrong = self._page(page), None
             try:
                 raster = self.stack.read_page(page - 1)
-                plain = Raster(raster.samples, profile=raster.profile)
+                plain = Raster(raster.samples, profile=raster.profile, alpha=raster.alpha)
                 files.write(path, written(plain))
                 os.utime(path, (times.st_atime, times.st_mtime))  # earlier results are not older
             except DipError as error:

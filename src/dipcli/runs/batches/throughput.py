@@ -65,7 +65,7 @@ def prepare_job(job: Job) -> PreparedFit:
     Raises:
         DipError: if the image cannot be fitted.
     """
-    image, _ = images.read(job.source)
+    image, _ = images.read(job.source, missing=True)
     given = {name: value for name, value in job.given.items() if name != "time"} | {"warmup": 0, "runs": 1}
     case, settings = job.task.case(image, job.preset or DEFAULT_PRESET, job.arguments, given)
     return prepare(case.problem, settings, stop=stopping.Never(), other_bytes=case.bytes_in_memory)
