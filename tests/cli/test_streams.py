@@ -18,6 +18,12 @@ from command_line import TINY, Dip
 from dipcli.records.run_files import is_run_folder
 from dipcli.text import quote_path
 
+# What the installed command does; the line is printed once Ctrl-C is handled.
+LAUNCH = (
+    "import signal, sys; from dipcli.__main__ import main; old = signal.signal\n"
+    "def tell(*handler): old(*handler); signal.signal = old; print('started', flush=True)\n"
+    "signal.signal = tell; main()"
+)
 QUICK = f"--iters 2 --network {TINY} --input noise --input-depth 4 --fusion none --no-report -q"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 
@@ -94,20 +100,21 @@ def test_a_dash_in_a_folder_is_a_file(noisy_png: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
-@pytest.mark.parametrize("delay", [0.1, 0.3, 0.6, 1.2])
+@pytest.mark.parametrize("delay", [0.0, 0.3, 1.0])
 def test_an_interrupt_in_the_first_instant_is_silent(noisy_png: Path, delay: float) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "dipcli", "denoise", str(noisy_png), "--iters", "1000000", "--no-run-dir"],
+        [sys.executable, "-c", LAUNCH, "denoise", str(noisy_png), "--iters", "1000000", "--no-run-dir"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - one thread
     )
+    assert process.stdout
+    assert process.stdout.readline() == "started\n"  # before this, it is Python that starts
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
-    assert process.returncode in (130, -signal.SIGINT), "before Python handles signals it dies of them"
-    assert "Traceback" not in said
+    assert (process.returncode, said) == (130, "")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs named pipes")
@@ -150,11 +157,12 @@ def test_the_way_to_resume_is_a_command(dip: Dip, noisy_png: Path, monkeypatch: 
 
     monkeypatch.chdir(noisy_png.parent)
     noisy_png.rename(noisy_png.with_name(name))
-    plain = Log.__call__
+    plain, signals = Log.__call__, [signal.SIGINT]
 
     def interrupted(self: Log, row: object) -> None:
         plain(self, row)  # type: ignore[arg-type]
-        signal.raise_signal(signal.SIGINT)
+        if signals:
+            signal.raise_signal(signals.pop())
 
     with monkeypatch.context() as patch:
         patch.setattr(Log, "__call__", interrupted)
