@@ -55,9 +55,9 @@ class Settings:
     fusion: Annotated[
         Literal["auto", "none"],
         OptionInfo(
-            "auto: denoise and inpaint combine the fit with a non-local estimate of the same image; held-out pixels, "
-            "or the noise level where neighbours share it, tell how much of each. superres and dejpeg combine it with "
-            "one that agrees with the small image or the file, in fixed shares. none: the fit alone."
+            "auto: denoise, inpaint and deblur combine the fit with a non-local estimate of the same image; held-out "
+            "pixels, or the noise level where neighbours share it, tell how much of each. superres and dejpeg combine "
+            "it with one that agrees with the small image or the file, in fixed shares. none: the fit alone."
         ),
     ] = "auto"
     runs: Annotated[
