@@ -81,7 +81,7 @@ def write_contact_sheet(folder: Path, path: Path) -> Path:
     labelled = [*label_snapshots(run, ImageFiles(run))]
     if not labelled:
         raise DipError(f"{folder} has no snapshots: restore with --snapshot-every or --snapshot-at.")
-    pixels = [to_samples(images.read(snapshot.path)[0]) for snapshot, _, _ in labelled]
+    pixels = [to_samples(images.read(snapshot.path)[0].with_span(None)) for snapshot, _, _ in labelled]
     columns = min(SHEET_COLUMNS, len(labelled))
     rows = math.ceil(len(labelled) / columns)
     height = COLUMN_INCHES * max(image.shape[0] / image.shape[1] for image in pixels)

@@ -180,7 +180,7 @@ def _measure_psnr(snapshot: Snapshot, reference: NDArray[np.float32] | None) -> 
     if snapshot.psnr is not None or reference is None or snapshot.tile:
         return snapshot.psnr
     try:
-        pixels = images.read(snapshot.path)[0].pixels
+        pixels = images.read(snapshot.path)[0].with_span(None).pixels
     except DipError:
         return None
     value = metrics.psnr(pixels, reference) if pixels.shape == reference.shape else math.inf
@@ -201,7 +201,7 @@ def _embed_snapshots(run: RunFolder, size: tuple[int, int], image_files: ImageFi
                 100 * tile.height / height,
             )
         try:
-            image = images.read(snapshot.path)[0]
+            image = images.read(snapshot.path)[0].with_span(None)
         except DipError as error:
             image_files.notes.append(f"{snapshot.path.relative_to(run.folder)} is not shown: {error}")
             continue
