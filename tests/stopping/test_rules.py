@@ -400,6 +400,7 @@ def test_plateau_stops_when_the_average_changes_little_and_keeps_the_last() -> N
     assert "in 10 iterations" in verdicts[-1].stop
     assert verdicts[-1].criterion == ("change", pytest.approx(0, abs=1.0))
     assert [verdict.stop for verdict in verdicts[:-1]] == [None] * 49
+    assert [verdict.threshold is None for verdict in verdicts[::10]] == [True, True, False, False, False]
 
 
 def test_a_new_rule_is_one_class() -> None:

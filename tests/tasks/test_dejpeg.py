@@ -19,6 +19,7 @@ from dipcli.images.image import from_array
 from dipcli.problem import identity
 from dipcli.problem.consistent.compressed import CompressedCompanion
 from dipcli.problem.jpeg import Encoder
+from dipcli.problem.metrics import psnr
 from dipcli.settings import Settings
 from dipcli.tasks.case import Case
 from dipcli.tasks.dejpeg import FIT_SHARE
@@ -161,3 +162,17 @@ def test_the_python_api_takes_arrays() -> None:
 
     result = dipcli.dejpeg(ODD, blind=True, iterations=2, network=TINY, input_depth=4)
     assert result.image.shape == ODD.shape
+
+
+@pytest.mark.slow
+def test_the_fast_preset_ends_by_itself_and_is_better_than_the_decoded_image(tmp_path: Path) -> None:
+    import dipcli
+
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(jpeg(NATURAL, 10))
+    decoded = iio.imread(path)
+    result = dipcli.dejpeg(path, preset="fast", threads=1, progress=False)
+    clean, *images_found = (np.float32(image) / 255 for image in (NATURAL, decoded, result.image))
+    before, after = (psnr(image, clean) for image in images_found)
+    assert after > before + 0.7
+    assert "the average changed" in result.reason

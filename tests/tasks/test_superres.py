@@ -12,6 +12,7 @@ from command_line import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
+from problem.test_jpeg import NATURAL
 from samples import noisy, scene
 
 from dipcli.errors import DipError, UsageError
@@ -208,3 +209,17 @@ def test_the_companion_is_used_in_tiles_too(tile: int | str) -> None:
     result = solve(prepare(case.problem, chosen))
     assert result.share == FIT_SHARE
     assert len(result.places) == (0 if tile == "none" else 2)
+
+
+@pytest.mark.slow
+def test_the_fast_preset_is_better_than_bicubic_in_a_given_time_too() -> None:
+    import dipcli
+
+    options = {"simulate": True, "scale": 2, "kernel": "bicubic", "preset": "fast", "threads": 1, "progress": False}
+    bicubic = superres(from_array(NATURAL), 2, "bicubic", simulate=True).baseline_images["bicubic"]
+    result = dipcli.superres(NATURAL, time="15s", runs=1, uncertainty=True, **options)
+    truth = from_array(NATURAL).pixels
+    assert psnr(from_array(result.image).pixels, truth) > psnr(bicubic, truth) + 0.5
+    assert result.fusion == FIT_SHARE
+    assert result.uncertainty is not None
+    assert result.uncertainty.shape == NATURAL.shape[:2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dipcli.errors import UsageError
@@ -43,7 +43,7 @@ class Plateau(Rule):
 
     def judge(self, step: Step, state: _PlateauState) -> tuple[Verdict, _PlateauState]:
         """Compare the average with that of the last check."""
-        verdict = Verdict(keep=True, criterion=state.criterion, threshold=self.change)
+        verdict = Verdict(keep=True, criterion=state.criterion, threshold=self.change if state.criterion else None)
         if step.number % self.interval:
             return verdict, state
         if state.average is None:
@@ -51,8 +51,8 @@ class Plateau(Rule):
         change = FULL_SCALE * float((step.average - state.average).square().mean()) ** 0.5
         criterion = ("change", change)
         reason = f"the average changed by only {change:.2g} of {FULL_SCALE} in {self.interval} iterations"
-        verdict = replace(verdict, stop=reason if change <= self.change else None, criterion=criterion)
-        return verdict, _PlateauState(step.average, criterion)
+        stop = reason if change <= self.change else None
+        return Verdict(True, stop, criterion, threshold=self.change), _PlateauState(step.average, criterion)
 
 
 @dataclass(frozen=True)
