@@ -75,6 +75,16 @@ def test_raw_file_becomes_a_linear_tiff(dip: Dip, tmp_path: Path, orientation: i
         assert page.tags.valueof("Orientation", 1) == 1
 
 
+def test_noise_of_the_counts_is_removed(dip: Dip, tmp_path: Path) -> None:
+    source = tmp_path / "x.dng"
+    source.write_bytes(make_dng(make_mosaic(96, 128)))
+    assert dip("denoise", source, "--preset", "fast", "--iters", 60, "--no-report").exit_code == 0
+    before = images.decode(images.encode(images.decode(source.read_bytes()), ".tif")).array()
+    after = images.read(tmp_path / "x.denoised.tif")[0].array()
+    assert np.allclose(after.mean((0, 1)), before.mean((0, 1)), rtol=0.03, atol=100)
+    assert (after.std((0, 1))[1:] < before.std((0, 1))[1:] / 2).all()
+
+
 def test_size_of_a_raw_image_cannot_change(dip: Dip, tmp_path: Path) -> None:
     (tmp_path / "x.dng").write_bytes(make_dng(make_mosaic()))
     result = dip.quick("superres", tmp_path / "x.dng", "--scale", 2)
