@@ -3,6 +3,7 @@
     python benchmarks/frontier.py IMAGES --out frontier.jsonl --methods nlm,noise2noise,fast,balanced
     python benchmarks/frontier.py IMAGES --out frontier.jsonl --methods published --images f16,house,kodim01,kodim12
     python benchmarks/frontier.py --out frontier.jsonl --table
+    python benchmarks/frontier.py --out frontier.jsonl --figure frontier.png
     python benchmarks/frontier.py IMAGES --out frontier.jsonl --methods paper --images f16,house,kodim01,kodim12
     python benchmarks/frontier.py --out frontier.jsonl --table --seconds-per-iteration 1.2
     pip install bm3d
@@ -33,6 +34,7 @@ from statistics import mean
 from time import perf_counter
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from peers import PEERS
@@ -49,6 +51,12 @@ from dipcli.tasks.registry import tasks
 
 PSNR_EVERY = 20  # iterations
 ALLOWED_LOSS = 0.7  # dB that `fast` may be below the published method
+OURS = ("ridge", "fast", "balanced", "best")
+LABELS = {
+    "ridge": "non-local estimate alone", "fast": "--preset fast", "balanced": "default", "best": "--preset best",
+    "nlm": "non-local means", "cbm3d": "CBM3D, true level", "noise2noise": "zero-shot Noise2Noise",
+    "paper": "Deep Image Prior as published",
+}  # fmt: skip
 
 
 @dataclass
@@ -146,6 +154,35 @@ def print_table(rows: list[dict[str, Any]], seconds_per_iteration: float) -> Non
         print(f"| {noise} | {method} | {len(group)} of {size} | {quality:.2f} | {seconds:.1f} |")
 
 
+def draw_figure(rows: list[dict[str, Any]], path: Path, seconds_per_iteration: float) -> None:
+    """Draw the mean PSNR of each method over its mean time, for noise of sigma 25; of methods that ran on all images.
+
+    Args:
+        rows: the results.
+        path: of the PNG.
+        seconds_per_iteration: of the published method, whose PSNR is that of `paper`; 0 leaves it out.
+    """
+    groups = defaultdict(list)
+    for row in rows:
+        if row["noise"] == "gauss25":
+            groups[row["method"]].append(row)
+    most = max(len(group) for group in groups.values())
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for method, group in groups.items():
+        if len(group) < most or (method == "paper" and not seconds_per_iteration):
+            continue
+        times = [seconds_per_iteration * row["iterations"] if method == "paper" else row["seconds"] for row in group]
+        point = mean(times), mean(row["psnr"] for row in group)
+        ours = method in OURS
+        axes.plot(*point, "o" if ours else "s", color="tab:blue" if ours else "tab:gray", markersize=8)
+        axes.annotate(LABELS.get(method, method), point, xytext=(8, -4), textcoords="offset points")
+    axes.set(xscale="log", xlabel="seconds for an image of 256x256, mean", ylabel="PSNR, dB, mean")
+    axes.set_title(f"Noise of sigma 25, {most} images, two threads", loc="left")
+    axes.margins(x=0.25, y=0.12)
+    axes.grid(visible=True, which="both", alpha=0.2)
+    figure.savefig(path, dpi=120)
+
+
 def _time_to_reach(row: dict[str, Any], target: dict[str, Any], loss: float) -> str:
     """Format when a method came within `loss` dB of the target, in seconds and as a fraction of the target's time."""
     times = [seconds for _, seconds, quality in row["trace"] if quality >= target["psnr"] - loss]
@@ -167,9 +204,13 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=0, help="of the peers, instead of their own")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--figure", type=Path, help="PNG to draw")
     parser.add_argument("--seconds-per-iteration", type=float, default=0.0, help="of the published method")
     options = parser.parse_args()
     rows = read_rows(options.out)
+    if options.figure:
+        draw_figure(rows, options.figure, options.seconds_per_iteration)
+        return
     if options.table or options.folder is None:
         print_table(rows, options.seconds_per_iteration)
         return
