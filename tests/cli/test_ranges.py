@@ -273,8 +273,9 @@ def test_no_advice_against_what_helps_and_none_for_what_does_not() -> None:
     """Noise that neighbours share is not called texture; black and white of a drawing are not called impulses."""
     from samples import shaded, smooth_noise
 
+    from dipcli.problem.independent.impulses import measure_outlier_fraction
     from dipcli.problem.noise import measure_noise
-    from dipcli.tasks.denoise import make_remarks, measure_outlier_fraction
+    from dipcli.tasks.denoise import make_remarks
 
     noisy_pixels = shaded() + smooth_noise(0.7, 8)
     (remark,) = make_remarks(noisy_pixels, measure_noise(noisy_pixels), "l2", 0.0)

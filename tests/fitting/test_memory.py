@@ -25,9 +25,9 @@ from dipcli.fitting.machine import cgroups, memory
 from dipcli.fitting.solve import prepare
 from dipcli.images.image import from_array
 from dipcli.problem import Problem
+from dipcli.problem.independent.impulses import measure_outlier_fraction
 from dipcli.problem.metrics import MAX_VALUES_AT_ONCE, psnr, ssim
 from dipcli.settings import Settings
-from dipcli.tasks.denoise import measure_outlier_fraction
 from dipcli.text import parse_bytes
 
 NETWORK = "skip:channels=8,8:skips=4,4"

@@ -10,12 +10,12 @@ import typer
 from dipcli.errors import UsageError
 from dipcli.problem import Problem, identity, losses
 from dipcli.problem.companion import MIN_SIDE, NonLocalCompanion, is_predictable
-from dipcli.problem.independent.level import STRONG_LEVEL
+from dipcli.problem.independent.impulses import measure_outlier_fraction
 from dipcli.problem.noise import FULL_SCALE, Noise, measure_noise
 from dipcli.problem.noise_model import UndoClipping, fit_noise_model
 from dipcli.problem.prefilter import PrefilteredGuide
 from dipcli.stopping import Auto
-from dipcli.tasks import LossOption, correlated
+from dipcli.tasks import LossOption, correlated, impulses
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import PUBLISHED, Presets, task
 
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 STRONG_NOISE = 50  # of 255: from here the published input noise is 1/20 instead of 1/30
 MAX_NOISE = 1000  # of 255: nothing is left of the image
 INVISIBLE_NOISE = 3  # of 255
-# Impulse noise: this fraction of the values is at an end of the range and this far from its neighbours.
-OUTLIER_FRACTION, OUTLIER_DISTANCE = 0.02, 0.3
-STRIP_ROWS = 256  # a whole copy of a large image would need much memory
 
 # Narrow networks with the filtered images of `problem/prefilter.py` as input, and more input noise than was published:
 # measured on 256x256 images with noise of sigma 25, docs/performance.md. Fused with the companion, the result changes
@@ -126,23 +123,11 @@ def denoise(
         cat noisy.png | dip denoise - -o - > clean.png
         dip denoise clean.png --simulate-noise 25 --snapshot-at 1,10,100,400,500
     """
-    import numpy as np  # imported late: `dip --help` must be fast
-    import torch
+    import torch  # imported late: `dip --help` must be fast
 
     if not 0 <= strength <= 1:
         raise UsageError(f"--strength {strength} is out of range: use a number from 0 to 1.")
-    if simulate_noise is None:
-        pixels = image.pixels
-    elif not 0 < simulate_noise <= MAX_NOISE:
-        raise UsageError(f"--simulate-noise {simulate_noise} is out of range: use a number above 0, up to {MAX_NOISE}.")
-    else:
-        # Always the same noise, clipped and rounded as in a file: the run can be repeated from the files it writes.
-        generator = np.random.default_rng(0)
-        noisy = [
-            (channel + generator.normal(0, simulate_noise / FULL_SCALE, channel.shape)).astype(np.float32)
-            for channel in image.pixels
-        ]
-        pixels = image.quantize(np.stack(noisy))
+    pixels = image.pixels if simulate_noise is None else _add_noise(image, simulate_noise)
     valid = image.valid
     noise = measure_noise(pixels, valid)
     outliers = measure_outlier_fraction(pixels)
@@ -150,9 +135,17 @@ def denoise(
     plain = input == "guide" and loss == "l2" and own_level
     if fusion == "auto" and (
         (sigma == "auto" and correlated.finds_nothing(noise, pixels, valid))
-        or (plain and correlated.applies(noise, pixels, outliers, OUTLIER_FRACTION, valid))
+        or (plain and correlated.applies(noise, pixels, outliers, impulses.MIN_OUTLIERS, valid))
     ):
         return _denoise_correlated(image, pixels, noise, simulate_noise, sigma, strength, stop)
+    if (
+        plain
+        and fusion == "auto"
+        and simulate_noise is None
+        and impulses.applies(noise, pixels, outliers)
+        and (case := impulses.pose(image, strength, lambda rest, level: denoise(rest, strength=strength, sigma=level)))
+    ):
+        return case
     level = str(FULL_SCALE * noise.level) if noise and noise.level and sigma == "auto" else sigma
     max_level = float(sigma) if sigma != "auto" else FULL_SCALE * noise.max_level if noise else 0.0
     # The filters of the guide, and the companion, keep impulses, and noise that neighbouring pixels share.
@@ -184,6 +177,23 @@ def denoise(
         presets["paper"] = {"reg_noise": 1 / 20}
     remarks = make_remarks(pixels, noise, loss, outliers)
     return _make_case(image, pixels, problem, presets, remarks, level, simulated=simulate_noise is not None, loss=loss)
+
+
+def _add_noise(image: Image, level: float) -> NDArray[np.float32]:
+    """Return pixels with Gaussian noise, clipped and rounded as in a file; the level is on the 0-255 scale.
+
+    It is always the same noise: the run can be repeated from the files it writes.
+    """
+    import numpy as np
+
+    if not 0 < level <= MAX_NOISE:
+        raise UsageError(f"--simulate-noise {level} is out of range: use a number above 0, up to {MAX_NOISE}.")
+    generator = np.random.default_rng(0)
+    noisy = [
+        (channel + generator.normal(0, level / FULL_SCALE, channel.shape)).astype(np.float32)
+        for channel in image.pixels
+    ]
+    return image.quantize(np.stack(noisy))
 
 
 def _make_case(
@@ -276,21 +286,6 @@ def make_remarks(pixels: NDArray[np.float32], noise: Noise | None, loss: str, ou
         return (f"the image looks nearly noise-free (sigma {level}): denoising will probably degrade it",)
     if noise and noise.correlated:
         return ("neighbouring pixels share the noise: the defaults of --fusion, --input and --loss allow for that",)
-    if noise is None and correlated.is_drawing(pixels):
-        return ()  # black and white belong to it
-    if outliers > OUTLIER_FRACTION and loss == "l2" and not (noise and noise.level > STRONG_LEVEL):
+    if loss == "l2" and impulses.applies(noise, pixels, outliers):
         return (f"{100 * outliers:.0f} % of the values are isolated black or white: for such noise try --loss l1",)
     return ()
-
-
-def measure_outlier_fraction(pixels: NDArray[np.float32]) -> float:
-    """Return the fraction of values, of (C, H, W) in 0..1, at an end of the range and far from their neighbours."""
-    from scipy.ndimage import median_filter
-
-    outliers, rows = 0, pixels.shape[1]
-    for start in range(0, rows, STRIP_ROWS):
-        above, stop = max(0, start - 1), min(start + STRIP_ROWS, rows)
-        medians = median_filter(pixels[:, above : stop + 1], size=(1, 3, 3))[:, start - above : stop - above]
-        strip = pixels[:, start:stop]
-        outliers += int((((strip <= 0) | (strip >= 1)) & (abs(strip - medians) > OUTLIER_DISTANCE)).sum())
-    return outliers / pixels.size

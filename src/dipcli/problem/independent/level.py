@@ -28,13 +28,15 @@ PATCH_SIDE, MAX_PATCHES, MIN_PATCHES = 4, 40_000, 1000  # pixels; patches of the
 # for baboon and peppers at 10 (9 %), and up to 18 % too small at 50.
 STRONG_LEVEL = 37.5 / FULL_SCALE
 MIN_EVENNESS = 0.7  # of measured to expected variance, median over the blocks; text has less
+MIN_INNER, MAX_INNER = 0.7, 0.2  # of the level without what was cut off, to the level up to the second number
 WEAKEST, STRONGEST, BISECTIONS = 1 / FULL_SCALE, 2.0, 20
 
 
 def measure_clipped_level(image: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> float:
     """Return the level of strong white noise, standard deviation before values were cut off at 0 and 1.
 
-    It is 0 if the finest details are not about as strong everywhere as such noise would be: they are structure.
+    It is 0 if the finest details are not about as strong everywhere as such noise would be: they are structure. It is
+    also 0 if the values between 0 and 1 have much less noise: the others are impulses.
 
     Args:
         image: shape (C, H, W), values 0..1.
@@ -59,7 +61,19 @@ def measure_clipped_level(image: NDArray[np.float32], known: NDArray[np.bool_] |
         mean, variance, _ = clipped_moments(x, middle)
         expected = np.interp(means, mean, variance).mean(axis=0)
         low, high = (middle, high) if expected.mean() < measured.mean() else (low, middle)
-    return float(middle) if np.median(measured / expected) > MIN_EVENNESS else 0.0
+    even = np.median(measured / expected) > MIN_EVENNESS
+    return float(middle) if even and _measure_inner_level(image, known) > MIN_INNER * min(middle, MAX_INNER) else 0.0
+
+
+def _measure_inner_level(image: NDArray[np.float32], known: NDArray[np.bool_] | None) -> float:
+    """Return the noise level of the values that were not cut off, from the differences of neighbours."""
+    import numpy as np
+
+    inside = (image > 0) & (image < 1)
+    if known is not None:
+        inside &= known
+    pairs = inside[:, :, 1:] & inside[:, :, :-1]
+    return float(np.sqrt((np.diff(image, axis=2)[pairs] ** 2).mean() / 2)) if pairs.any() else 0.0
 
 
 def clipped_moments(

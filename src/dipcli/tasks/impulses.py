@@ -1,0 +1,67 @@
+"""`dip denoise` for impulse noise: isolated black and white pixels are missing ones, to be filled from the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+from dipcli.problem import Problem
+from dipcli.problem.independent.impulses import find_impulses
+from dipcli.problem.independent.level import STRONG_LEVEL
+from dipcli.problem.noise import FULL_SCALE, Noise, measure_noise
+from dipcli.problem.prefilter import fill_unknown
+from dipcli.tasks import inpaint
+from dipcli.tasks.case import Case
+from dipcli.tasks.correlated import FAINTEST_INDEPENDENT, is_drawing
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dipcli.images.image import Image
+
+MIN_OUTLIERS = 0.02  # fraction of the values that are isolated black or white
+MAX_IMPULSES = 0.9  # fraction of the pixels: hardly any are left to fill them from
+
+
+def applies(noise: Noise | None, pixels: NDArray[np.float32], outliers: float) -> bool:
+    """Return whether an image (C, H, W) has impulse noise, given its measured noise and fraction of outliers."""
+    strong = noise is not None and noise.level > STRONG_LEVEL
+    return outliers > MIN_OUTLIERS and not strong and not is_drawing(pixels)
+
+
+def pose(image: Image, strength: float, denoise: Callable[[Image, str], Problem | Case]) -> Case | None:
+    """Return the case of an image without its impulses; None if hardly any pixels are left.
+
+    If the others have no noise, or noise that neighbouring pixels share, they stay as they are.
+
+    Args:
+        image: with impulse noise.
+        strength: 1 to remove the noise of the others, 0 to keep it.
+        denoise: returns the case of an image with missing pixels and noise of a level, on the 0-255 scale.
+    """
+    impulses = find_impulses(image.pixels)
+    fraction = float(impulses.mean())
+    if not 0 < fraction < MAX_IMPULSES:
+        return None
+    found = f"{100 * fraction:.0f} % of the pixels are isolated black or white: they are filled from the others"
+    rest = measure_noise(fill_unknown(image.pixels, ~impulses), image.valid)
+    # Filled pixels have less noise than the others.
+    level = 0.0 if rest is None or rest.correlated else rest.level / (1 - fraction) ** 0.5
+    if level < FAINTEST_INDEPENDENT or not strength:
+        filled = inpaint.inpaint(image, cast("str", impulses), damage="scattered")  # an array is as good as a name
+        case = cast("Case", filled)
+        presets = {
+            name: {"input": "noise", "warmup": 0, **preset, **case.presets[name]}
+            for name, preset in inpaint.PRESETS.items()
+            if name != "paper"
+        }
+        return replace(case, presets=presets, remarks=(found,))
+    case = cast("Case", denoise(image.leave_out(impulses), f"{FULL_SCALE * level:.1f}"))
+    problem = replace(case.problem, hidden=False)
+    if strength < 1:
+        from dipcli.problem.correlated.restraint import take_unknown_from_fit  # importing torch takes seconds
+
+        problem = take_unknown_from_fit(problem)
+    return replace(case, problem=problem, remarks=(f"{found}, whose noise has sigma {FULL_SCALE * level:.1f}",))
