@@ -39,7 +39,7 @@ def test_the_result_has_the_type_and_layout_of_the_array(dtype: str, layout: tup
     array = np.random.default_rng(0).random(layout)
     array = (array if "float" in dtype else array * np.iinfo(dtype).max).astype(dtype)
     before = array.copy()
-    restored = denoise(array, **QUICK)
+    restored = denoise(array, input="noise", **QUICK)
     assert (restored.image.shape, restored.image.dtype) == (layout, dtype)
     assert np.array_equal(array, before)
     assert restored.steps == 3

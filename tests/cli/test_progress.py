@@ -225,11 +225,11 @@ def judge(rule: stopping.Rule, images: list[torch.Tensor]) -> FitProgress:
 def test_the_state_of_each_rule_in_words() -> None:
     grey = [torch.full((1, 16, 16), 0.5)] * 40
     forms = judge(stopping.HoldOut(patience=60), grey).describe_rule()
-    assert forms[0] == "holdout: best at 5 (35 ago), stops in 25 without improvement"
-    assert forms[-1] == "best at 5"
+    assert forms[0] == "holdout: best at 40, stops in 25 without improvement", "the latest of equals"
+    assert forms[-1] == "best at 40"
     assert [len(form) for form in forms] == sorted((len(form) for form in forms), reverse=True)
     fixed = judge(stopping.exactly(stopping.HoldOut(patience=60), 1000), grey).describe_rule()
-    assert re.fullmatch(r"holdout 0\.0\d+, best at 5", fixed[0]), "it does not decide when to stop"
+    assert re.fullmatch(r"holdout 0\.0\d+, best at 40", fixed[0]), "it does not decide when to stop"
     limited = judge(stopping.at_most(stopping.HoldOut(patience=60), 1000), grey).describe_rule()
     assert limited == forms
     sigma = judge(stopping.Sigma(5.0), grey).describe_rule()[0]

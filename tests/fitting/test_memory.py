@@ -257,7 +257,7 @@ def test_outlier_pixels_in_strips_are_those_of_the_whole(monkeypatch: pytest.Mon
     )
     whole = measure_outlier_fraction(pixels)
     assert whole > 0.05
-    monkeypatch.setattr("dipcli.tasks.denoise.STRIP_ROWS", 16)
+    monkeypatch.setattr("dipcli.problem.independent.impulses.STRIP_ROWS", 16)
     assert measure_outlier_fraction(pixels) == whole
 
 

@@ -198,7 +198,7 @@ def test_what_no_run_has_made_is_not_replaced(dip: Dip, noisy_png: Path) -> None
     theirs.write_bytes(b"somebody's")
     result = dip.quick("denoise", noisy_png, "--compare")
     assert result.exit_code == 2
-    assert "tv.png exists and is not from a run" in result.stderr
+    assert "not from a run" in result.stderr
     assert theirs.read_bytes() == b"somebody's"
 
 

@@ -353,8 +353,12 @@ def test_sigma_uses_the_given_level_or_estimates_it() -> None:
     assert Settings(stop="sigma", sigma="30").rule().rule == Sigma(30.0)
     assert Settings(stop="sigma:level=7", sigma="30").rule().rule == Sigma(7.0), "the rule's own level wins"
     assert Settings(sigma="30").rule().rule == Auto(30.0)
-    for small in (torch.zeros(3, 20, 20), torch.zeros(50), torch.full((3, 96, 96), 0.5)):
-        with pytest.raises(UsageError, match="--sigma 25"):
+    for small, advice in (
+        (torch.zeros(3, 20, 20), "--sigma 25"),
+        (torch.zeros(50), "--sigma 25"),
+        (torch.full((3, 96, 96), 0.5), "--stop sigma"),
+    ):
+        with pytest.raises(UsageError, match=advice):
             Sigma().start(Problem(measured=small, shape=(3, 20, 20)))
 
 
