@@ -142,10 +142,9 @@ def denoise(
         plain
         and fusion == "auto"
         and simulate_noise is None
-        and impulses.applies(noise, pixels, outliers)
-        and (case := impulses.pose(image, strength, lambda rest, level: denoise(rest, strength=strength, sigma=level)))
+        and (found := impulses.find(noise, pixels, outliers)) is not None
     ):
-        return case
+        return impulses.pose(image, found, strength, lambda rest, level: denoise(rest, strength=strength, sigma=level))
     level = str(FULL_SCALE * noise.level) if noise and noise.level and sigma == "auto" else sigma
     max_level = float(sigma) if sigma != "auto" else FULL_SCALE * noise.max_level if noise else 0.0
     # The filters of the guide, and the companion, keep impulses, and noise that neighbouring pixels share.
@@ -286,6 +285,6 @@ def make_remarks(pixels: NDArray[np.float32], noise: Noise | None, loss: str, ou
         return (f"the image looks nearly noise-free (sigma {level}): denoising will probably degrade it",)
     if noise and noise.correlated:
         return ("neighbouring pixels share the noise: the defaults of --fusion, --input and --loss allow for that",)
-    if loss == "l2" and impulses.applies(noise, pixels, outliers):
+    if loss == "l2" and impulses.find(noise, pixels, outliers) is not None:
         return (f"{100 * outliers:.0f} % of the values are isolated black or white: for such noise try --loss l1",)
     return ()

@@ -25,26 +25,35 @@ MIN_OUTLIERS = 0.02  # fraction of the values that are isolated black or white
 MAX_IMPULSES = 0.9  # fraction of the pixels: hardly any are left to fill them from
 
 
-def applies(noise: Noise | None, pixels: NDArray[np.float32], outliers: float) -> bool:
-    """Return whether an image (C, H, W) has impulse noise, given its measured noise and fraction of outliers."""
+def find(noise: Noise | None, pixels: NDArray[np.float32], outliers: float) -> NDArray[np.bool_] | None:
+    """Return the pixels, (H, W), that are impulses; None if an image (C, H, W) has no impulse noise, or nothing else.
+
+    Args:
+        noise: as `measure_noise` found it.
+        pixels: the image.
+        outliers: fraction of its values that are isolated black or white.
+    """
     strong = noise is not None and noise.level > STRONG_LEVEL
-    return outliers > MIN_OUTLIERS and not strong and not is_drawing(pixels)
+    if outliers <= MIN_OUTLIERS or strong or is_drawing(pixels):
+        return None
+    impulses = find_impulses(pixels)
+    return impulses if 0 < impulses.mean() < MAX_IMPULSES else None
 
 
-def pose(image: Image, strength: float, denoise: Callable[[Image, str], Problem | Case]) -> Case | None:
-    """Return the case of an image without its impulses; None if hardly any pixels are left.
+def pose(
+    image: Image, impulses: NDArray[np.bool_], strength: float, denoise: Callable[[Image, str], Problem | Case]
+) -> Case:
+    """Return the case of an image without its impulses.
 
     If the others have no noise, or noise that neighbouring pixels share, they stay as they are.
 
     Args:
         image: with impulse noise.
+        impulses: the pixels with it, shape (H, W).
         strength: 1 to remove the noise of the others, 0 to keep it.
         denoise: returns the case of an image with missing pixels and noise of a level, on the 0-255 scale.
     """
-    impulses = find_impulses(image.pixels)
     fraction = float(impulses.mean())
-    if not 0 < fraction < MAX_IMPULSES:
-        return None
     found = f"{100 * fraction:.0f} % of the pixels are isolated black or white: they are filled from the others"
     rest = measure_noise(fill_unknown(image.pixels, ~impulses), image.valid)
     # Filled pixels have less noise than the others.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ OUTLIER_DISTANCE = 0.3  # of a value at an end of the range from its neighbours:
 MIN_DISTANCE = 0.1  # likewise, once the image is known to have impulses
 BLUR = 1.5  # pixels
 MIN_WEIGHT = 0.02  # of the neighbours within the range: with less, the image itself is black or white there
+MIN_CHANCE = 1e-6  # of as many impulses of one value in a line
 STRIP_ROWS = 256  # a whole copy of a large image would need much memory
 
 
@@ -31,18 +33,25 @@ def measure_outlier_fraction(pixels: NDArray[np.float32]) -> float:
 def find_impulses(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return the pixels, shape (H, W), with a value at an end of the range that differs from its neighbours.
 
-    Neighbours at an end of the range do not count: most may be impulses themselves.
+    Neighbours at an end of the range do not count: most may be impulses themselves. Lines of one such value that are
+    too long for chance are of the image.
 
     Args:
         pixels: shape (C, H, W), values 0..1, with impulse noise.
     """
     import numpy as np
-    from scipy.ndimage import gaussian_filter
+    from scipy.ndimage import binary_opening, gaussian_filter
 
     impulses = np.zeros(pixels.shape[1:], bool)
     for channel in pixels:
-        inside = (channel > 0) & (channel < 1)
+        ends = [channel <= 0, channel >= 1]
+        inside = ~(ends[0] | ends[1])
         weight = gaussian_filter(inside.astype(np.float32), BLUR)
         mean = gaussian_filter(np.where(inside, channel, 0), BLUR) / np.maximum(weight, MIN_WEIGHT)
-        impulses |= ~inside & (weight > MIN_WEIGHT) & (abs(channel - mean) > MIN_DISTANCE)
+        differs = (weight > MIN_WEIGHT) & (abs(channel - mean) > MIN_DISTANCE)
+        for end in ends:
+            fraction = min(max(float(end.mean()), MIN_CHANCE), 0.5)
+            length = 1 + math.ceil(math.log(MIN_CHANCE) / math.log(fraction))
+            lines = binary_opening(end, np.ones((1, length))) | binary_opening(end, np.ones((length, 1)))
+            impulses |= end & differs & ~lines
     return impulses
