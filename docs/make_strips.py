@@ -21,8 +21,11 @@ import imageio.v3 as iio
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from scipy.signal import convolve
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio as psnr
+
+from dipcli.problem.blur.kernels import read_kernel
 
 HERE = Path(__file__).parent
 SIDE, GAP = 256, 6  # pixels of a panel, and between two
@@ -96,11 +99,26 @@ def flash(folder: Path) -> Strip:
     return Strip(command, clean, before, last=lit)
 
 
+def deblur(folder: Path) -> Strip:
+    """Move the camera while it takes the rocket, with a little noise."""
+    name, top, left = "motion:15:30", 120, 230
+    kernel = read_kernel(name, (SIDE, SIDE))
+    down, across = (side // 2 for side in kernel.shape)
+    wide = data.rocket()[top - down : top + SIDE + down, left - across : left + SIDE + across]
+    clean = wide[down : down + SIDE, across : across + SIDE]
+    blurred = np.stack([convolve(channel / 255, kernel, mode="valid") for channel in wide.transpose(2, 0, 1)], axis=2)
+    noisy = blurred + np.random.default_rng(SEED).normal(0, 2 / 255, blurred.shape)
+    before = np.rint(255 * noisy.clip(0, 1)).astype(np.uint8)
+    save(folder, shaken=before, clean=clean)
+    return Strip(("deblur", "shaken.png", "--kernel", name, "--reference", "clean.png"), clean, before)
+
+
 STRIPS: dict[str, Callable[[Path], Strip]] = {
     "inpaint": inpaint,
     "superres": superres,
     "dejpeg": dejpeg,
     "flash": flash,
+    "deblur": deblur,
 }
 
 

@@ -811,6 +811,7 @@ def test_a_snapshot_of_an_earlier_run_may_be_the_input(dip: Dip, noisy_png: Path
     assert not (tmp_path / "a.dip/snapshots/000003.png").exists()
 
 
+@pytest.mark.slow
 def test_who_names_a_rule_or_a_limit_leaves_the_end_to_it(dip: Dip, noisy_png: Path) -> None:
     quick = ("superres", noisy_png, "--scale", 1.5, "--network", TINY, "--input", "noise", "--input-depth", 4, "--json")
     told = json.loads(dip(*quick, "--stop", "emv:patience=2:guard=1", "--max-iters", 50).stdout)
@@ -835,6 +836,7 @@ def test_grey_pictures_go_into_any_format(dip: Dip, tmp_path: Path, suffix: str)
     assert json.loads(result.stdout)["psnr_noisy"] > 0
 
 
+@pytest.mark.slow
 def test_a_figure_takes_no_other_files_place(dip: Dip, clean_png: Path, tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("keep")
     command = ("impedance", clean_png, "--preset", "fast", "--size", 32, "--iters", 1)

@@ -632,6 +632,7 @@ def test_standard_error_may_be_closed_or_missing(monkeypatch: pytest.MonkeyPatch
 # What a run says to a display.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "known"),
     [

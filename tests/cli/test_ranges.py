@@ -122,6 +122,7 @@ def test_pixels_that_are_not_finite_are_filled_on_request(dip: Dip, tmp_path: Pa
         assert np.array_equal(result[np.isfinite(array)], array[np.isfinite(array)])
 
 
+@pytest.mark.slow
 def test_missing_pixels_of_a_clean_image_are_filled_by_the_fit() -> None:
     clean = scene(64, 64, 1)[..., 0].astype(np.float32)
     array = clean.copy()
@@ -152,6 +153,7 @@ def sprite(hidden: int) -> np.ndarray:
     return np.dstack([colours, alpha])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["denoise", "superres"])
 def test_colour_under_full_transparency_is_neither_fitted_nor_spread(task: str) -> None:
     function, options = getattr(dipcli, task), {"scale": 2} if task == "superres" else {"loss": "l1"}
@@ -165,6 +167,7 @@ def test_colour_under_full_transparency_is_neither_fitted_nor_spread(task: str) 
             assert np.array_equal(result[alpha == 0], sprite(hidden)[alpha == 0])
 
 
+@pytest.mark.slow
 def test_transparent_tiles_are_not_fitted(dip: Dip, tmp_path: Path) -> None:
     """Neither the first nor a later one, and they stop no run."""
     image = np.dstack([noisy(scene(150, 420)), np.zeros((150, 420), np.uint8)])
@@ -231,6 +234,7 @@ def test_channels_of_an_array_in_any_unit(channels: int) -> None:
         assert np.abs(result - array).mean() < np.ptp(array) / 4
 
 
+@pytest.mark.slow
 def test_dark_jpeg_keeps_its_coefficients(dip: Dip, tmp_path: Path) -> None:
     """They refer to the whole range, of which the image fills little."""
     file = io.BytesIO()
@@ -253,6 +257,7 @@ def test_mask_of_one_value_is_taken_as_it_is(dip: Dip, tmp_path: Path) -> None:
     assert "everything" in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [(), ("--stop", "holdout"), ("--stop", "sigma"), ("--loss", "l1"), ("--time", "60s")]
 )

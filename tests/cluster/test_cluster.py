@@ -345,6 +345,7 @@ def make_batch(folder: Path, output: Path, **changes: Any) -> Batch:
     return lay_out(make_job(folder, **changes), [folder], str(output))
 
 
+@pytest.mark.slow
 def test_a_call_by_a_scheduler_restores_skips_and_reports_like_a_plain_one(
     tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

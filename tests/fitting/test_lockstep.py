@@ -154,6 +154,7 @@ def test_sizes_and_networks_are_not_mixed(passes: list[int]) -> None:
     assert passes == []
 
 
+@pytest.mark.slow
 def test_a_collapse_rolls_back_one_fit_alone() -> None:
     given = replace(SMALL, iterations=60)
 

@@ -259,6 +259,7 @@ def test_after_an_interrupt_tiles_that_were_not_reached_show_the_input() -> None
     assert result.image[at] == y[at]
 
 
+@pytest.mark.slow
 def test_the_time_is_shared_among_the_tiles() -> None:
     result, _, _ = fit_in_tiles(denoising(make_image()), iterations=None, max_iterations=100_000, time="1.5s", runs=1)
     assert [run.tile for run in result.runs] == [1, 2, 3, 4, 5, 6]
@@ -282,6 +283,7 @@ def run_out_of_memory(min_pixels: int, first: int, times: int) -> Callable[..., 
     return evaluate
 
 
+@pytest.mark.slow
 def test_when_memory_runs_out_the_whole_is_fitted_in_tiles_once() -> None:
     y = make_image(300, 300)
     messages: list[str] = []
@@ -298,6 +300,7 @@ def test_when_memory_runs_out_the_whole_is_fitted_in_tiles_once() -> None:
         solve(prepared, control=Control(evaluate=run_out_of_memory(100 * 100, first=1, times=2)))
 
 
+@pytest.mark.slow
 def test_when_memory_runs_out_tiles_become_smaller_and_finished_ones_stay() -> None:
     messages: list[str] = []
     shapes: dict[int, tuple[int, ...]] = {}
@@ -346,6 +349,7 @@ def test_metrics_of_a_tile_compare_with_its_part_of_the_truth() -> None:
         assert row["psnr_noisy"] == pytest.approx(-10 * np.log10(error), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_uncertainty_is_blended_like_the_image() -> None:
     prepared = prepare(denoising(make_image()), Settings(**{**TINY, "runs": 2}))
     uncertainty = Uncertainty()
@@ -377,6 +381,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_run_in_tiles_writes_image_log_snapshots_and_record(dip: Dip, large_png: Path) -> None:
     output = large_png.with_name("clean.png")
     doubt = large_png.with_name("doubt.tif")
@@ -406,6 +411,7 @@ def test_a_run_in_tiles_writes_image_log_snapshots_and_record(dip: Dip, large_pn
     assert json.loads((folder / "run.json").read_text())["tiles"] == []
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_in_tiles(dip: Dip, large_png: Path) -> None:
     images = []
     for name in ("a.png", "b.png"):
@@ -481,6 +487,7 @@ def test_flash_in_tiles(dip: Dip, large_png: Path, tmp_path: Path) -> None:
     assert len(json.loads(result.stdout)["tiles"]) == 6
 
 
+@pytest.mark.slow
 def test_tiles_are_refused_if_the_measurement_cannot_be_cut(dip: Dip, large_png: Path) -> None:
     jpeg = large_png.with_suffix(".jpg")
     iio.imwrite(jpeg, scene(200, 240))

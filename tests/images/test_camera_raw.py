@@ -75,6 +75,7 @@ def test_raw_file_becomes_a_linear_tiff(dip: Dip, tmp_path: Path, orientation: i
         assert page.tags.valueof("Orientation", 1) == 1
 
 
+@pytest.mark.slow
 def test_noise_of_the_counts_is_removed(dip: Dip, tmp_path: Path) -> None:
     source = tmp_path / "x.dng"
     source.write_bytes(make_dng(make_mosaic(96, 128)))

@@ -144,6 +144,7 @@ def test_denoise_has_a_companion_for_independent_noise_alone() -> None:
     assert task.case(image, "balanced", {"loss": "l1"}, {})[0].problem.companion is None
 
 
+@pytest.mark.slow
 def test_the_command_line_says_how_much_is_of_the_fit(dip: Dip, tmp_path: Path) -> None:
     source = tmp_path / "noisy.png"
     dipcli.images.write(dipcli.images.encode(from_array(noisy(scene(64, 64))), ".png"), source)
@@ -156,6 +157,7 @@ def test_the_command_line_says_how_much_is_of_the_fit(dip: Dip, tmp_path: Path) 
     assert "fusion" not in json.loads((tmp_path / "noisy.denoised.dip" / "run.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_fusion_is_better_than_the_noisy_image_after_few_iterations() -> None:
     clean = scene(96, 96)
     damaged = noisy(clean)

@@ -67,6 +67,7 @@ def through_a_file(checkpoint: Checkpoint, settings: Settings, path: Path) -> Ch
     return back.current
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [
@@ -203,6 +204,7 @@ def test_what_was_cut_short_goes_on(
     assert not list(folder.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [pytest.param(0, marks=slow), 1, *(pytest.param(n, marks=slow) for n in (2, 3, 4))])
 def test_a_picture_in_tiles_goes_on_where_it_was(
     dip: Dip, tmp_path: Path, cut: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, count: int
@@ -233,6 +235,7 @@ def test_a_picture_in_tiles_goes_on_where_it_was(
         assert records[0][name] == records[1][name], name
 
 
+@pytest.mark.slow
 def test_a_folder_goes_on_with_what_was_cut_short(
     dip: Dip, tmp_path: Path, cut: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,6 +405,7 @@ def changes(draw: st.DrawFn) -> Callable[[bytes], bytes]:
     return spoil
 
 
+@pytest.mark.slow
 @hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(spoil=changes())
 def test_a_damaged_checkpoint_is_answered_with_a_sentence(
@@ -436,6 +440,7 @@ def test_a_checkpoint_of_something_else_is_told(
     assert sentence in result.stderr
 
 
+@pytest.mark.slow
 @hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(chance=st.randoms(use_true_random=False), nonsense=st.sampled_from([None, 7, "x", [], {}, torch.zeros(2), (1,)]))
 def test_a_checkpoint_that_tells_nonsense_is_told(dip: Dip, half_done: Path, chance: Any, nonsense: Any) -> None:

@@ -322,6 +322,7 @@ def test_streams_are_on_the_page_of_their_run(dip: Dip, noisy_png: Path, tmp_pat
     assert "went through a standard stream" in Page(tmp_path / "run/report.html").text
 
 
+@pytest.mark.slow
 def test_page_of_an_unfinished_run_says_so(dip: Dip, tmp_path: Path) -> None:
     options = ("--keep-checkpoint", "--snapshot-at", "1,2", "--log-every", 1)
     run = restore(tmp_path, *options, report=False)
@@ -396,6 +397,7 @@ def test_one_bad_folder_of_several_does_not_stop_the_others(dip: Dip, tmp_path: 
         assert dip("report", run, other, *option).exit_code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "start"),
     [

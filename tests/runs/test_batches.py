@@ -372,6 +372,7 @@ def counted(dip: Dip, folder: Path, *more: object) -> tuple[int, int]:
     )
 
 
+@pytest.mark.slow
 def test_finished_images_are_skipped_and_others_restored(dip: Dip, restored: Path) -> None:
     out = restored / "out"
     assert counted(dip, restored) == (0, 2)

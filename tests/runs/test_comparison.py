@@ -99,6 +99,7 @@ def test_pictures_of_every_kind_are_compared(dip: Dip, tmp_path: Path, name: str
         assert "psnr_ref" not in each
 
 
+@pytest.mark.slow
 def test_holes_are_filled_in_every_kind(dip: Dip, tmp_path: Path) -> None:
     for number, make in enumerate((lambda: scene(33, 47), lambda: in_16_bits(scene(33, 47, 1)))):
         source, folder = tmp_path / f"{number}.png", tmp_path / f"{number}.inpainted.dip"
@@ -157,6 +158,7 @@ def test_the_result_and_the_rivals_know_nothing_of_each_other_nor_of_the_truth(
     assert "--reference" in told(tmp_path / "blind/out.dip")["compared"]
 
 
+@pytest.mark.slow
 def test_without_a_place_for_pictures_there_is_the_table_alone(dip: Dip, noisy_png: Path) -> None:
     before = set(noisy_png.parent.iterdir())
     result = dip.quick("denoise", noisy_png, "-o", "-", "--compare")
@@ -202,6 +204,7 @@ def test_what_no_run_has_made_is_not_replaced(dip: Dip, noisy_png: Path) -> None
     assert theirs.read_bytes() == b"somebody's"
 
 
+@pytest.mark.slow
 def test_every_picture_of_a_folder_is_compared(dip: Dip, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in range(2):

@@ -53,6 +53,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rule", [pytest.param(rule, marks=[] if rule in ("auto", "none") else pytest.mark.slow) for rule in RULES]
 )
@@ -129,6 +130,7 @@ def test_every_rule_ends_or_keeps_to_the_limit(dip: Dip, noisy_png: Path, rule: 
     assert account["memory"] in (0.98, 0.99, 0.995, 0.998)
 
 
+@pytest.mark.slow
 def test_auto_says_which_rule_it_chose(dip: Dip, tmp_path: Path) -> None:
     independent = noisy(scene(96, 96))
     smooth = np.stack([np.convolve(row, np.ones(3) / 3, "same") for row in independent.reshape(96, -1).T], axis=1)
@@ -173,6 +175,7 @@ def test_several_runs_are_logged_apart(dip: Dip, noisy_png: Path, tmp_path: Path
     assert not list(snapshots.rglob("*.png")), "an earlier run leaves no traces"
 
 
+@pytest.mark.slow
 def test_the_mean_of_runs_is_what_is_written(noisy_png: Path) -> None:
     rest = {"network": TINY, "input": "noise", "input_depth": 4, "iterations": 20, "progress": False}
     picture = iio.imread(noisy_png).astype(np.float32) / 255
@@ -203,6 +206,7 @@ def test_what_time_is_left_goes_into_further_runs(dip: Dip, noisy_png: Path) -> 
     assert len(json.loads(dip("denoise", noisy_png, "--time", "3s", "--runs", 1, *rest).stdout)["runs"]) == 1
 
 
+@pytest.mark.slow
 def test_from_python_too(noisy_png: Path) -> None:
     rest = {"network": TINY, "input": "noise", "input_depth": 4, "progress": False}
     restored = dipcli.denoise(noisy_png, time=1, sigma=90, stop="sigma", uncertainty=True, **rest)
@@ -266,6 +270,7 @@ def test_uncertainty_is_written_to_look_at_or_to_compute_with(dip: Dip, noisy_pn
     assert np.allclose(maps[".png"] / 65535 * most / 255, maps[".tif"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_uncertainty_is_of_the_size_of_the_picture_and_nought_where_it_is_known(dip: Dip, tmp_path: Path) -> None:
     iio.imwrite(tmp_path / "a.jpg", noisy(scene(37, 53)))
     doubt = tmp_path / "doubt.tif"
@@ -343,6 +348,7 @@ def test_planning_goes_by_what_there_is() -> None:
     assert time_budget.choose_preset(alone, pose, Deadline(1e6)) == "balanced"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "loss"),
     [
@@ -382,6 +388,7 @@ def test_the_absolute_error_is_the_one_for_impulse_noise() -> None:
     assert reached["l1"] > reached["l2"] + 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("picture", "words"),
     [

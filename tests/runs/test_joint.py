@@ -52,6 +52,7 @@ def read_record(output: Path) -> dict[str, Any]:
     return json.loads((output.with_suffix(".dip") / "run.json").read_text())
 
 
+@pytest.mark.slow
 def test_images_of_one_size_are_fitted_together_with_the_same_results(
     dip: Dip, folder: Path, tmp_path: Path, passes: list[int]
 ) -> None:
@@ -86,6 +87,7 @@ def test_images_of_one_size_are_fitted_together_with_the_same_results(
     assert "0 restored, 1 failed, 6 skipped" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_batch_size_of_one_has_the_bits_of_a_plain_call(dip: Dip, folder: Path, tmp_path: Path) -> None:
     dip.quick("denoise", folder, "-o", tmp_path / "plain")
     dip.quick("denoise", folder, "-o", tmp_path / "one", "--batch-size", 1)
@@ -160,6 +162,7 @@ def test_an_interrupted_measurement_says_nothing(monkeypatch: pytest.MonkeyPatch
     assert notes == []
 
 
+@pytest.mark.slow
 def test_memory_limits_the_batch_size(dip: Dip, folder: Path, tmp_path: Path, passes: list[int]) -> None:
     tight = ("--max-memory", "1000M", "--batch-size", 5)
     result = dip.quick("denoise", folder, "-o", tmp_path / "out", *tight)

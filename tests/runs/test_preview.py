@@ -180,6 +180,7 @@ def test_it_is_there_while_the_run_is_and_changes_nothing(
         np.testing.assert_array_equal(iio.imread(each), iio.imread(folder / "snapshots" / each.name))
 
 
+@pytest.mark.slow
 def test_a_preview_shows_tiles_in_their_places(dip: Dip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "large.png"
     iio.imwrite(source, noisy(scene(150, 240), sigma=5))

@@ -67,6 +67,7 @@ def test_there_is_no_companion_without_fusion() -> None:
     assert (settings.input, settings.stop, settings.iterations) == ("noise", "none", 2000)
 
 
+@pytest.mark.slow
 def test_tiles_make_an_image_of_the_same_size() -> None:
     image = from_array(blurred(side=200, channels=1))
     case, settings = TASK.case(
@@ -80,6 +81,7 @@ def test_tiles_make_an_image_of_the_same_size() -> None:
     assert solve(prepared).image.shape == (1, 200, 200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--compare",), ("--fusion", "none"), ("--tile", "128")])
 def test_the_command_writes_an_image_of_the_input_s_size(dip: Dip, tmp_path: Path, options: tuple[str, ...]) -> None:
     side = 180 if "--tile" in options else 60

@@ -99,6 +99,7 @@ def test_a_jpeg_is_fused_with_a_smooth_image_unless_coefficients_are_held_out(pr
     assert DEJPEG.case(image, preset, {"blind": True}, {})[1].stop == "none"
 
 
+@pytest.mark.slow
 def test_the_fused_image_agrees_with_the_file(dip: Dip, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(jpeg(NATURAL, 10))

@@ -96,6 +96,7 @@ CLEAN: dict[str, Callable[[], np.ndarray]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLEAN)
 def test_an_image_without_noise_comes_back(name: str) -> None:
     """It changes by at most 45 dB, or comes back as it is with a sentence; the fit is skipped."""
@@ -138,6 +139,7 @@ def test_strong_noise_is_fitted_on_the_mosaic() -> None:
     assert case.problem.tileable
 
 
+@pytest.mark.slow
 def test_mild_noise_is_removed_in_tiles_too() -> None:
     image = np.tile(photograph(4)[1], (2, 2, 1))[:160, :160]
     case, settings = tasks()["denoise"].case(from_array(image), "balanced", {}, {"tile": 128, "threads": 1})
@@ -148,6 +150,7 @@ def test_mild_noise_is_removed_in_tiles_too() -> None:
     torch.testing.assert_close(result.image, case.problem.finish(torch.zeros(case.problem.shape)))
 
 
+@pytest.mark.slow
 def test_strong_noise_is_fitted_in_tiles_too() -> None:
     clean, image = (np.tile(pixels, (2, 2, 1))[:160, :160] for pixels in photograph(25))
     given = {"tile": 128, "threads": 1, "iterations": 3, "network": "skip:channels=4,4:skips=2,2"}
@@ -165,6 +168,7 @@ def test_the_given_level_scales_the_noise() -> None:
     assert 255 * case.problem.finish.estimate.noise.level == pytest.approx(12, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image", [photograph(4)[1], add_white_noise(scene(64, 64))])
 def test_strength(image: np.ndarray) -> None:
     whole, half, none = (pose(image, strength=strength).problem for strength in (1.0, 0.5, 0.0))

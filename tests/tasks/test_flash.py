@@ -42,6 +42,7 @@ def test_the_paper_preset_is_the_published_method() -> None:
     assert (settings.rate, settings.iterations, settings.reg_noise, settings.stop) == (0.1, 600, 0, "none")
 
 
+@pytest.mark.slow
 def test_the_result_has_the_brightness_of_the_dark_image(tmp_path: Path) -> None:
     dark, lit = pair()
     iio.imwrite(tmp_path / "dark.png", dark)

@@ -218,6 +218,7 @@ def test_a_missing_mask_is_refused(pair: tuple[Path, Path]) -> None:
     assert "--mask" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_hole_in_a_linear_ramp_is_filled_from_its_surroundings() -> None:
     """The result is closer to the truth than the mean of the known pixels."""
     from dipcli import inpaint as restore

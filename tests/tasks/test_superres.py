@@ -193,6 +193,7 @@ def test_held_out_pixels_and_the_published_method_have_no_companion() -> None:
         assert (problem.companion, problem.finish) == (None, identity)
 
 
+@pytest.mark.slow
 def test_the_result_shrinks_to_the_input_and_is_nearer_to_the_clean_image_than_bicubic() -> None:
     clean = from_array(scene(96, 96))
     case, chosen = TASK.case(clean, "fast", {"scale": 3, "simulate": True}, {"iterations": 3, "network": TINY})
@@ -202,6 +203,7 @@ def test_the_result_shrinks_to_the_input_and_is_nearer_to_the_clean_image_than_b
     assert psnr(case.problem.operator(result.image).numpy(), case.problem.measured.numpy()) > 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [128, "none"])
 def test_the_companion_is_used_in_tiles_too(tile: int | str) -> None:
     own = {"iterations": 2, "network": TINY, "tile": tile}

@@ -60,6 +60,7 @@ def test_the_enlarged_companion_is_nearer_to_the_clean_image_than_bicubic(channe
     assert torch.allclose(companion.projection.operator(estimate), companion.projection.measured, atol=0.03)
 
 
+@pytest.mark.slow
 def test_the_companion_of_a_window_is_like_that_of_the_whole() -> None:
     _, companion = enlargement(side=128)
     rows, columns = slice(40, 104), slice(0, 64)

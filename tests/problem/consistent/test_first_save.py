@@ -58,6 +58,7 @@ def test_the_intervals_are_those_of_the_first_save() -> None:
     assert (found[0].planes[0].levels == first.levels).mean() > 0.99
 
 
+@pytest.mark.slow
 def test_a_file_that_was_saved_twice_is_said_to_be(dip: Dip, tmp_path: Path) -> None:
     for name, qualities in (("once.jpg", (20,)), ("twice.jpg", (20, 92))):
         (tmp_path / name).write_bytes(save(textured(), *qualities))

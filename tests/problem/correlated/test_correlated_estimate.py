@@ -60,6 +60,7 @@ def make_parts(monkeypatch: pytest.MonkeyPatch) -> tuple[CorrelatedEstimate, tup
     return CorrelatedEstimate(noisy, noise), (slice(0, 80), slice(0, 80))
 
 
+@pytest.mark.slow
 def test_guide_and_finish_of_a_window_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     estimate, whole = make_parts(monkeypatch)
     window = (slice(12, 70), slice(20, 64))
@@ -82,6 +83,7 @@ def test_guide_and_finish_of_a_window_are_those_of_the_whole(monkeypatch: pytest
     )
 
 
+@pytest.mark.slow
 def test_blocks_leave_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     _, noisy, noise = measured(25, side=80)
     whole = estimate_nonlocal_bayes(torch.from_numpy(noisy), noise).clamp(0, 1)
@@ -90,6 +92,7 @@ def test_blocks_leave_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(((parts - whole) ** 2).mean()) ** 0.5 < 0.1 * 25 / 255
 
 
+@pytest.mark.slow
 def test_held_out_pixels_do_not_show() -> None:
     _, noisy, noise = measured(25)
     rows = columns = slice(0, 72)

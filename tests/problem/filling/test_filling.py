@@ -99,6 +99,7 @@ def test_the_companion_uses_no_pixel_of_weight_0_and_no_unknown_one() -> None:
     assert torch.equal(first, second)
 
 
+@pytest.mark.slow
 def test_a_window_of_the_companion_sees_the_pixels_around_it() -> None:
     pixels, known = stripes(1, 160).numpy(), scattered(160).numpy()
     companion = FillingCompanion(pixels=pixels, known=known)
