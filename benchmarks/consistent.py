@@ -135,6 +135,7 @@ def main() -> None:
                 key = {"image": name, "case": case, "side": options.side, "method": method}
                 if tuple(key.values()) not in done:
                     row = {**key, **restore(options.task, clean, case, method)}
+                    print(row, flush=True)
                     with options.out.open("a") as file:
                         print(json.dumps(row), file=file)
 

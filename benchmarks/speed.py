@@ -129,6 +129,7 @@ def compare_company(options: argparse.Namespace, methods: list[str], sizes: list
             finally:
                 if company:
                     company.kill()
+                    company.wait()
             times.setdefault((who, busy), []).append(1000 * measured["seconds"])
             print(f"{method} {size} {who} {busy}: {times[who, busy]}", file=sys.stderr, flush=True)
         plain = median(times["PyTorch", False])

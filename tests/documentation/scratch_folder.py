@@ -59,6 +59,9 @@ def write_image(path: Path, seed: int = 0) -> None:
     elif "cutout" in path.name:
         pixels = np.dstack([scene(SIDE, SIDE), np.full((SIDE, SIDE), 255, np.uint8)])
         pixels[8:20, 16:40, 3] = 0
+    elif "psf" in path.name:
+        pixels = np.outer(*2 * [np.array([20, 120, 240, 120, 20])]) // 255
+        pixels = pixels.astype(np.uint8)
     else:
         clean = re.search("clean|true|GT|flash|large", path.name)
         pixels = scene(SIDE, SIDE) if clean else noisy(scene(SIDE, SIDE), seed=seed)

@@ -46,6 +46,8 @@ RUN_ELSEWHERE = {
     "DIP_KILLS=20 .venv/bin/pytest tests/records/test_checkpoints.py": "nightly; the suite kills a run less often",
     "DIP_CLUSTER=40 .venv/bin/pytest tests/cluster/test_cluster.py": "nightly; the suite has fewer images",
     ".venv/bin/pip install -c constraints.txt '.[cluster]'": "CI installs that extra too",
+    'pip install "dipcli[': "the same",
+    "python benchmarks/gpu.py --out gpu.json": "it needs a GPU; test_benchmarks.py runs it without one",
     "dask scheduler --host 10.0.0.1": "test_cluster.py starts one on this machine",
     "CUDA_VISIBLE_DEVICES=0 dask worker tcp://10.0.0.1:8786": "the same",
     "dip denoise folder/ -o restored/ --scheduler tcp://10.0.0.1:8786": "test_cluster.py uses the one on this machine",
@@ -82,7 +84,7 @@ SMALLER_VALUES: dict[str, dict[str, tuple[str | None, Callable[[str], str]]]] = 
         "--noise": ("smooth07-10", str),
     },
     "inpainting.py": {
-        "--images": ("house", lambda _: "house"),
+        "--images": ("house", lambda names: names.split(",")[0]),
         "--missing": (None, lambda fractions: fractions.split(",")[0]),
     },
     "speed.py": {
@@ -101,6 +103,12 @@ SMALLER_VALUES: dict[str, dict[str, tuple[str | None, Callable[[str], str]]]] = 
         "--side": (None, divided(2, 32)),
         "--iterations": (None, divided(20, 3)),
         "--seconds": ("5", lambda _: "0.1"),
+    },
+    "consistent.py": {
+        "--cases": (None, lambda cases: cases.split(",")[0]),
+        "--methods": (None, lambda _: "companion"),
+        "--only": ("house,butterfly", str),
+        "--side": (None, lambda _: "0"),
     },
     "baselines.py": {"--only": ("butterfly,half", str)},
     "published.py": {"--only": ("text,zebra,snail,cave,monkey,impedance", str)},
@@ -246,7 +254,9 @@ def _run_dip(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert Path(path).is_dir() if str(path).endswith("/") else Path(path).stat().st_size
     for run in folder.rglob("*.dip"):
         assert json.loads((run / "run.json").read_text())["finished"]
-        assert len((run / "log.csv").read_text().splitlines()) > 1
+        logs = list(run.glob("log.csv")) or list(run.glob("*/log.csv"))  # or of the pages of a stack
+        assert logs
+        assert all(len(log.read_text().splitlines()) > 1 for log in logs)
         assert bool(given.get("snapshot_at")) == (run / "snapshots" / "000001.png").exists()
 
 
@@ -284,7 +294,7 @@ def _run_scripts(lines: list[str], folder: Path) -> None:
         code, out, err = call(words + _smaller(words))
         assert code == 0, err
         outputs = re.findall(r"--out (\S+)|-o (\S+)", line)
-        assert out.strip() or "make_cli" in line, line
+        assert out.strip() or "docs/make_" in line, line
         for path in filter(None, sum(outputs, ())):
             assert Path(path).exists(), line
         if table := [row for row in out.splitlines() if row.startswith("| ")]:

@@ -294,7 +294,8 @@ def test_100_megapixels_are_read(kind: str) -> None:
     PIL.Image.new("L", (10_000, 10_000), 77).save(file, kind)
     image = images.decode(file.getvalue())
     assert image.pixels.shape == (1, 10_000, 10_000)
-    assert image.pixels[0, -1, -1] == np.float32(77 / 255)
+    assert image.samples is not None
+    assert image.samples[-1, -1, 0] == 77
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF palette", "BMP", "PPM", "WebP"])
