@@ -379,6 +379,7 @@ def test_the_absolute_error_is_the_one_for_impulse_noise() -> None:
     generator = np.random.default_rng(0)
     wild = np.where(generator.random((32, 32, 1)) < 0.15, generator.integers(0, 2, (32, 32, 1)), clean)
     rest = {"network": "pixels", "iterations": 600, "rate": 0.01, "ema": 0.9, "stop": "none", "progress": False}
+    rest["fusion"] = "none"
     reached = {
         loss: metrics.psnr(
             dipcli.denoise(wild.astype(np.float32), loss=loss, tv=tv, reg_noise=0.0, **rest).image, clean

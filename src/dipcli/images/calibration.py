@@ -114,10 +114,10 @@ def scale_header(header: bytes, factors: tuple[float, float]) -> bytes:
     Source:
         Greisen & Calabretta 2002, Representations of world coordinates in FITS.
     """
-    from astropy.io.fits import Header  # noqa: PLC0415 - an extra; there is no header without it
-
     if factors == (1, 1) or not header:
         return header
+    from astropy.io.fits import Header  # noqa: PLC0415 - an extra; there is no header without it
+
     changed = Header.fromstring(header.decode())
     for axis, factor in enumerate(factors, start=1):
         for card in [card for card in changed.cards if isinstance(card.value, int | float)]:
