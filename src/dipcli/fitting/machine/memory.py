@@ -20,7 +20,7 @@ from dipcli.errors import OutOfMemoryError
 from dipcli.fitting.machine import cgroups
 from dipcli.settings import Settings
 
-BASE_BYTES = 300 * 2**20  # of the process without images: Python, PyTorch and the libraries they load
+BASE_BYTES = 340 * 2**20  # of the process without images: Python, PyTorch and the libraries they load
 FREE_MEMORY_FRACTION = 0.8  # of the free memory, used unless --max-memory is given
 # Set by a batch for the fits of this process:
 PROCESS_LIMIT_BYTES: ContextVar[int | None] = ContextVar("process_limit_bytes", default=None)
