@@ -496,7 +496,7 @@ def within(limit: int, *arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
 def test_running_out_of_memory_means_tiles_or_is_a_sentence(tmp_path: Path) -> None:
     source, output = tmp_path / "large.png", tmp_path / "large.denoised.png"
-    iio.imwrite(source, np.random.default_rng(0).integers(60, 200, (900, 900, 3), np.uint8))
+    iio.imwrite(source, np.random.default_rng(0).integers(60, 200, (1100, 1100, 3), np.uint8))
     wide = (
         "--network",
         "skip:channels=128:skips=4",
@@ -518,7 +518,7 @@ def test_running_out_of_memory_means_tiles_or_is_a_sentence(tmp_path: Path) -> N
     done = within(limit, "denoise", source, *wide, "--max-memory", "100G")
     assert done.returncode == 0, done.stderr
     assert "memory ran out: continuing in 4 tiles" in done.stderr
-    assert iio.imread(output).shape == (900, 900, 3)
+    assert iio.imread(output).shape == (1100, 1100, 3)
 
 
 @pytest.mark.slow
