@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import tempfile
 import zlib
@@ -198,10 +199,13 @@ def test_any_file_is_restored_or_refused(file: File, suffix: str, output: str) -
             written = result.stdout_bytes if "std" in output else Path(result.stdout.strip("\n")).read_bytes()
             check_result(written, file, suffix if output == "named" else None)
         else:
-            assert result.exit_code in (1, 2), result.output
-            assert result.stderr.startswith("dip: ")
-            assert result.stderr.count("\n") == 1, "one sentence"
-            assert [path.name for path in folder.iterdir()] == ["in.bin"], "refused before anything is written"
+            pages = re.match(r"dip: 1/(\d+): ", result.stderr)  # damage may make a stack of it
+            sentences = result.stderr.splitlines()
+            assert result.exit_code in ((1, 2, 3) if pages else (1, 2)), result.output
+            assert all(sentence.startswith("dip: ") for sentence in sentences)
+            assert len(sentences) <= (int(pages[1]) + 1 if pages else 1), "one sentence for each page, and one"
+            if not pages:
+                assert [path.name for path in folder.iterdir()] == ["in.bin"], "refused before anything is written"
 
 
 def check_result(data: bytes, file: File, suffix: str | None) -> None:
