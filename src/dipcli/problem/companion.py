@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from dipcli.problem.independent.level import STRONG_LEVEL
 from dipcli.problem.prefilter import fill_unknown
+from dipcli.problem.windows import shift, widen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,16 +75,12 @@ class Companion(ABC):
 
     def window(self, rows: slice, columns: slice) -> Self:
         """Return the companion of a window of the image."""
-        outer = [slice(max(0, part.start - MARGIN), part.stop + MARGIN) for part in (rows, columns)]
-        inside = [
-            slice(part.start - around.start, part.stop - around.start)
-            for part, around in zip((rows, columns), outer, strict=True)
-        ]
+        outer = widen(rows, MARGIN), widen(columns, MARGIN)
         return replace(
             self,
             pixels=self.pixels[:, outer[0], outer[1]],
             known=None if self.known is None else self.known[outer[0], outer[1]],
-            inside=(inside[0], inside[1]),
+            inside=(shift(rows, outer[0]), shift(columns, outer[1])),
         )
 
     def to(self, device: torch.device) -> Self:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from dipcli.problem.windows import shift, widen
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -45,11 +47,8 @@ class PrefilteredGuide:
 
     def window(self, rows: slice, columns: slice) -> PrefilteredGuide:
         """Return the guide of a window of the image, equal to that part of the whole guide."""
-        outer_rows, outer_columns = (slice(max(0, part.start - REACH), part.stop + REACH) for part in (rows, columns))
-        inside = (
-            slice(rows.start - outer_rows.start, rows.stop - outer_rows.start),
-            slice(columns.start - outer_columns.start, columns.stop - outer_columns.start),
-        )
+        outer_rows, outer_columns = widen(rows, REACH), widen(columns, REACH)
+        inside = shift(rows, outer_rows), shift(columns, outer_columns)
         return replace(self, pixels=self.pixels[:, outer_rows, outer_columns], inside=inside)
 
     def __call__(self, weight: Tensor | None = None) -> Tensor:

@@ -15,6 +15,7 @@ Source:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,10 +24,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from dipcli.problem.blur.operator import Blur
+from dipcli.problem.companion import BLOCK_BYTES, MARGIN
 from dipcli.problem.correlated.opponent import from_opponent, to_opponent
 from dipcli.problem.noise import FULL_SCALE
 from dipcli.problem.prefilter import fill_unknown
 from dipcli.problem.ridge import RidgeStep, estimate_step
+from dipcli.problem.windows import shift, widen
 
 FIRST_STEP, STEP = RidgeStep(7, 18, 5, 25), RidgeStep(7, 48, 5, 25)
 MIN_LEVEL = 0.5 / FULL_SCALE  # of the noise: rounding to 8 bits makes 0.3
@@ -36,12 +39,11 @@ FIRST_LEVEL, STEPS = 20 / FULL_SCALE, 12
 # Of the data step's sigma^2: the denoiser's z is closer to the truth than s.
 TRUST = 0.35
 ITERATIONS, TOLERANCE = 40, 1e-5  # of conjugate gradients; relative residual
-MARGIN = 40  # pixels around a window that its estimate sees
-BLOCK_BYTES, BYTES_PER_VALUE = 140 * 2**20, 200  # of memory while it is computed
+BYTES_PER_VALUE = 200  # of memory while it is computed
 
 
 @dataclass(frozen=True)
-class Deconvolution:
+class Deconvolution(ABC):
     """What an estimate is made from; the guide or companion of a fit, as a function from the weight.
 
     Attributes:
@@ -65,9 +67,9 @@ class Deconvolution:
         """Return the estimate of a window of the sharp image."""
         outer, inside = [], []
         for part, side, taps in zip((rows, columns), self.measured.shape[1:], self.blur.kernel.shape, strict=True):
-            start, stop = max(0, part.start - MARGIN), min(part.stop + MARGIN, side + taps - 1)
-            outer.append(slice(start, stop - taps + 1))
-            inside.append(slice(part.start - start, part.stop - start))
+            around = widen(part, MARGIN)
+            outer.append(slice(around.start, min(around.stop, side + taps - 1) - taps + 1))
+            inside.append(shift(part, around))
         return replace(self, measured=self.measured[:, outer[0], outer[1]], inside=(inside[0], inside[1]))
 
     def to(self, device: torch.device) -> Deconvolution:
@@ -92,9 +94,9 @@ class Deconvolution:
         start = functional.pad(measured, (right, right, bottom, bottom), mode="replicate")
         return self._estimate(start, full)[(slice(None), *inside)].clamp(0, 1)
 
+    @abstractmethod
     def _estimate(self, start: Tensor, weight: Tensor) -> Tensor:
         """Return the estimate of all that is seen, from the blurred image itself, of its shape."""
-        raise NotImplementedError
 
     def _invert(self, near: Tensor, ratio: float, weight: Tensor) -> Tensor:
         """Return the x that minimises the sum above: z is `near`, sigma^2 / s^2 the ratio."""

@@ -8,15 +8,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dipcli.problem.companion import BLOCK_BYTES, BYTES_PER_VALUE
+from dipcli.problem.companion import BLOCK_BYTES, BYTES_PER_VALUE, MARGIN
 from dipcli.problem.consistent.iteration import iterate_ridge
 from dipcli.problem.correlated.opponent import make_opponent
 from dipcli.problem.operators import Resample
 from dipcli.problem.ridge import RidgeStep
+from dipcli.problem.windows import shift, widen
 
 STEP = RidgeStep(patch=7, count=50, stride=6, window=29)
 FIRST_LEVEL, LAST_LEVEL, ITERATIONS = 150 / 255, 8 / 255, 10
-MARGIN = 40  # pixels around a window that its companion sees
 DAMPING = 1e-3  # of the mean of the diagonal of R R^T: the small image is rounded
 
 
@@ -80,17 +80,15 @@ class EnlargedCompanion:
 
     def window(self, rows: slice, columns: slice) -> EnlargedCompanion:
         """Return the companion of a window of the image."""
-        size = self.start.shape[1:]
-        around = [
-            slice(max(0, part.start - MARGIN), min(part.stop + MARGIN, length))
-            for part, length in zip((rows, columns), size, strict=True)
-        ]
-        inside = [
-            slice(part.start - outer.start, part.stop - outer.start)
-            for part, outer in zip((rows, columns), around, strict=True)
-        ]
-        start = self.start[:, around[0], around[1]]
-        return EnlargedCompanion(self.projection.window(around[0], around[1]), start, (inside[0], inside[1]))
+        height, width = self.start.shape[1:]
+        outer_rows, outer_columns = widen(rows, MARGIN), widen(columns, MARGIN)
+        outer_rows = slice(outer_rows.start, min(outer_rows.stop, height))
+        outer_columns = slice(outer_columns.start, min(outer_columns.stop, width))
+        return EnlargedCompanion(
+            self.projection.window(outer_rows, outer_columns),
+            self.start[:, outer_rows, outer_columns],
+            (shift(rows, outer_rows), shift(columns, outer_columns)),
+        )
 
     def to(self, device: torch.device) -> EnlargedCompanion:
         """Return the companion on a device."""

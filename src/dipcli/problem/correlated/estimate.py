@@ -17,6 +17,7 @@ from dipcli.problem.correlated.noise import CorrelatedNoise
 from dipcli.problem.correlated.nonlocal_bayes import STRIDE, estimate_nonlocal_bayes
 from dipcli.problem.correlated.restraint import combine
 from dipcli.problem.prefilter import fill_unknown
+from dipcli.problem.windows import shift, shift_by, widen
 
 BLOCK_SIDE = 256  # pixels, roughly: the image is estimated in such blocks, which need some 300 MB
 BLOCK_BYTES = 300 * 2**20  # of memory while a block is computed
@@ -157,21 +158,6 @@ class CorrelatedFinish:
         noisy = torch.from_numpy(self.estimate.pixels[:, self.rows, self.columns]).to(fitted.device)
         estimate = self.estimate(self.rows, self.columns).to(fitted.device)
         return combine(noisy, estimate, fitted, self.estimate.noise, self.fit_weight, self.strength)
-
-
-def widen(part: slice, margin: int) -> slice:
-    """Return a slice with a margin at both ends, starting at 0 or later."""
-    return slice(max(0, part.start - margin), part.stop + margin)
-
-
-def shift(part: slice, outer: slice) -> slice:
-    """Return a slice counted from the start of an outer one."""
-    return shift_by(part, -outer.start)
-
-
-def shift_by(part: slice, offset: int) -> slice:
-    """Return a slice that lies so much further."""
-    return slice(part.start + offset, part.stop + offset)
 
 
 def _cut(length: int, part: slice) -> Iterator[slice]:
