@@ -86,11 +86,12 @@ class TaskCommand(TyperCommand):
     """A task's subcommand. It gets its parameters when it is used: those of all tasks take a third of `dip --help`."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Make the parameters, then the context."""
-        alone = typer.Typer(add_completion=False)
-        alone.command()(command(tasks()[str(self.name)]))
-        made = typer.main.get_command(alone)
-        self.params, self.callback = made.params, made.callback
+        """Make the parameters, at the first call, then the context."""
+        if not self.params:
+            alone = typer.Typer(add_completion=False)
+            alone.command()(command(tasks()[str(self.name)]))
+            made = typer.main.get_command(alone)
+            self.params, self.callback = made.params, made.callback
         return super().make_context(info_name, args, parent, **extra)
 
 

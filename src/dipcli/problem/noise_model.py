@@ -152,11 +152,11 @@ def _is_cut_off(noisy: NDArray[np.float32], model: NoiseModel, known: NDArray[np
     import numpy as np
     import torch
     from scipy.ndimage import gaussian_filter
-    from scipy.stats import norm
+    from scipy.special import ndtr  # importing scipy.stats takes a second
 
     smooth = np.stack([gaussian_filter(channel, BLUR) for channel in noisy])
     x = replace(model, dark=True).undo_clipping(torch.from_numpy(smooth)).numpy()
     level = np.sqrt(model.unclipped_variance(np.clip(x, 0, 1)))
     counted = (slice(None), ... if known is None else known)
-    expected = float(norm.cdf(-x / level)[counted].mean())
+    expected = float(ndtr(-x / level)[counted].mean())
     return expected > MIN_EXPECTED and float((noisy <= 0)[counted].mean()) > MIN_CUT_OFF * expected

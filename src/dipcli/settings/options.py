@@ -7,7 +7,7 @@ import numbers
 import types
 from collections.abc import Callable
 from dataclasses import fields
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -66,14 +66,18 @@ class OptionField(NamedTuple):
         return self.option.help if isinstance(self.option.help, str) else self.option.help()
 
 
-def option_fields(cls: type[Any]) -> list[OptionField]:
+@cache
+def option_fields(cls: type[Any]) -> tuple[OptionField, ...]:
     """Return the fields of `cls` in their order, with their types and options."""
     hints = get_type_hints(cls, include_extras=True)
-    return [
+    return tuple(
         OptionField(field.name, _command_line_type(kind), field.default, option)
         for field in fields(cls)
         for kind, option in [get_args(hints[field.name])]
-    ]
+    )
+
+
+_plain_types = cache(get_type_hints)  # evaluating the annotations takes longer than checking the values
 
 
 def parse_option(flag: str, value: object, parse: Callable[[str], T], examples: str) -> T:
@@ -96,8 +100,8 @@ def check_fields(values: Any) -> None:
     Raises:
         UsageError: if one is not; the message names the option.
     """
-    hints = get_type_hints(type(values))
-    for field in option_fields(type(values)):
+    hints = _plain_types(values.__class__)
+    for field in option_fields(values.__class__):
         value, flag, limits = getattr(values, field.name), field.flag, field.option
         if {str, float} <= set(get_args(hints[field.name])) and _is_a(value, float):
             object.__setattr__(values, field.name, str(value))
