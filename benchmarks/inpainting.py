@@ -27,7 +27,7 @@ from stopping import read_rows
 
 import dipcli
 from dipcli import images
-from dipcli.problem.filling.companion import FillingCompanion
+from dipcli.problem.filling.gaussian import FillingCompanion
 from dipcli.problem.metrics import psnr
 from dipcli.tasks.baselines.baseline import Budget
 from dipcli.tasks.baselines.inpainting import biharmonic, cubic

@@ -281,12 +281,13 @@ def test_no_advice_against_what_helps_and_none_for_what_does_not() -> None:
     from dipcli.problem.independent.impulses import measure_outlier_fraction
     from dipcli.problem.noise import measure_noise
     from dipcli.tasks.denoise import make_remarks
+    from dipcli.tasks.denoising.impulses import find
 
     noisy_pixels = shaded() + smooth_noise(0.7, 8)
-    (remark,) = make_remarks(noisy_pixels, measure_noise(noisy_pixels), "l2", 0.0)
+    (remark,) = make_remarks(noisy_pixels, measure_noise(noisy_pixels), 0.0)
     assert "share the noise" in remark
     page = np.ones((3, 96, 96), np.float32)
     page[:, 8:60:3, 8:60:3] = 0
     outliers = measure_outlier_fraction(page)
     assert outliers > 0.02
-    assert not any("l1" in remark for remark in make_remarks(page, measure_noise(page), "l2", outliers))
+    assert find(measure_noise(page), page, outliers) is None

@@ -3,7 +3,7 @@
 Every command is parsed, checked, planned, fitted and written as usual. After a task has made and checked its settings,
 iterations and warm-up are capped and the time budget is cut; a network chosen by name gets fewer channels per level;
 the companion has one stage of few patches, or is where it would start. Some functions are patched for this:
-`Task.settings`, `Settings.rule`, `networks.architecture`, `companion.choose_stages`, `filling.companion.choose_steps`
+`Task.settings`, `Settings.rule`, `networks.architecture`, `companion.choose_stages`, `filling.gaussian.STEPS`
 and `iterate_ridge`.
 """
 
@@ -68,16 +68,16 @@ def limit_stages(_choose_stages: Callable[[float], Any]) -> Callable[[float], An
     """Replace `companion.choose_stages` by one that chooses a single cheap stage."""
 
     def choose_cheap_stage(_level: float) -> Any:
-        from dipcli.problem.ridge import RidgeStep
+        from dipcli.problem.independent.ridge import RidgeStep
 
         return ((RidgeStep(patch=6, count=8, stride=6, window=11),),)
 
     return choose_cheap_stage
 
 
-def limit_steps(_choose_steps: Callable[[], Any]) -> Callable[[], Any]:
-    """Replace `filling.companion.choose_steps` by one that chooses a single cheap step."""
-    return lambda: limit_stages(lambda _level: None)(0.0)[0]
+def limit_steps(_steps: Any) -> Any:
+    """Replace `filling.gaussian.STEPS` by a single cheap step."""
+    return limit_stages(lambda _level: None)(0.0)[0]
 
 
 def skip_iterations(_iterate_ridge: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,8 +89,8 @@ def skip_iterations(_iterate_ridge: Callable[..., Any]) -> Callable[..., Any]:
 PATCHES: dict[str, Callable[[ModuleType], tuple[Any, str, Callable[..., Any]]]] = {
     "dipcli.tasks.registry": lambda module: (module.Task, "settings", cap_iterations),
     "dipcli.settings.settings": lambda module: (module.Settings, "rule", cap_rule),
-    "dipcli.problem.companion": lambda module: (module, "choose_stages", limit_stages),
-    "dipcli.problem.filling.companion": lambda module: (module, "choose_steps", limit_steps),
+    "dipcli.problem.independent.companion": lambda module: (module, "choose_stages", limit_stages),
+    "dipcli.problem.filling.gaussian": lambda module: (module, "STEPS", limit_steps),
     "dipcli.settings.outputs": lambda module: (module.Outputs, "check_end", lambda _check: lambda *_: None),
     "dipcli.problem.consistent.compressed": lambda module: (module, "iterate_ridge", skip_iterations),
     "dipcli.problem.consistent.enlarged": lambda module: (module, "iterate_ridge", skip_iterations),

@@ -28,10 +28,10 @@ from dipcli.networks.grouped import GroupedNetworks
 from dipcli.networks.kernels import norm, upsampled
 from dipcli.networks.prior import render
 from dipcli.problem import Problem
-from dipcli.problem.companion import NonLocalCompanion, choose_stages
 from dipcli.problem.fusion import fuse
-from dipcli.problem.noise_model import fit_noise_model
-from dipcli.problem.ridge import estimate_by_ridge
+from dipcli.problem.independent.companion import NonLocalCompanion, choose_stages
+from dipcli.problem.independent.noise_model import fit_noise_model
+from dipcli.problem.independent.ridge import estimate_by_ridge
 from dipcli.settings import Settings
 
 CPU, CUDA, MPS, META = map(torch.device, ("cpu", "cuda", "mps", "meta"))
@@ -202,7 +202,7 @@ def test_the_companion_is_computed_on_the_cpu_for_mps(monkeypatch: pytest.Monkey
         def __getitem__(self, _: object) -> Any:
             return SimpleNamespace(to=lambda where: where)
 
-    monkeypatch.setattr("dipcli.problem.ridge.estimate_by_ridge", Estimate)
+    monkeypatch.setattr("dipcli.problem.independent.companion.estimate_by_ridge", Estimate)
     companion = NonLocalCompanion(pixels=pixels, noise=fit_noise_model(pixels, 0.1)).to(MPS)
     assert companion(torch.ones(1, 24, 24)) == MPS
     assert seen == [CPU]

@@ -16,9 +16,9 @@ import dipcli
 from dipcli.fitting.solve import prepare, solve
 from dipcli.images.image import from_array
 from dipcli.problem import Problem
-from dipcli.problem.companion import NonLocalCompanion
 from dipcli.problem.fusion import find_share, fuse
-from dipcli.problem.noise_model import NoiseModel
+from dipcli.problem.independent.companion import NonLocalCompanion
+from dipcli.problem.independent.noise_model import NoiseModel
 from dipcli.settings import Settings
 from dipcli.stopping import HoldOut, Never, exactly
 from dipcli.stopping.step import Step

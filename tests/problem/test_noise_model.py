@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dipcli.problem.noise_model import NoiseModel, UndoClipping, fit_noise_model
+from dipcli.problem.independent.noise_model import NoiseModel, UndoClipping, fit_noise_model
 
 RAMP = np.broadcast_to(np.linspace(0.1, 0.9, 192), (3, 192, 192))
 

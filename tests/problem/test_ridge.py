@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dipcli.problem import ridge
-from dipcli.problem.companion import choose_stages
-from dipcli.problem.correlated.opponent import make_opponent
-from dipcli.problem.ridge import RidgeStep, blur, estimate_by_ridge, find_similar, solve_ridge
+from dipcli.problem.independent import ridge
+from dipcli.problem.independent.companion import choose_stages
+from dipcli.problem.independent.ridge import RidgeStep, blur, estimate_by_ridge, find_similar, solve_ridge
+from dipcli.problem.opponent import make_opponent
 
 STAGES = ((RidgeStep(4, 8, 3, 21),), (RidgeStep(4, 16, 3, 21), RidgeStep(5, 16, 3, 21)))
 

@@ -20,7 +20,7 @@ from dipcli.fitting.solve import prepare, solve
 from dipcli.images.image import from_array
 from dipcli.problem.blur import estimates
 from dipcli.problem.blur.kernels import read_kernel
-from dipcli.problem.ridge import RidgeStep
+from dipcli.problem.independent.ridge import RidgeStep
 from dipcli.tasks.deblur import deblur, measure_level
 from dipcli.tasks.registry import tasks
 

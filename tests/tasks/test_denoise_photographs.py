@@ -17,10 +17,10 @@ from skimage import data
 from dipcli.errors import UsageError
 from dipcli.fitting.solve import prepare, solve
 from dipcli.images.image import from_array
-from dipcli.problem.companion import NonLocalCompanion
 from dipcli.problem.correlated.estimate import CorrelatedFinish
+from dipcli.problem.independent.companion import NonLocalCompanion
+from dipcli.problem.independent.noise_model import UndoClipping
 from dipcli.problem.metrics import psnr
-from dipcli.problem.noise_model import UndoClipping
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import tasks
 

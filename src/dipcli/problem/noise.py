@@ -12,11 +12,18 @@ finer scale. The level of correlated noise is the residual about a quadratic sur
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dipcli.problem.independent.blocks import FULL_SCALE, split_blocks, transform_haar
+from dipcli.problem.independent.blocks import (
+    FLATTEST_FRACTION,
+    FULL_SCALE,
+    MIN_BLOCKS,
+    find_usable_blocks,
+    measure_variances,
+    split_blocks,
+)
 from dipcli.problem.independent.level import (
-    MAX_CLIPPED_FRACTION,
+    MIN_LEVEL_RATIO,
     STRONG_LEVEL,
     measure_clipped_level,
     measure_smallest_eigenvalues,
@@ -26,11 +33,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["FULL_SCALE", "Noise", "find_flat_blocks", "measure_noise"]
+__all__ = ["FULL_SCALE", "Noise", "measure_noise"]
 
 BLOCK_SIDE = 16  # pixels
-FLATTEST_FRACTION = 0.1  # fraction of the blocks that the estimate uses
-MIN_BLOCKS = 8  # fewest blocks for an estimate
 SURFACE_BLOCK_SIDE = 32  # pixels
 SURFACE_DEGREE = 2
 SURFACE_QUANTILE = 0.05  # of the blocks' residuals
@@ -43,10 +48,6 @@ MIN_WHITE_RATIO, SMALL_BLOCK_SIDE, MAX_EMPTY_FRACTION = 0.9, 8, 0.25
 # by 0.5 pixels had 1.2 and more, as had JPEG with the usual half-size chroma at qualities of 50 to 90.
 MIN_CORRELATED_RATIO = 1.17
 BRIGHTNESS_GROUPS = 3  # dark, medium and bright blocks
-# From this ratio between a group and the whole image on, the noise depends on brightness. In nine images with noise of
-# 25 grey levels everywhere the ratio was at most 1.14, where all bright parts are brick walls. Their texture outweighs
-# noise of 10 levels: the ratio was 1.28. Photon noise had 1.1 to 1.5.
-MIN_LEVEL_RATIO = 1.2
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def measure_noise(image: NDArray[np.float32], known: NDArray[np.bool_] | None = 
     """
     import numpy as np
 
-    usable = _find_usable_blocks(image, known, BLOCK_SIDE)
+    usable = find_usable_blocks(image, known, BLOCK_SIDE)
     if usable.sum() < MIN_BLOCKS:
         return _measure_strong_noise(image, known)
     constant = np.ptp(split_blocks(image, BLOCK_SIDE).reshape(len(usable), len(image), -1), axis=2).max(axis=1) == 0
@@ -115,7 +116,7 @@ def _measure_strong_noise(image: NDArray[np.float32], known: NDArray[np.bool_] |
     """Measure white noise that is cut off nearly everywhere; None if what is found is not such noise."""
     import numpy as np
 
-    fine, coarse = _measure_variances(image, SMALL_BLOCK_SIDE)
+    fine, coarse = measure_variances(image, SMALL_BLOCK_SIDE)
     whole = np.ones(len(fine), bool) if known is None else split_blocks(known[None], SMALL_BLOCK_SIDE).all(axis=1)
     if whole.sum() < MIN_BLOCKS or (fine[whole] == 0).mean() > MAX_EMPTY_FRACTION:
         return None
@@ -126,13 +127,6 @@ def _measure_strong_noise(image: NDArray[np.float32], known: NDArray[np.bool_] |
     return Noise(level, ratio, level) if level > STRONG_LEVEL else None
 
 
-def _find_usable_blocks(image: NDArray[np.float32], known: NDArray[np.bool_] | None, side: int) -> NDArray[np.bool_]:
-    """Return for each block whether all of it is known and few of its values are clipped."""
-    clipped = (image <= 0) | (image >= 1)
-    usable: NDArray[np.bool_] = split_blocks(clipped, side).mean(axis=1) < MAX_CLIPPED_FRACTION
-    return usable if known is None else usable & split_blocks(known[None], side).all(axis=1)
-
-
 def _measure_surface_residual(image: NDArray[np.float32], known: NDArray[np.bool_] | None) -> float | None:
     """Return the standard deviation about a quadratic surface in the flattest blocks; None without usable blocks."""
     import numpy as np
@@ -140,7 +134,7 @@ def _measure_surface_residual(image: NDArray[np.float32], known: NDArray[np.bool
     side, half = SURFACE_BLOCK_SIDE, SURFACE_BLOCK_SIDE // 2
     shifted = [(image[:, y:, x:], None if known is None else known[y:, x:]) for y in (0, half) for x in (0, half)]
     blocks = np.concatenate(
-        [split_blocks(part, side)[_find_usable_blocks(part, part_known, side)] for part, part_known in shifted]
+        [split_blocks(part, side)[find_usable_blocks(part, part_known, side)] for part, part_known in shifted]
     )
     if not len(blocks):
         return None
@@ -175,35 +169,7 @@ def _measure_details(image: NDArray[np.float32], usable: NDArray[np.bool_]) -> t
     """
     import numpy as np
 
-    fine_variances, coarse_variances = (variances[usable] for variances in _measure_variances(image, BLOCK_SIDE))
+    fine_variances, coarse_variances = (variances[usable] for variances in measure_variances(image, BLOCK_SIDE))
     count = max(MIN_BLOCKS, int(FLATTEST_FRACTION * usable.sum()))
     flattest = np.argsort(coarse_variances, kind="stable")[:count]
     return float(np.sqrt(fine_variances[flattest].mean())), float(np.sqrt(coarse_variances[flattest].mean()))
-
-
-def find_flat_blocks(
-    image: NDArray[np.float32], side: int, known: NDArray[np.bool_] | None = None
-) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
-    """Return mean brightness, variance of the finest diagonal details, and of those one scale coarser, of each block.
-
-    Blocks with clipped values are left out, as are constant ones.
-
-    Args:
-        image: shape (C, H, W), values 0..1.
-        side: of the blocks, a multiple of 4, pixels.
-        known: the pixels to use, shape (H, W); all when None.
-    """
-    variances = _measure_variances(image, side)
-    usable = _find_usable_blocks(image, known, side) & (variances[0] > 0)
-    return split_blocks(image, side).mean(axis=1)[usable], variances[0][usable], variances[1][usable]
-
-
-def _measure_variances(image: NDArray[np.float32], side: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the variances of the finest diagonal details, and of those one scale coarser, of each complete block."""
-    height, width = (length // side * side for length in image.shape[1:])
-    means, fine = transform_haar(image[:, :height, :width])
-    _, coarse = transform_haar(means)
-    fine_variances, coarse_variances = (
-        (split_blocks(details, side // scale) ** 2).mean(axis=1) for details, scale in ((fine, 2), (coarse, 4))
-    )
-    return fine_variances, coarse_variances

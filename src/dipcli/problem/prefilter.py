@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dipcli.problem.windows import shift, widen
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import convolve, distance_transform_edt, gaussian_filter
+
+from dipcli.problem.windows import surround
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
 # Non-local means: side of the compared patches and search distance, both in pixels, and filter strength in units of the
@@ -47,9 +49,8 @@ class PrefilteredGuide:
 
     def window(self, rows: slice, columns: slice) -> PrefilteredGuide:
         """Return the guide of a window of the image, equal to that part of the whole guide."""
-        outer_rows, outer_columns = widen(rows, REACH), widen(columns, REACH)
-        inside = shift(rows, outer_rows), shift(columns, outer_columns)
-        return replace(self, pixels=self.pixels[:, outer_rows, outer_columns], inside=inside)
+        outer, inside = surround(rows, columns, REACH)
+        return replace(self, pixels=self.pixels[:, *outer], inside=inside)
 
     def __call__(self, weight: Tensor | None = None) -> Tensor:
         """Return the filtered copies, concatenated along the channels, shape (3 C, H, W), values 0..1.
@@ -57,10 +58,8 @@ class PrefilteredGuide:
         Args:
             weight: pixels of weight 0 are filled first; broadcastable to the part that is returned, None for ones.
         """
-        import numpy as np  # here, not above: the command line must not pay for them
-        import torch
-        from scipy.ndimage import gaussian_filter
-        from skimage.restoration import denoise_nl_means
+        import torch  # noqa: PLC0415 - seconds
+        from skimage.restoration import denoise_nl_means  # noqa: PLC0415 - half a second
 
         pixels = self.pixels
         inside = (slice(None), *(self.inside or (slice(None), slice(None))))
@@ -93,9 +92,6 @@ def fill_unknown(pixels: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArr
         pixels: shape (C, H, W).
         known: shape (H, W).
     """
-    import numpy as np
-    from scipy.ndimage import convolve, distance_transform_edt
-
     total_weight = convolve(known.astype(np.float32), np.array(NEIGHBOUR_WEIGHTS), mode="mirror")
     sums = convolve(pixels * known, np.array([NEIGHBOUR_WEIGHTS]), mode="mirror")
     means = sums / np.maximum(total_weight, 1e-6)

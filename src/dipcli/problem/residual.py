@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 SHOWN_DEVIATIONS = 3  # standard deviations that fill the range of the amplified residual
 MAX_GAIN = 100  # rounding to 8 bits is then as strong as the noise
@@ -28,8 +25,6 @@ def autocorrelation(residual: NDArray[np.float32], max_lag: int) -> NDArray[np.f
         Shape (2 max_lag + 1, 2 max_lag + 1), values -1..1 up to chance; row and column `max_lag` are no shift. A
         constant residual counts as independent.
     """
-    import numpy as np
-
     lags = np.arange(-max_lag, max_lag + 1)
     padded = [side + max_lag for side in residual.shape]  # with zeros, so that opposite borders do not meet
     spectrum = np.fft.rfft2(residual - residual.mean(dtype=np.float64), padded)
@@ -51,7 +46,5 @@ def amplify(residual: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
     Returns:
         Values 0..1, shape (C, H, W); and the factor, at most 100, by which the differences were multiplied.
     """
-    import numpy as np
-
     gain = min(MAX_GAIN, 1 / (2 * SHOWN_DEVIATIONS * max(float(residual.std()), 1e-9)))
     return np.clip(1 / 2 + gain * residual, 0, 1).astype(np.float32), gain

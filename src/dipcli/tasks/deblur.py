@@ -9,7 +9,7 @@ import typer
 
 from dipcli.problem import Problem, losses
 from dipcli.problem.noise import FULL_SCALE
-from dipcli.tasks import LossOption
+from dipcli.tasks import LossOption, denoise
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import PUBLISHED, Presets, task
 
@@ -20,17 +20,9 @@ if TYPE_CHECKING:
     from dipcli.images.image import Image
     from dipcli.tasks.baselines.baseline import Baseline
 
-BALANCED: dict[str, Any] = {
-    "network": "skip:channels=16,32,64,128,128:skips=4,4,4,4,4",
-    "pad": "zero",
-    "input": "guide",
-    "rate": 0.02,
-    "beta2": 0.99,
-    "reg_noise": 0.02,
-    "stop": "auto:patience=50",
-}
+BALANCED: dict[str, Any] = {**denoise.BALANCED, "reg_noise": 0.02, "warmup": 0, "stop": "auto:patience=50"}
 PRESETS: Presets = {
-    "fast": {**BALANCED, "network": "skip:channels=8,16,32,64,128:skips=4,4,4,4,4", "rate": 0.03},
+    "fast": {**BALANCED, "network": denoise.PRESETS["fast"]["network"], "rate": 0.03},
     "balanced": BALANCED,
     "best": {**BALANCED, "runs": 3},
     # The paper does not deblur: its network and settings for super-resolution by 4, whose data term is of this kind.

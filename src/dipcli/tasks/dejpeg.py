@@ -9,7 +9,6 @@ import typer
 
 from dipcli.errors import DipError
 from dipcli.problem import Problem
-from dipcli.problem.companion import MIN_SIDE
 from dipcli.stopping import Auto, HoldOut, Plateau
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import PUBLISHED, Presets, task
@@ -99,6 +98,7 @@ def dejpeg(
     from dipcli.problem import jpeg
     from dipcli.problem.consistent.compressed import CompressedCompanion
     from dipcli.problem.consistent.first_save import find_first_save
+    from dipcli.problem.independent.companion import MIN_SIDE
 
     remark = ""
     try:

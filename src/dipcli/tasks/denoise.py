@@ -9,13 +9,9 @@ import typer
 
 from dipcli.errors import UsageError
 from dipcli.problem import Problem, identity, losses
-from dipcli.problem.companion import MIN_SIDE, NonLocalCompanion, is_predictable
-from dipcli.problem.independent.impulses import measure_outlier_fraction
 from dipcli.problem.noise import FULL_SCALE, Noise, measure_noise
-from dipcli.problem.noise_model import UndoClipping, fit_noise_model
-from dipcli.problem.prefilter import PrefilteredGuide
 from dipcli.stopping import Auto
-from dipcli.tasks import LossOption, correlated, impulses
+from dipcli.tasks import LossOption
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import PUBLISHED, Presets, task
 
@@ -123,36 +119,82 @@ def denoise(
         cat noisy.png | dip denoise - -o - > clean.png
         dip denoise clean.png --simulate-noise 25 --snapshot-at 1,10,100,400,500
     """
-    import torch  # imported late: `dip --help` must be fast
+    # Imported late: `dip --help` must be fast.
+    from dipcli.problem.correlated.restraint import take_unknown_from_fit
+    from dipcli.problem.independent.impulses import measure_outlier_fraction
+    from dipcli.tasks.denoising import correlated, impulses
 
     if not 0 <= strength <= 1:
         raise UsageError(f"--strength {strength} is out of range: use a number from 0 to 1.")
     pixels = image.pixels if simulate_noise is None else _add_noise(image, simulate_noise)
-    valid = image.valid
-    noise = measure_noise(pixels, valid)
-    outliers = measure_outlier_fraction(pixels)
-    own_level = sigma == "auto" or (noise is not None and noise.correlated)
-    plain = input == "guide" and loss == "l2" and own_level
-    if fusion == "auto" and (
-        (sigma == "auto" and correlated.finds_nothing(noise, pixels, valid))
-        or (plain and correlated.applies(noise, pixels, outliers, impulses.MIN_OUTLIERS, valid))
-    ):
-        return _denoise_correlated(image, pixels, noise, simulate_noise, sigma, strength, stop)
-    if (
-        plain
-        and fusion == "auto"
-        and simulate_noise is None
-        and (found := impulses.find(noise, pixels, outliers)) is not None
-    ):
-        return impulses.pose(image, found, strength, lambda rest, level: denoise(rest, strength=strength, sigma=level))
+    noise, outliers = measure_noise(pixels, image.valid), measure_outlier_fraction(pixels)
+    plain = input == "guide" and loss == "l2" and (sigma == "auto" or (noise is not None and noise.correlated))
     level = str(FULL_SCALE * noise.level) if noise and noise.level and sigma == "auto" else sigma
+    if fusion == "auto" and (
+        (sigma == "auto" and correlated.finds_nothing(noise, pixels, image.valid))
+        or (plain and correlated.applies(noise, pixels, outliers, image.valid))
+    ):
+        given = None if sigma == "auto" else float(sigma) / FULL_SCALE
+        problem, presets, remarks = correlated.pose(image, pixels, noise, given, strength)
+        if image.missing is not None:  # whatever is done about the noise, a fit fills the missing pixels
+            problem = take_unknown_from_fit(problem)
+            presets = {name: {"stop": STOP_ALONE[name], **preset} for name, preset in UNGUIDED.items()}
+        elif not stop.startswith(Auto.name):  # a rule was asked for: it ends the fit
+            presets = {name: {**preset, "stop": stop, "iterations": None} for name, preset in presets.items()}
+    else:
+        found = impulses.find(noise, pixels, outliers) if loss == "l2" else None
+        if found is not None and plain and fusion == "auto" and simulate_noise is None:
+            return impulses.pose(image, found, strength, lambda rest, own: denoise(rest, strength=strength, sigma=own))
+        filtered = fusion == "auto", input == "guide"
+        problem, presets = _pose_independent(image, pixels, noise, sigma, loss, level, strength, *filtered)
+        if simulate_noise is not None and simulate_noise >= STRONG_NOISE:
+            presets = {**presets, "paper": {"reg_noise": 1 / 20}}
+        remarks = make_remarks(pixels, noise, 0.0 if found is None else outliers)
+
+    def baselines() -> list[Baseline]:
+        from dipcli.tasks.baselines.baseline import Baseline
+        from dipcli.tasks.baselines.denoising import make_baselines
+
+        known_level = None if level == "auto" else float(level) / FULL_SCALE
+        methods = make_baselines(pixels, known_level, impulses=loss == "l1")
+        companion = problem.companion
+        if not callable(companion):
+            return methods
+        return [Baseline("non-local ridge", "ridge", lambda _: problem.finish(companion(None)).numpy()), *methods]
+
+    case = Case(problem=problem, image=image, baselines=baselines, remarks=remarks, presets=presets)
+    if simulate_noise is None:
+        return case
+    return replace(case, truth=image.pixels, damaged=pixels, baseline_images={"noisy": pixels})
+
+
+def _pose_independent(
+    image: Image,
+    pixels: NDArray[np.float32],
+    noise: Noise | None,
+    sigma: str,
+    loss: str,
+    level: str,
+    strength: float,
+    fused: bool,
+    guided: bool,
+) -> tuple[Problem, Presets]:
+    """Return the problem of an image with independent noise, and its settings by preset name."""
+    import torch
+
+    from dipcli.problem.correlated.restraint import TowardsInput, take_unknown_from_fit
+    from dipcli.problem.independent.companion import MIN_SIDE, NonLocalCompanion, is_predictable
+    from dipcli.problem.independent.noise_model import UndoClipping, fit_noise_model
+    from dipcli.problem.prefilter import PrefilteredGuide
+
     max_level = float(sigma) if sigma != "auto" else FULL_SCALE * noise.max_level if noise else 0.0
     # The filters of the guide, and the companion, keep impulses, and noise that neighbouring pixels share.
     filterable = max_level > 0 and loss != "l1" and not (noise and noise.correlated)
     companion, finish = None, identity
-    if fusion == "auto" and filterable and min(pixels.shape[1:]) >= MIN_SIDE and is_predictable(image.missing):
-        model = fit_noise_model(pixels, noise.level if noise and sigma == "auto" else max_level / FULL_SCALE, valid)
-        companion = NonLocalCompanion(pixels=pixels, known=valid, noise=model)
+    if fused and filterable and min(pixels.shape[1:]) >= MIN_SIDE and is_predictable(image.missing):
+        known_level = noise.level if noise and sigma == "auto" else max_level / FULL_SCALE
+        model = fit_noise_model(pixels, known_level, image.valid)
+        companion = NonLocalCompanion(pixels=pixels, known=image.valid, noise=model)
         finish = UndoClipping(model)
     problem = Problem(
         measured=torch.from_numpy(pixels),
@@ -164,18 +206,18 @@ def denoise(
         **image.weights,
     )
     if strength < 1:
-        from dipcli.problem.correlated.restraint import TowardsInput, take_unknown_from_fit
-
         problem = replace(problem, finish=TowardsInput(problem.measured, strength, finish))
         if image.missing is not None:
             problem = take_unknown_from_fit(problem)
-    presets = _adapt_input_noise(max_level) if filterable and input == "guide" else dict(UNGUIDED)
+    presets = UNGUIDED
+    if filterable and guided:
+        presets = {
+            preset: {"reg_noise": min(max(factor * max_level, MIN_INPUT_NOISE), MAX_INPUT_NOISE)}
+            for preset, factor in INPUT_NOISE_PER_LEVEL.items()
+        }
     if companion is None:
-        presets |= {preset: {"stop": rule, **presets[preset]} for preset, rule in STOP_ALONE.items()}
-    if simulate_noise is not None and simulate_noise >= STRONG_NOISE:
-        presets["paper"] = {"reg_noise": 1 / 20}
-    remarks = make_remarks(pixels, noise, loss, outliers)
-    return _make_case(image, pixels, problem, presets, remarks, level, simulated=simulate_noise is not None, loss=loss)
+        presets = {preset: {"stop": STOP_ALONE[preset], **values} for preset, values in presets.items()}
+    return problem, presets
 
 
 def _add_noise(image: Image, level: float) -> NDArray[np.float32]:
@@ -195,88 +237,14 @@ def _add_noise(image: Image, level: float) -> NDArray[np.float32]:
     return image.quantize(np.stack(noisy))
 
 
-def _make_case(
-    image: Image,
-    pixels: NDArray[np.float32],
-    problem: Problem,
-    presets: Presets,
-    remarks: tuple[str, ...],
-    level: str,
-    *,
-    simulated: bool,
-    loss: str,
-) -> Case:
-    """Return the case with its baselines; the level is on the 0-255 scale, or auto."""
-
-    def baselines() -> list[Baseline]:
-        from dipcli.tasks.baselines.baseline import Baseline
-        from dipcli.tasks.baselines.denoising import make_baselines
-
-        known_level = None if level == "auto" else float(level) / FULL_SCALE
-        methods = make_baselines(pixels, known_level, impulses=loss == "l1")
-        companion = problem.companion
-        if not callable(companion):
-            return methods
-        return [Baseline("non-local ridge", "ridge", lambda _: problem.finish(companion(None)).numpy()), *methods]
-
-    case = Case(problem=problem, image=image, baselines=baselines, remarks=remarks, presets=presets)
-    if not simulated:
-        return case
-    return replace(case, truth=image.pixels, damaged=pixels, baseline_images={"noisy": pixels})
-
-
-def _denoise_correlated(
-    image: Image,
-    pixels: NDArray[np.float32],
-    noise: Noise | None,
-    simulate_noise: float | None,
-    sigma: str,
-    strength: float,
-    stop: str,
-) -> Case:
-    """Return the case of an image whose noise neighbouring pixels share, or that has next to none."""
-    import torch
-
-    from dipcli.problem.correlated.restraint import take_unknown_from_fit
-
-    measured = torch.from_numpy(pixels)
-    problem = Problem(measured=measured, shape=pixels.shape, loss=losses.absolute_error, **image.weights)
-    level = None if sigma == "auto" else float(sigma) / FULL_SCALE
-    decision = correlated.decide(problem, pixels, noise, level, strength, image.valid)
-    posed, presets = decision.problem, decision.presets
-    if image.missing is not None:  # whatever is done about the noise, a fit fills the missing pixels
-        posed = take_unknown_from_fit(posed)
-        presets = {name: {"stop": STOP_ALONE[name], **preset} for name, preset in UNGUIDED.items()}
-    elif not stop.startswith(Auto.name):  # a rule was asked for: it ends the fit
-        presets = {name: {**preset, "stop": stop, "iterations": None} for name, preset in presets.items()}
-    return _make_case(
-        image,
-        pixels,
-        posed,
-        presets,
-        (decision.remark,),
-        str(FULL_SCALE * noise.level) if noise and noise.level and sigma == "auto" else sigma,
-        simulated=simulate_noise is not None,
-        loss="l2",
-    )
-
-
-def _adapt_input_noise(level: float) -> dict[str, dict[str, float]]:
-    """Return the input noise of each guided preset for a noise level of the image, on the 0-255 scale."""
-    return {
-        preset: {"reg_noise": min(max(factor * level, MIN_INPUT_NOISE), MAX_INPUT_NOISE)}
-        for preset, factor in INPUT_NOISE_PER_LEVEL.items()
-    }
-
-
-def make_remarks(pixels: NDArray[np.float32], noise: Noise | None, loss: str, outliers: float) -> tuple[str, ...]:
+def make_remarks(pixels: NDArray[np.float32], noise: Noise | None, impulses: float) -> tuple[str, ...]:
     """Return warnings to the user before the fit.
 
     Args:
         pixels: the noisy image, (C, H, W), values 0..1.
         noise: its measured noise.
-        loss: the data term.
-        outliers: fraction of the values that are isolated black or white.
+        impulses: fraction of the values that are isolated black or white; 0 if they are no impulse noise, or if the
+            data term allows for it.
     """
     if pixels.min() == pixels.max():
         return ("the image is of one colour: there is nothing to remove",)
@@ -285,6 +253,6 @@ def make_remarks(pixels: NDArray[np.float32], noise: Noise | None, loss: str, ou
         return (f"the image looks nearly noise-free (sigma {level}): denoising will probably degrade it",)
     if noise and noise.correlated:
         return ("neighbouring pixels share the noise: the defaults of --fusion, --input and --loss allow for that",)
-    if loss == "l2" and impulses.find(noise, pixels, outliers) is not None:
-        return (f"{100 * outliers:.0f} % of the values are isolated black or white: for such noise try --loss l1",)
+    if impulses:
+        return (f"{100 * impulses:.0f} % of the values are isolated black or white: for such noise try --loss l1",)
     return ()

@@ -10,8 +10,6 @@ import typer
 
 from dipcli.errors import DipError, UsageError
 from dipcli.problem import Problem, losses
-from dipcli.problem.companion import MIN_SIDE
-from dipcli.problem.filling.companion import FillingCompanion
 from dipcli.tasks import LossOption, registry
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import Presets, task
@@ -119,7 +117,9 @@ def inpaint(
     import numpy as np  # imported late: `dip --help` must be fast
     import torch
 
+    from dipcli.problem.filling.gaussian import FillingCompanion
     from dipcli.problem.filling.interpolation import BlendKnown
+    from dipcli.problem.independent.companion import MIN_SIDE
     from dipcli.problem.operators import KeepKnown
 
     marked, remarks = _choose_pixels(image, mask, mask_invert)

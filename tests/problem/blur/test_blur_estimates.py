@@ -12,7 +12,7 @@ from dipcli.problem.blur import estimates
 from dipcli.problem.blur.estimates import Deconvolution, Inverses, PlugAndPlay
 from dipcli.problem.blur.kernels import read_kernel
 from dipcli.problem.blur.operator import Blur
-from dipcli.problem.ridge import RidgeStep
+from dipcli.problem.independent.ridge import RidgeStep
 
 SIGMA = 2 / 255
 

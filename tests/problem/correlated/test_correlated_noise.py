@@ -15,7 +15,7 @@ from dipcli.problem.correlated.noise import (
     measure_correlated_noise,
     measure_local_detail,
 )
-from dipcli.problem.correlated.opponent import from_opponent, make_opponent, to_opponent
+from dipcli.problem.opponent import from_opponent, make_opponent, to_opponent
 
 
 @pytest.mark.parametrize("blur", [0.7, 0.9])

@@ -9,12 +9,11 @@ from samples import scene
 
 import dipcli
 from dipcli.images.image import from_array
-from dipcli.problem.companion import MIN_SIDE
 from dipcli.problem.filling import gaussian
-from dipcli.problem.filling.companion import FillingCompanion
-from dipcli.problem.filling.gaussian import condition, fill_by_gaussians
+from dipcli.problem.filling.gaussian import FillingCompanion, condition, fill_by_gaussians
 from dipcli.problem.filling.interpolation import BlendKnown, interpolate
-from dipcli.problem.ridge import RidgeStep
+from dipcli.problem.independent.companion import MIN_SIDE
+from dipcli.problem.independent.ridge import RidgeStep
 from dipcli.tasks.registry import tasks
 
 STEPS = (RidgeStep(5, 40, 3, 21),) * 2
@@ -62,7 +61,7 @@ def test_a_large_image_is_filled_in_blocks_with_the_same_result(monkeypatch: pyt
     truth, known = stripes(1), scattered()
     known[:20, :20] = True  # nothing is missing in a whole block
     whole = fill_by_gaussians(truth * known, known, STEPS)
-    monkeypatch.setattr("dipcli.problem.ridge.BLOCK_SIDE", 9)
+    monkeypatch.setattr("dipcli.problem.independent.ridge.BLOCK_SIDE", 9)
     assert torch.allclose(fill_by_gaussians(truth * known, known, STEPS), whole, atol=1e-3)
 
 

@@ -24,12 +24,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from dipcli.problem.blur.operator import Blur
-from dipcli.problem.companion import BLOCK_BYTES, MARGIN
-from dipcli.problem.correlated.opponent import from_opponent, to_opponent
+from dipcli.problem.independent.companion import BLOCK_BYTES, MARGIN
+from dipcli.problem.independent.ridge import RidgeStep, estimate_step
 from dipcli.problem.noise import FULL_SCALE
+from dipcli.problem.opponent import from_opponent, to_opponent
 from dipcli.problem.prefilter import fill_unknown
-from dipcli.problem.ridge import RidgeStep, estimate_step
-from dipcli.problem.windows import shift, widen
+from dipcli.problem.windows import surround
 
 FIRST_STEP, STEP = RidgeStep(7, 18, 5, 25), RidgeStep(7, 48, 5, 25)
 MIN_LEVEL = 0.5 / FULL_SCALE  # of the noise: rounding to 8 bits makes 0.3
@@ -65,12 +65,9 @@ class Deconvolution(ABC):
 
     def window(self, rows: slice, columns: slice) -> Deconvolution:
         """Return the estimate of a window of the sharp image."""
-        outer, inside = [], []
-        for part, side, taps in zip((rows, columns), self.measured.shape[1:], self.blur.kernel.shape, strict=True):
-            around = widen(part, MARGIN)
-            outer.append(slice(around.start, min(around.stop, side + taps - 1) - taps + 1))
-            inside.append(shift(part, around))
-        return replace(self, measured=self.measured[:, outer[0], outer[1]], inside=(inside[0], inside[1]))
+        outer, inside = surround(rows, columns, MARGIN)
+        _, *measured = self.blur.window(*outer)
+        return replace(self, measured=self.measured[:, *measured], inside=inside)
 
     def to(self, device: torch.device) -> Deconvolution:
         """Return the estimate that is computed on a device."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dipcli.problem.companion import BLOCK_BYTES, BYTES_PER_VALUE
 from dipcli.problem.consistent.iteration import iterate_ridge
+from dipcli.problem.independent.companion import BLOCK_BYTES, BYTES_PER_VALUE
+from dipcli.problem.independent.ridge import RidgeStep
 from dipcli.problem.jpeg import WHITE, Encoder, Plane
-from dipcli.problem.ridge import RidgeStep
 
 STEP = RidgeStep(patch=7, count=50, stride=5, window=37)
 LEVELS = 6.0, 5.0, 4.0, 3.0  # of smoothing, times the rounding error of the coefficients that are not zero

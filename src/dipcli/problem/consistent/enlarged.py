@@ -8,12 +8,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dipcli.problem.companion import BLOCK_BYTES, BYTES_PER_VALUE, MARGIN
 from dipcli.problem.consistent.iteration import iterate_ridge
-from dipcli.problem.correlated.opponent import make_opponent
+from dipcli.problem.independent.companion import BLOCK_BYTES, BYTES_PER_VALUE, MARGIN
+from dipcli.problem.independent.ridge import RidgeStep
 from dipcli.problem.operators import Resample
-from dipcli.problem.ridge import RidgeStep
-from dipcli.problem.windows import shift, widen
+from dipcli.problem.opponent import make_opponent
+from dipcli.problem.windows import surround
 
 STEP = RidgeStep(patch=7, count=50, stride=6, window=29)
 FIRST_LEVEL, LAST_LEVEL, ITERATIONS = 150 / 255, 8 / 255, 10
@@ -80,15 +80,8 @@ class EnlargedCompanion:
 
     def window(self, rows: slice, columns: slice) -> EnlargedCompanion:
         """Return the companion of a window of the image."""
-        height, width = self.start.shape[1:]
-        outer_rows, outer_columns = widen(rows, MARGIN), widen(columns, MARGIN)
-        outer_rows = slice(outer_rows.start, min(outer_rows.stop, height))
-        outer_columns = slice(outer_columns.start, min(outer_columns.stop, width))
-        return EnlargedCompanion(
-            self.projection.window(outer_rows, outer_columns),
-            self.start[:, outer_rows, outer_columns],
-            (shift(rows, outer_rows), shift(columns, outer_columns)),
-        )
+        outer, inside = surround(rows, columns, MARGIN)
+        return EnlargedCompanion(self.projection.window(*outer), self.start[:, *outer], inside)
 
     def to(self, device: torch.device) -> EnlargedCompanion:
         """Return the companion on a device."""

@@ -2,7 +2,7 @@
 
     x_t = P( z_t + (1 + r) (ridge(z_t, sigma_t) - z_t) ),    z_t+1 = x_t + m (x_t - x_t-1),    sigma_1 > sigma_2 > ...
 
-The ridge regression is told that z has noise of standard deviation sigma_t, and takes z itself as its model. What it
+The ridge regression treats z as having noise of standard deviation sigma_t, and takes z itself as its model. What it
 removes is what similar patches do not have in common: blocks, ringing, jagged edges. The projection P puts back what it
 may not change. The first steps form the large structure, the last ones leave fine texture. Overrelaxation r and
 momentum m save half of the iterations (docs/notes/consistent.md).
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from dipcli.problem.ridge import RidgeStep, estimate_step
+from dipcli.problem.independent.ridge import RidgeStep, estimate_step
 
 RELAXATION, MOMENTUM = 0.8, 0.6
 

@@ -17,7 +17,7 @@ from dipcli.problem.correlated.noise import CorrelatedNoise
 from dipcli.problem.correlated.nonlocal_bayes import STRIDE, estimate_nonlocal_bayes
 from dipcli.problem.correlated.restraint import combine
 from dipcli.problem.prefilter import fill_unknown
-from dipcli.problem.windows import shift, shift_by, widen
+from dipcli.problem.windows import shift, surround
 
 BLOCK_SIDE = 256  # pixels, roughly: the image is estimated in such blocks, which need some 300 MB
 BLOCK_BYTES = 300 * 2**20  # of memory while a block is computed
@@ -63,19 +63,15 @@ class CorrelatedEstimate:
         """Return the estimate of a block."""
         key = (rows.start, columns.start)
         if key not in self.blocks:
-            outer_rows, outer_columns = widen(rows, MARGIN), widen(columns, MARGIN)
-            part = torch.from_numpy(self.pixels[:, outer_rows, outer_columns]).to(self.device)
-            estimate = estimate_nonlocal_bayes(part, self.noise)
-            inside = (..., shift(rows, outer_rows), shift(columns, outer_columns))
-            self.blocks[key] = estimate[inside].clamp(0, 1).cpu().contiguous()
+            outer, inside = surround(rows, columns, MARGIN)
+            part = torch.from_numpy(self.pixels[:, *outer]).to(self.device)
+            self.blocks[key] = estimate_nonlocal_bayes(part, self.noise)[:, *inside].clamp(0, 1).cpu().contiguous()
         return self.blocks[key]
 
 
 @dataclass(frozen=True)
-class CorrelatedGuide:
-    """The network's input for noise that neighbouring pixels share: the estimate, and two blurred copies of the image.
-
-    Pixels that a stopping rule holds out are first filled from their neighbours, and the window is estimated again.
+class EstimateWindow:
+    """A window of the estimate.
 
     Attributes:
         estimate: of the whole image.
@@ -89,12 +85,19 @@ class CorrelatedGuide:
     bytes: ClassVar[int] = BLOCK_BYTES
 
     def window(self, rows: slice, columns: slice) -> Self:
-        """Return the guide of a window of the window."""
-        return replace(self, rows=shift_by(rows, self.rows.start), columns=shift_by(columns, self.columns.start))
+        """Return the same for a window of the window."""
+        return replace(self, rows=shift(rows, self.rows.start), columns=shift(columns, self.columns.start))
 
     def to(self, device: torch.device) -> Self:
-        """Return the guide that is computed on another device."""
+        """Return the same with the estimate computed on another device."""
         return replace(self, estimate=replace(self.estimate, device=str(device)))
+
+
+class CorrelatedGuide(EstimateWindow):
+    """The network's input for noise that neighbouring pixels share: the estimate, and two blurred copies of the image.
+
+    Pixels that a stopping rule holds out are first filled from their neighbours, and the window is estimated again.
+    """
 
     def __call__(self, weight: Tensor | None = None) -> Tensor:
         """Return the guide, shape (3 C, h, w), values 0..1, on the CPU.
@@ -108,50 +111,34 @@ class CorrelatedGuide:
             known = np.ones(pixels.shape[1:], dtype=bool)
             shape = (len(pixels), rows.stop - rows.start, columns.stop - columns.start)
             known[rows, columns] = (weight.expand(shape) > 0).all(dim=0).cpu().numpy()
-            outer = (slice(None), widen(rows, MARGIN), widen(columns, MARGIN))
-            pixels[outer] = fill_unknown(pixels[outer], known[outer[1:]])
+            outer, _ = surround(rows, columns, MARGIN)
+            pixels[:, *outer] = fill_unknown(pixels[:, *outer], known[outer])
             estimate = replace(estimate, pixels=pixels, blocks={})
-        outer_rows, outer_columns = widen(rows, BLUR_REACH), widen(columns, BLUR_REACH)
-        inside = (..., shift(rows, outer_rows), shift(columns, outer_columns))
-        part = estimate.pixels[:, outer_rows, outer_columns]
+        outer, inside = surround(rows, columns, BLUR_REACH)
         blurred = [
-            gaussian_filter(part, (0, sigma, sigma), truncate=BLUR_REACH / sigma)[inside] for sigma in BLUR_SIGMAS
+            gaussian_filter(estimate.pixels[:, *outer], (0, sigma, sigma), truncate=BLUR_REACH / sigma)[:, *inside]
+            for sigma in BLUR_SIGMAS
         ]
         return torch.cat([estimate(rows, columns), *map(torch.from_numpy, blurred)])
 
 
 @dataclass(frozen=True)
-class CorrelatedFinish:
+class CorrelatedFinish(EstimateWindow):
     """The last step for noise that neighbouring pixels share: `restraint.combine`.
 
     Attributes:
-        estimate: of the whole image.
-        rows: of the window.
-        columns: of the window.
         fit_weight: weight of the fitted image, 0..1.
         strength: 1 for the restored image, 0 for the noisy one.
     """
 
-    estimate: CorrelatedEstimate
-    rows: slice
-    columns: slice
     fit_weight: float
     strength: float = 1.0
     keeps_shape: ClassVar[bool] = True
-    bytes: ClassVar[int] = BLOCK_BYTES
 
     @property
     def uses_fit(self) -> bool:
         """Whether the result depends on the fitted image."""
         return self.fit_weight > 0
-
-    def window(self, rows: slice, columns: slice) -> Self:
-        """Return the step for a window of the window."""
-        return replace(self, rows=shift_by(rows, self.rows.start), columns=shift_by(columns, self.columns.start))
-
-    def to(self, device: torch.device) -> Self:
-        """Return the step with the estimate computed on another device."""
-        return replace(self, estimate=replace(self.estimate, device=str(device)))
 
     def __call__(self, fitted: Tensor) -> Tensor:
         """Return the restored image, from the fitted one (C, h, w), on the same device."""

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from dipcli.problem.correlated.opponent import make_opponent, to_opponent
 from dipcli.problem.noise import FULL_SCALE
+from dipcli.problem.opponent import make_opponent, to_opponent
 
 PATCH_SIDE = 7  # pixels: the covariance is that of such patches
 MAX_LAG = PATCH_SIDE - 1

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dipcli.problem.correlated.noise import PATCH_SIDE, CorrelatedNoise
-from dipcli.problem.correlated.opponent import from_opponent, to_opponent
+from dipcli.problem.opponent import from_opponent, to_opponent
 
 STRIDE = 4  # pixels between reference patches
 SEARCH_REACH = 12  # pixels: similar patches are searched so far in each direction

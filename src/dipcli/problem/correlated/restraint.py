@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dipcli.problem import Problem, identity
 from dipcli.problem.correlated.noise import CorrelatedNoise, average_locally
-from dipcli.problem.correlated.opponent import from_opponent, to_opponent
 from dipcli.problem.noise import FULL_SCALE
+from dipcli.problem.opponent import from_opponent, to_opponent
 from dipcli.problem.problem import Finish
 
 WINDOW = 32  # pixels: side of the window in which the difference is measured

@@ -15,18 +15,35 @@ Source:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from dipcli.problem.correlated.opponent import from_opponent, to_opponent
 from dipcli.problem.filling.interpolation import interpolate
-from dipcli.problem.ridge import RidgeStep, find_similar, split_into_blocks
+from dipcli.problem.independent.companion import Companion
+from dipcli.problem.independent.ridge import RidgeStep, find_similar, split_into_blocks
+from dipcli.problem.opponent import from_opponent, to_opponent
+
+STEPS = (RidgeStep(6, 60, 4, 31),) * 2 + (RidgeStep(7, 100, 3, 31),) * 2  # of the companion
 
 NOISE = 0.005  # standard deviation of the known pixels, 0..1
 FILLED = 8  # patches of each group that are filled: as good as all of 40
 RELAXATION = 1.7  # of all passes but the last: four passes come as far as ten without
 GROUPS_AT_ONCE = 128  # groups of patches in memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillingCompanion(Companion):
+    """The known pixels, and the missing ones as the normal distribution of similar patches has them."""
+
+    def estimate(self, known: NDArray[np.bool_], device: torch.device | None) -> Tensor:
+        """Return the image with its missing pixels filled."""
+        pixels, mask = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (self.pixels, known))
+        return fill_by_gaussians(pixels, mask, STEPS).clamp(0, 1)
 
 
 def fill_by_gaussians(image: Tensor, known: Tensor, steps: tuple[RidgeStep, ...]) -> Tensor:

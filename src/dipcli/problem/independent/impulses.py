@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_opening, gaussian_filter, median_filter
 
 OUTLIER_DISTANCE = 0.3  # of a value at an end of the range from its neighbours: it is no texture
 MIN_DISTANCE = 0.1  # likewise, once the image is known to have impulses
@@ -19,8 +18,6 @@ STRIP_ROWS = 256  # a whole copy of a large image would need much memory
 
 def measure_outlier_fraction(pixels: NDArray[np.float32]) -> float:
     """Return the fraction of values, of (C, H, W) in 0..1, at an end of the range and far from their neighbours."""
-    from scipy.ndimage import median_filter
-
     outliers, rows = 0, pixels.shape[1]
     for start in range(0, rows, STRIP_ROWS):
         above, stop = max(0, start - 1), min(start + STRIP_ROWS, rows)
@@ -39,9 +36,6 @@ def find_impulses(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
     Args:
         pixels: shape (C, H, W), values 0..1, with impulse noise.
     """
-    import numpy as np
-    from scipy.ndimage import binary_opening, gaussian_filter
-
     impulses = np.zeros(pixels.shape[1:], bool)
     for channel in pixels:
         ends = [channel <= 0, channel >= 1]

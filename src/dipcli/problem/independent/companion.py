@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
+from torch import Tensor
 
 from dipcli.problem.independent.level import STRONG_LEVEL
+from dipcli.problem.independent.noise_model import NoiseModel
+from dipcli.problem.independent.ridge import RidgeStep, Stage, estimate_by_ridge
 from dipcli.problem.prefilter import fill_unknown
-from dipcli.problem.windows import shift, widen
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from dipcli.problem.noise_model import NoiseModel
-    from dipcli.problem.ridge import Stage
+from dipcli.problem.windows import surround
 
 # Patches of several sizes, and a last stage with small ones, on nine images of 256x256: 0.12, 0.12 and 0.4 dB more than
 # the published two stages at levels of 10, 25 and 50 (docs/notes/fusion.md). Strong noise needs larger patches, and a
@@ -29,25 +28,17 @@ MIN_SIDE = 24  # pixels, of an image with enough similar patches
 
 def choose_stages(level: float) -> tuple[Stage, ...]:
     """Return the stages for a noise level, 0..1."""
-    from dipcli.problem.ridge import RidgeStep  # importing torch takes seconds
-
     if level < STRONG_LEVEL:
         return (
             (RidgeStep(6, 18, 5), RidgeStep(11, 18, 7)),
             (RidgeStep(7, 50, 5), RidgeStep(11, 64, 7)),
             (RidgeStep(6, 50, 4),),
         )
-    return (
-        (RidgeStep(11, 20, 5, 51, blur=1.0),),
-        (RidgeStep(10, 90, 5, 51),),
-        (RidgeStep(8, 64, 5, 51),),
-    )
+    return (RidgeStep(11, 20, 5, 51, blur=1.0),), (RidgeStep(10, 90, 5, 51),), (RidgeStep(8, 64, 5, 51),)
 
 
 def is_predictable(missing: NDArray[np.bool_] | None) -> bool:
     """Return whether each missing pixel, of (H, W), has a neighbour from which patches can fill it; None for none."""
-    from scipy.ndimage import binary_erosion
-
     return missing is None or not binary_erosion(missing).any()
 
 
@@ -75,13 +66,9 @@ class Companion(ABC):
 
     def window(self, rows: slice, columns: slice) -> Self:
         """Return the companion of a window of the image."""
-        outer = widen(rows, MARGIN), widen(columns, MARGIN)
-        return replace(
-            self,
-            pixels=self.pixels[:, outer[0], outer[1]],
-            known=None if self.known is None else self.known[outer[0], outer[1]],
-            inside=(shift(rows, outer[0]), shift(columns, outer[1])),
-        )
+        outer, inside = surround(rows, columns, MARGIN)
+        known = None if self.known is None else self.known[outer]
+        return replace(self, pixels=self.pixels[:, *outer], known=known, inside=inside)
 
     def to(self, device: torch.device) -> Self:
         """Return the companion that is computed on a device."""
@@ -93,15 +80,12 @@ class Companion(ABC):
         Args:
             weight: pixels of weight 0 are not used; broadcastable to the part that is returned, None for ones.
         """
-        import numpy as np
-
         inside = self.inside or (slice(None), slice(None))
         known = np.ones(self.pixels.shape[1:], dtype=bool) if self.known is None else self.known.copy()
         if weight is not None:
-            part = self.pixels[:, inside[0], inside[1]]
-            known[inside] &= (weight.expand(part.shape) > 0).all(dim=0).cpu().numpy()
+            known[inside] &= (weight.expand(self.pixels[:, *inside].shape) > 0).all(dim=0).cpu().numpy()
         device = None if self.device and self.device.type == "mps" else self.device
-        return self.estimate(known, device)[:, inside[0], inside[1]].to(self.device)
+        return self.estimate(known, device)[:, *inside].to(self.device)
 
     @abstractmethod
     def estimate(self, known: NDArray[np.bool_], device: torch.device | None) -> Tensor:
@@ -120,9 +104,5 @@ class NonLocalCompanion(Companion):
 
     def estimate(self, known: NDArray[np.bool_], device: torch.device | None) -> Tensor:
         """Return the estimate; unknown pixels are first filled from their neighbours."""
-        import torch
-
-        from dipcli.problem.ridge import estimate_by_ridge
-
         noisy, mask = (torch.from_numpy(part).to(device) for part in (fill_unknown(self.pixels, known), known))
         return estimate_by_ridge(noisy, self.noise.variance, choose_stages(self.noise.typical_level), mask)

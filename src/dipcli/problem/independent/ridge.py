@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dipcli.problem.correlated.opponent import from_opponent, make_opponent, to_opponent
+from dipcli.problem.opponent import from_opponent, make_opponent, to_opponent
 
 GROUPS_AT_ONCE = 256  # groups of patches in memory
 BLOCK_SIDE = 128  # pixels; larger images are processed in blocks

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dipcli.images.image import Image
+from dipcli.problem import Problem
+from dipcli.problem.correlated.estimate import CorrelatedEstimate, CorrelatedFinish, CorrelatedGuide
+from dipcli.problem.correlated.noise import CorrelatedNoise, measure_correlated_noise
+from dipcli.problem.correlated.restraint import TowardsInput
 from dipcli.problem.independent.blocks import split_blocks
+from dipcli.problem.losses import absolute_error
 from dipcli.problem.noise import FULL_SCALE, Noise
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from dipcli.problem import Problem
-    from dipcli.problem.correlated.noise import CorrelatedNoise
-    from dipcli.tasks.registry import Presets
+from dipcli.tasks.registry import Presets
 
 FAINTEST_INDEPENDENT = 3 / FULL_SCALE  # white noise below it is not visible, and may be what JPEG left of other noise
+MIN_OUTLIERS = 0.02  # fraction of the values that are isolated black or white: from it on they are impulse noise
 MIN_LEVEL = 0.5 / FULL_SCALE  # there is nothing to remove
 FIT_WEIGHT = 0.5  # of the fitted image, for strong noise
 MAX_MOSAIC = 3
@@ -33,114 +37,75 @@ FIT: dict[str, Any] = {
     "ema": 0.99,
 }
 ITERATIONS = {"fast": 75, "balanced": 100, "best": 100}
+# For an image that the fit does not change: an iteration, as a formality.
+NO_FIT = {name: {"iterations": 1, "runs": 1, "warmup": 0, "stop": "none", "input": "noise"} for name in ITERATIONS}
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What to do about the noise of an image.
-
-    Attributes:
-        problem: the problem to fit.
-        presets: settings for this image, by preset name.
-        remark: a sentence for the user.
-    """
-
-    problem: Problem
-    presets: Presets
-    remark: str
-
-
-def applies(
-    noise: Noise | None,
-    pixels: NDArray[np.float32],
-    outliers: float,
-    max_outliers: float,
-    known: NDArray[np.bool_] | None = None,
-) -> bool:
+def applies(noise: Noise | None, pixels: NDArray[np.float32], outliers: float, known: NDArray[np.bool_] | None) -> bool:
     """Return whether an image is restored as one whose noise neighbouring pixels share, or that has next to none.
 
     Args:
         noise: as `measure_noise` found it.
         pixels: the image, shape (C, H, W).
         outliers: fraction of the values that are isolated black or white.
-        max_outliers: from this fraction on it is impulse noise, except in a drawing.
         known: the pixels to use, shape (H, W); all when None.
     """
     if noise is None:
         return is_drawing(pixels, known)
     if not (noise.correlated or noise.level < FAINTEST_INDEPENDENT):
         return False
-    return outliers <= max_outliers or not noise.level
+    return outliers <= MIN_OUTLIERS or not noise.level  # impulses do not count in a drawing
 
 
-def finds_nothing(noise: Noise | None, pixels: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> bool:
+def finds_nothing(noise: Noise | None, pixels: NDArray[np.float32], known: NDArray[np.bool_] | None) -> bool:
     """Return whether there is no noise at all, with the arguments of `applies`: no method has anything to remove."""
     return is_drawing(pixels, known) if noise is None else not noise.level
 
 
 def is_drawing(pixels: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> bool:
     """Return whether much of an image (C, H, W) is of constant colours, as in drawings, screenshots and line scans."""
-    import numpy as np
-
     blocks = split_blocks(pixels, DRAWING_BLOCK).reshape(-1, len(pixels), DRAWING_BLOCK**2)
     if known is not None:
         blocks = blocks[split_blocks(known[None], DRAWING_BLOCK).all(axis=1)]
     return len(blocks) > 0 and bool((np.ptp(blocks, axis=2) == 0).all(axis=1).mean() > DRAWING_FRACTION)
 
 
-def decide(
-    problem: Problem,
-    pixels: NDArray[np.float32],
-    found: Noise | None,
-    sigma: float | None,
-    strength: float,
-    known: NDArray[np.bool_] | None = None,
-) -> Decision:
-    """Decide how much to remove, and how.
+def pose(
+    image: Image, pixels: NDArray[np.float32], found: Noise | None, sigma: float | None, strength: float
+) -> tuple[Problem, Presets, tuple[str, ...]]:
+    """Decide how much to remove, and how; return the problem, settings by preset name, and a remark for the user.
 
     Mild noise is removed by non-local Bayes alone: of a fit that is stopped early too much detail is missing. Strong
     noise is removed by the mean of that estimate and a fit to the mosaic of the image's phases.
 
     Args:
-        problem: with the measurement only.
+        image: gives the weights and valid pixels.
         pixels: the noisy image, shape (C, H, W), values 0..1.
         found: the noise that `measure_noise` found.
         sigma: the noise level if the user gave it, 0..1.
         strength: 1 for the restored image, 0 for the noisy one.
-        known: the pixels in which the noise is measured, shape (H, W); all when None.
     """
-    from dipcli.problem.correlated.estimate import CorrelatedEstimate, CorrelatedFinish, CorrelatedGuide
-    from dipcli.problem.correlated.noise import measure_correlated_noise
-    from dipcli.problem.correlated.restraint import TowardsInput
-
-    noise = measure_correlated_noise(pixels, known) if found and found.level else None
-    rows, columns = (slice(0, side) for side in pixels.shape[1:])
+    measured = torch.from_numpy(pixels)
+    problem = Problem(measured=measured, shape=pixels.shape, loss=absolute_error, **image.weights)
+    noise = measure_correlated_noise(pixels, image.valid) if found and found.level else None
     reason = _find_nothing_to_remove(noise, sigma)
     if noise is None or reason:
-        return Decision(
-            replace(problem, finish=TowardsInput(problem.measured, 0.0)),
-            _skip_fit(),
-            f"{reason}: the input is kept as it is",
-        )
+        return replace(problem, finish=TowardsInput(measured, 0.0)), NO_FIT, (f"{reason}: the input is kept as it is",)
     if sigma:
         noise = replace(noise, covariance=noise.covariance * (sigma / noise.level) ** 2)
-    estimate = CorrelatedEstimate(pixels, noise)
-    fit_weight = FIT_WEIGHT * noise.strength
-    problem = replace(
-        problem,
-        guide=CorrelatedGuide(estimate, rows, columns),
-        finish=CorrelatedFinish(estimate, rows, columns, fit_weight, strength),
-    )
+    estimate, fit_weight = CorrelatedEstimate(pixels, noise), FIT_WEIGHT * noise.strength
+    rows, columns = (slice(0, side) for side in pixels.shape[1:])
+    guide = CorrelatedGuide(estimate, rows, columns)
+    problem = replace(problem, guide=guide, finish=CorrelatedFinish(estimate, rows, columns, fit_weight, strength))
     level, length = FULL_SCALE * noise.level, noise.correlation_length
     reason = f"the noise where the image is flat has sigma {level:.1f} of 255"
     reason += f" and is correlated over {length} pixels" if length > 1 else ""
     if not fit_weight:
-        return Decision(problem, _skip_fit(), f"{reason}: removed by non-local Bayes without a fit")
-    mosaic = min(max(noise.correlation_length, 2), MAX_MOSAIC)
+        return problem, NO_FIT, (f"{reason}: removed by non-local Bayes without a fit",)
     input_noise = min(max(INPUT_NOISE_PER_LEVEL * noise.level, MIN_INPUT_NOISE), MAX_INPUT_NOISE)
-    adapted = {**FIT, "mosaic": mosaic, "reg_noise": input_noise}
+    adapted = {**FIT, "mosaic": min(max(length, 2), MAX_MOSAIC), "reg_noise": input_noise}
     presets = {name: {**adapted, "iterations": iterations} for name, iterations in ITERATIONS.items()}
-    return Decision(problem, presets, f"{reason}: removed by the mean of non-local Bayes and a fit")
+    return problem, presets, (f"{reason}: removed by the mean of non-local Bayes and a fit",)
 
 
 def _find_nothing_to_remove(noise: CorrelatedNoise | None, sigma: float | None) -> str:
@@ -152,8 +117,3 @@ def _find_nothing_to_remove(noise: CorrelatedNoise | None, sigma: float | None) 
     if noise.level < MIN_LEVEL and not sigma:
         return f"no noise was found (sigma {FULL_SCALE * noise.level:.1f} of 255)"
     return ""
-
-
-def _skip_fit() -> Presets:
-    """Return presets for an image that the fit does not change: an iteration, as a formality."""
-    return {name: {"iterations": 1, "runs": 1, "warmup": 0, "stop": "none", "input": "noise"} for name in ITERATIONS}

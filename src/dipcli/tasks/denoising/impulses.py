@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+import numpy as np
+from numpy.typing import NDArray
+
+from dipcli.images.image import Image
 from dipcli.problem import Problem
+from dipcli.problem.correlated.restraint import take_unknown_from_fit
 from dipcli.problem.independent.impulses import find_impulses
 from dipcli.problem.independent.level import STRONG_LEVEL
 from dipcli.problem.noise import FULL_SCALE, Noise, measure_noise
 from dipcli.problem.prefilter import fill_unknown
 from dipcli.tasks import inpaint
 from dipcli.tasks.case import Case
-from dipcli.tasks.correlated import FAINTEST_INDEPENDENT, is_drawing
+from dipcli.tasks.denoising.correlated import FAINTEST_INDEPENDENT, MIN_OUTLIERS, is_drawing
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from dipcli.images.image import Image
-
-MIN_OUTLIERS = 0.02  # fraction of the values that are isolated black or white
 MAX_IMPULSES = 0.9  # fraction of the pixels: hardly any are left to fill them from
 
 
@@ -69,8 +67,5 @@ def pose(
         return replace(case, presets=presets, remarks=(found,))
     case = cast("Case", denoise(image.leave_out(impulses), f"{FULL_SCALE * level:.1f}"))
     problem = replace(case.problem, hidden=False)
-    if strength < 1:
-        from dipcli.problem.correlated.restraint import take_unknown_from_fit  # importing torch takes seconds
-
-        problem = take_unknown_from_fit(problem)
+    problem = take_unknown_from_fit(problem) if strength < 1 else problem
     return replace(case, problem=problem, remarks=(f"{found}, whose noise has sigma {FULL_SCALE * level:.1f}",))

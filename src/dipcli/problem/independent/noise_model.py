@@ -15,15 +15,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dipcli.problem.independent.level import clipped_moments
-from dipcli.problem.noise import FLATTEST_FRACTION, MIN_BLOCKS, MIN_LEVEL_RATIO, find_flat_blocks
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from scipy.special import ndtr
+from torch import Tensor
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
+from dipcli.problem.independent.blocks import (
+    FLATTEST_FRACTION,
+    MIN_BLOCKS,
+    find_usable_blocks,
+    measure_variances,
+    split_blocks,
+)
+from dipcli.problem.independent.level import MIN_LEVEL_RATIO, clipped_moments
 
 GROUPS = 6  # of blocks, by brightness
 BLOCK_SIDE = 8  # pixels
@@ -67,9 +75,6 @@ class NoiseModel:
         return self._look_up(expected, 1) if self.dark or self.bright else expected
 
     def _look_up(self, expected: Tensor, column: int) -> Tensor:
-        import numpy as np
-        import torch
-
         table = self._table
         values = np.interp(expected.detach().float().cpu().numpy(), table[0], table[column])
         return torch.as_tensor(values, dtype=torch.float32, device=expected.device)
@@ -77,8 +82,6 @@ class NoiseModel:
     @cached_property
     def _table(self) -> NDArray[np.float64]:
         """E[y], x and the variance of y, at growing x, shape (3, entries)."""
-        import numpy as np
-
         largest = max(self.unclipped_variance(0.0), self.unclipped_variance(1.0)) ** 0.5
         x = np.linspace(-TABLE_MARGIN * largest, 1 + TABLE_MARGIN * largest, TABLE_SIZE)
         level = np.sqrt(self.unclipped_variance(np.clip(x, 0, 1)))
@@ -88,8 +91,6 @@ class NoiseModel:
 
     def unclipped_variance(self, x: Any) -> Any:
         """Return v(x), of a number or an array."""
-        import numpy as np
-
         return np.maximum(self.offset + self.gain * x, 1e-8)
 
 
@@ -124,18 +125,18 @@ def fit_noise_model(noisy: NDArray[np.float32], level: float, known: NDArray[np.
 
 def _fit_variance(noisy: NDArray[np.float32], level: float, known: NDArray[np.bool_] | None) -> tuple[float, float]:
     """Return offset and gain of the variance: level^2 and 0 unless it clearly depends on brightness."""
-    import numpy as np
-
     constant = level**2, 0.0
-    means, fine, coarse = find_flat_blocks(noisy, BLOCK_SIDE, known)
+    fine, coarse = measure_variances(noisy, BLOCK_SIDE)
+    usable = find_usable_blocks(noisy, known, BLOCK_SIDE) & (fine > 0)
+    blocks = split_blocks(noisy, BLOCK_SIDE)
+    means, fine, coarse = blocks.mean(axis=1)[usable], fine[usable], coarse[usable]
     groups = [group for group in np.array_split(np.argsort(means, kind="stable"), GROUPS) if len(group) >= MIN_BLOCKS]
     if len(groups) < GROUPS:
         return constant
     points = []
     for group in groups:
-        flattest = group[np.argsort(coarse[group], kind="stable")][
-            : max(MIN_BLOCKS, int(FLATTEST_FRACTION * len(group)))
-        ]
+        count = max(MIN_BLOCKS, int(FLATTEST_FRACTION * len(group)))
+        flattest = group[np.argsort(coarse[group], kind="stable")][:count]
         points.append((means[flattest].mean(), fine[flattest].mean()))
     brightness, variances = np.array(points).T
     gain, offset = np.polyfit(brightness, variances, 1)
@@ -149,11 +150,6 @@ def _fit_variance(noisy: NDArray[np.float32], level: float, known: NDArray[np.bo
 
 def _is_cut_off(noisy: NDArray[np.float32], model: NoiseModel, known: NDArray[np.bool_] | None) -> bool:
     """Return whether there are about as many zeros as noise that was cut off there would leave."""
-    import numpy as np
-    import torch
-    from scipy.ndimage import gaussian_filter
-    from scipy.special import ndtr  # importing scipy.stats takes a second
-
     smooth = np.stack([gaussian_filter(channel, BLUR) for channel in noisy])
     x = replace(model, dark=True).undo_clipping(torch.from_numpy(smooth)).numpy()
     level = np.sqrt(model.unclipped_variance(np.clip(x, 0, 1)))
