@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dipcli.errors import DipError
 from dipcli.fitting.outliers import mark_outliers
 from dipcli.fitting.results import Fit, Run
 from dipcli.fitting.started_rule import start_rule
@@ -69,3 +70,11 @@ def test_a_run_that_repeats_the_noise_is_an_outlier_by_the_held_out_pixels() -> 
     noise = torch.randn(problem.shape, generator=torch.Generator().manual_seed(1))
     images[0] = torch.where(weight > 0, problem.measured, images[0] + 0.3 * noise)
     assert find_outliers(problem, rule, images) == [True, False, False]
+
+
+def test_a_measurement_that_is_no_number_is_an_outlier_and_an_error_if_there_is_no_other() -> None:
+    problem, images = make_independent_results(2, 0.1)
+    images[0] = images[0] * torch.nan
+    assert find_outliers(problem, Never(), images) == [True, False]
+    with pytest.raises(DipError, match="--lr"):
+        find_outliers(problem, Never(), images[:1])

@@ -76,7 +76,7 @@ def test_noise_that_depends_on_the_place_is_removed_where_it_is() -> None:
 def test_the_most_similar_patches_are_found_and_the_patch_itself_is_one() -> None:
     image = torch.rand(30, 30, generator=torch.Generator().manual_seed(0))
     image[20:25, 4:9] = image[10:15, 12:17]
-    found = find_similar(image, (torch.tensor([10]), torch.tensor([12])), RidgeStep(5, 2, 1, 25))
+    found = find_similar(image[None], (torch.tensor([10]), torch.tensor([12])), RidgeStep(5, 2, 1, 25))
     assert sorted(found[0].tolist()) == [10 * 26 + 12, 20 * 26 + 4]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from dipcli.errors import DipError
 from dipcli.fitting.results import Run
 from dipcli.problem import Problem
 
@@ -27,12 +29,18 @@ def mark_outliers(problem: Problem, fitted: Problem, runs: list[Run]) -> list[Ru
         problem: the whole measurement.
         fitted: the same without the pixels that the stopping rule holds out.
         runs: at least one.
+
+    Raises:
+        DipError: if the measurement of no run is finite.
     """
     heldout = find_heldout(problem, fitted)
     images = [run.fit.average for run in runs]
     if heldout is None:
         errors = [float(((problem.operator(image) - problem.measured) ** 2).mean()) for image in images]
-        agreeing = {number for number, error in enumerate(errors) if error <= MAX_ERROR_RATIO * min(errors)}
+        finite = [error for error in errors if math.isfinite(error)]
+        if not finite:
+            raise DipError("The measurement of the fitted image has values that are not finite: try a smaller --lr.")
+        agreeing = {number for number, error in enumerate(errors) if error <= MAX_ERROR_RATIO * min(finite)}
     else:
         agreeing = _find_agreeing(problem, heldout, images)
     return [replace(run, outlier=number not in agreeing) for number, run in enumerate(runs)]

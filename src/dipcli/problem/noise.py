@@ -19,6 +19,7 @@ from dipcli.problem.independent.blocks import (
     FULL_SCALE,
     MIN_BLOCKS,
     find_usable_blocks,
+    make_surfaces,
     measure_variances,
     split_blocks,
 )
@@ -138,9 +139,7 @@ def _measure_surface_residual(image: NDArray[np.float32], known: NDArray[np.bool
     )
     if not len(blocks):
         return None
-    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j].reshape(2, -1)
-    powers = [x**i * y**j for i in range(SURFACE_DEGREE + 1) for j in range(SURFACE_DEGREE + 1 - i)]
-    basis, _ = np.linalg.qr(np.stack(powers, axis=1))
+    basis = make_surfaces(side, SURFACE_DEGREE)
     values = blocks.reshape(len(blocks), len(image), -1)
     residuals = values - values @ basis @ basis.T
     variances = (residuals**2).sum(axis=(1, 2)) / (len(image) * (side**2 - basis.shape[1]))

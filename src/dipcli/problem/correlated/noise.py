@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from dipcli.problem.noise import FULL_SCALE
+from dipcli.problem.independent.blocks import FULL_SCALE, make_surfaces
 from dipcli.problem.opponent import make_opponent, to_opponent
 
 PATCH_SIDE = 7  # pixels: the covariance is that of such patches
@@ -211,20 +211,12 @@ def _find_flattest(opponent: Tensor, usable: Tensor, shape: BlockShape) -> FlatB
     blocks = blocks[(fraction > 1 - MAX_CLIPPED_FRACTION) & varies]
     if len(blocks) < MIN_BLOCKS:
         return None
-    basis = _make_surfaces(side, degree)
+    basis = torch.from_numpy(make_surfaces(side, degree)).float()
     # The surfaces also take a share of the noise.
     residuals = (blocks - blocks @ basis @ basis.T) / (1 - basis.shape[1] / side**2) ** 0.5
     count = max(MIN_BLOCKS, int(FLATTEST_FRACTION * len(blocks)))
     flattest = (residuals**2).sum(dim=(1, 2)).argsort(stable=True)[:count]
     return FlatBlocks(residuals[flattest].reshape(count, channels, side, side), blocks[flattest, 0].mean(dim=1))
-
-
-def _make_surfaces(side: int, degree: int) -> Tensor:
-    """Return an orthonormal basis of the polynomials of this degree on a square, shape (side^2, terms)."""
-    y, x = torch.meshgrid(*[torch.linspace(-1, 1, side, dtype=torch.float64)] * 2, indexing="ij")
-    powers = [(x**i * y**j).flatten() for i in range(degree + 1) for j in range(degree + 1 - i)]
-    basis: Tensor = torch.linalg.qr(torch.stack(powers, dim=1))[0]
-    return basis.float()
 
 
 def _measure_covariance(residuals: Tensor) -> Tensor:

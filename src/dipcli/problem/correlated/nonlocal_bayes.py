@@ -11,11 +11,14 @@ in each opponent channel. Patches that vary no more than noise become their mean
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from dipcli.problem.correlated.noise import PATCH_SIDE, CorrelatedNoise
+from dipcli.problem.independent.ridge import RidgeStep, choose_starts, find_similar
 from dipcli.problem.opponent import from_opponent, to_opponent
 
 STRIDE = 4  # pixels between reference patches
@@ -34,7 +37,7 @@ JITTER = 1e-6  # of squared units of 0..1: keeps the systems of equations solvab
 def estimate_nonlocal_bayes(image: Tensor, noise: CorrelatedNoise) -> Tensor:
     """Return an estimate of the clean image, shape (C, H, W).
 
-    It takes 6 seconds for 256x256 pixels in colour on one core, and 300 MB.
+    It takes 3 seconds for 256x256 pixels in colour on one core, and 300 MB.
 
     Args:
         image: the noisy one, shape (C, H, W) with H, W of 7 or more, values 0..1.
@@ -45,45 +48,16 @@ def estimate_nonlocal_bayes(image: Tensor, noise: CorrelatedNoise) -> Tensor:
         noise's covariance, as in Lebrun, Colom, Morel, "The noise clinic", IPOL 2015.
     """
     opponent = to_opponent(image)
-    height, width = (side - PATCH_SIDE + 1 for side in image.shape[1:])
-    rows, columns = (torch.tensor([*range(0, last, STRIDE), last]) for last in (height - 1, width - 1))
+    rows, columns = starts = tuple(choose_starts(side - PATCH_SIDE + 1, STRIDE) for side in image.shape[1:])
+    in_corner = math.prod(min(int(places[-1]), SEARCH_REACH) + 1 for places in starts)  # patches in its window
+    step = RidgeStep(PATCH_SIDE, min(SIMILAR_PATCHES, in_corner), STRIDE, 2 * SEARCH_REACH + 1)
     overestimate = (1 - noise.kept_detail) * OVERESTIMATES[0] + noise.kept_detail * OVERESTIMATES[1]
     factors = overestimate * noise.measure_factors(opponent[0])[rows + PATCH_SIDE // 2][:, columns + PATCH_SIDE // 2]
     covariance = noise.covariance.to(image.device)
-    groups = _find_similar(opponent[:1], rows, columns)
+    groups = find_similar(opponent[:1], (rows, columns), step)
     pilot = _filter_groups(opponent, None, groups, factors.flatten(), covariance)
-    groups = _find_similar(pilot, rows, columns)
+    groups = find_similar(pilot, (rows, columns), step)
     return from_opponent(_filter_groups(opponent, pilot, groups, factors.flatten(), covariance))
-
-
-def _find_similar(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Return for each reference patch the numbers of the patches most similar to it, shape (references, K).
-
-    Args:
-        image: in which the patches are compared, shape (C, H, W).
-        rows: first rows of the reference patches.
-        columns: their first columns.
-    """
-    height, width = image.shape[1:]
-    patch_rows, patch_columns = height - PATCH_SIDE + 1, width - PATCH_SIDE + 1
-    shifts = range(-SEARCH_REACH, SEARCH_REACH + 1)
-    offsets = [(y, x) for y in shifts for x in shifts if abs(y) < patch_rows and abs(x) < patch_columns]
-    distances = torch.full((len(offsets), len(rows), len(columns)), torch.inf, device=image.device)
-    rows, columns = rows.to(image.device), columns.to(image.device)
-    for distance, (y, x) in zip(distances, offsets, strict=True):
-        top, bottom, left, right = max(0, -y), min(height, height - y), max(0, -x), min(width, width - x)
-        here, there = image[:, top:bottom, left:right], image[:, top + y : bottom + y, left + x : right + x]
-        squares = functional.avg_pool2d(((here - there) ** 2).sum(dim=0)[None, None], PATCH_SIDE, 1)[0, 0]
-        inside_rows = (rows >= top) & (rows + PATCH_SIDE <= bottom)
-        inside_columns = (columns >= left) & (columns + PATCH_SIDE <= right)
-        distance[inside_rows.nonzero(), inside_columns.nonzero().T] = squares[rows[inside_rows] - top][
-            :, columns[inside_columns] - left
-        ]
-    numbers = torch.tensor([y * patch_columns + x for y, x in offsets], device=image.device)
-    possible = int(torch.isfinite(distances).sum(dim=0).amin())
-    nearest = distances.flatten(1).topk(min(SIMILAR_PATCHES, possible), dim=0, largest=False).indices.T
-    own = (rows[:, None] * patch_columns + columns).flatten()
-    return own[:, None] + numbers[nearest]
 
 
 def _filter_groups(image: Tensor, pilot: Tensor | None, groups: Tensor, factors: Tensor, covariance: Tensor) -> Tensor:

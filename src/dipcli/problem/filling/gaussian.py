@@ -82,7 +82,7 @@ def _estimate_block(
     patches = image.unfold(1, side, 1).unfold(2, side, 1)
     masks = known.unfold(0, side, 1).unfold(1, side, 1)
     complete = masks.flatten(2).all(2)
-    groups = find_similar(image[0], starts, step, ordered=True)
+    groups = find_similar(image[:1], starts, step, ordered=True)
     groups = groups[~complete.flatten()[groups[:, :FILLED]].all(1)]
     sums = image.new_zeros(len(image), complete.numel(), side**2)
     counts = image.new_zeros(complete.numel())

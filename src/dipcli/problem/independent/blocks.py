@@ -27,6 +27,15 @@ def split_blocks(values: NDArray[Any], side: int) -> NDArray[Any]:
     return blocks.transpose(1, 3, 0, 2, 4).reshape(rows * columns, channels * side * side)
 
 
+def make_surfaces(side: int, degree: int) -> NDArray[np.float64]:
+    """Return an orthonormal basis of the polynomials of this degree on a square, shape (side^2, terms)."""
+    import numpy as np
+
+    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j].reshape(2, -1)
+    powers = [x**i * y**j for i in range(degree + 1) for j in range(degree + 1 - i)]
+    return np.linalg.qr(np.stack(powers, axis=1))[0]
+
+
 def find_usable_blocks(image: NDArray[np.float32], known: NDArray[np.bool_] | None, side: int) -> NDArray[np.bool_]:
     """Return for each block whether all of it is known and few of its values are clipped."""
     clipped = (image <= 0) | (image >= 1)

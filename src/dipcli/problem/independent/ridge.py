@@ -124,7 +124,7 @@ def split_into_blocks(
         size: (H, W).
         step: of the estimate. The parts overlap by its window.
     """
-    rows, columns = (_choose_starts(side - step.patch + 1, step.stride) for side in size)
+    rows, columns = (choose_starts(side - step.patch + 1, step.stride) for side in size)
     per_block = BLOCK_SIDE // step.stride
     margin = step.window // 2
     for block_rows in torch.split(rows, per_block):
@@ -142,7 +142,7 @@ def _estimate_block(
     size, side = noisy.shape[1:], step.patch
     positions = [length - side + 1 for length in size]
     shown = (noisy if pilot is None else pilot)[:1]
-    groups = find_similar((blur(shown, step.blur) if step.blur else shown)[0], starts, step)
+    groups = find_similar(blur(shown, step.blur) if step.blur else shown, starts, step)
     sums, weights = [], []
     for channel in range(len(noisy)):
         patches = noisy[channel].unfold(0, side, 1).unfold(1, side, 1)
@@ -187,7 +187,7 @@ def find_similar(image: Tensor, starts: tuple[Tensor, Tensor], step: RidgeStep, 
     """Return the k nearest patches to each patch that starts at these rows and columns.
 
     Args:
-        image: (H, W).
+        image: in which they are compared, shape (C, H, W).
         starts: rows and columns of the first pixels of the patches.
         step: side, k and window.
         ordered: whether the nearest must be first.
@@ -195,7 +195,7 @@ def find_similar(image: Tensor, starts: tuple[Tensor, Tensor], step: RidgeStep, 
     Returns:
         Positions, row times (W - patch + 1) plus column of the first pixel, shape (patches, k).
     """
-    height, width = image.shape
+    height, width = image.shape[1:]
     margin, side = step.window // 2, step.patch
     rows, columns = (start.to(image.device) for start in starts)
     padded = functional.pad(image, (margin,) * 4, value=OUTSIDE)
@@ -203,8 +203,10 @@ def find_similar(image: Tensor, starts: tuple[Tensor, Tensor], step: RidgeStep, 
     sum_columns = _make_box_sums(columns, width, side).to(image)
     distances = image.new_empty(len(rows), step.window, step.window, len(columns))
     for shift in range(step.window):
-        moved = padded[shift : shift + height].unfold(1, width, 1)  # (H, window, W)
-        squares = (moved - image[:, None]).square_()
+        moved = padded[:, shift : shift + height].unfold(2, width, 1)  # (C, H, window, W)
+        squares, *others = (moved - image[:, :, None]).square_()
+        for other in others:
+            squares += other
         over_rows = (sum_rows @ squares.flatten(1)).view(-1, step.window, width)
         distances[:, shift] = over_rows @ sum_columns.T
     distances[:, margin, margin] = -1  # itself
@@ -220,7 +222,7 @@ def _make_box_sums(starts: Tensor, length: int, side: int) -> Tensor:
     return ((offset >= 0) & (offset < side)).float()
 
 
-def _choose_starts(count: int, stride: int) -> Tensor:
+def choose_starts(count: int, stride: int) -> Tensor:
     """Return every stride-th of the positions, and the last."""
     starts = torch.arange(0, count, stride)
     return starts if starts[-1] == count - 1 else torch.cat([starts, torch.tensor([count - 1])])
