@@ -10,19 +10,14 @@ import math
 from collections import deque
 from dataclasses import replace
 from statistics import median
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
 
 from dipcli.errors import DipError
-from dipcli.fitting.optimizers import Adam
+from dipcli.fitting.optimizers import Adam, Optimizer
 from dipcli.fitting.state import Checkpoint, FitState, GuardState, Snapshot
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from dipcli.fitting.optimizers import Optimizer
-    from dipcli.stopping.step import Step
+from dipcli.stopping.step import Step
 
 CHECK_INTERVAL = 10  # iterations between checks of the loss: reading it makes a GPU wait
 COLLAPSE_RATIO = 10**0.5  # a loss this many times the recent one, 5 dB, is a collapse: published

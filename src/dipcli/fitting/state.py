@@ -6,13 +6,12 @@ All are frozen dataclasses of tensors, numbers, strings, None, and tuples, lists
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from dipcli.fitting.results import Run
 from dipcli.stopping.step import Place
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)

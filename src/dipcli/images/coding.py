@@ -16,7 +16,7 @@ from dipcli.errors import DipError, first_line
 from dipcli.images import png
 from dipcli.images.formats import find_writable, formats
 from dipcli.images.image import MIN_SIDE, Image, from_array
-from dipcli.images.raster import METADATA_FIELDS, Raster, check_size
+from dipcli.images.raster import Raster, check_size
 
 
 def read(path: Path, *, missing: bool = False) -> tuple[Image, bytes]:
@@ -88,14 +88,8 @@ def decode(data: bytes, *, missing: bool = False) -> Image:
     profile, remarks = raster.profile, raster.remarks
     if profile and profile[16:20] != (b"GRAY" if len(image.pixels) == 1 else b"RGB "):
         profile, remarks = None, (*remarks, "its colour profile is not for such an image: it is left out")
-    metadata = {name: getattr(raster, name) for name in METADATA_FIELDS} | {"profile": profile}
-    return replace(
-        image,
-        **metadata,
-        alpha=image.alpha if image.alpha is not None and image.alpha.any() else None,
-        remarks=remarks,
-        file=data,
-    )
+    alpha = image.alpha if image.alpha is not None and image.alpha.any() else None
+    return replace(image, **(raster.metadata | {"profile": profile}), alpha=alpha, remarks=remarks, file=data)
 
 
 def check(image: Image, suffix: str) -> None:
@@ -149,8 +143,7 @@ def _to_raster(image: Image) -> Raster:
         return Raster(image.develop(samples), exif=image.exif, xmp=image.xmp).resized((1, 1))
     height, width = samples.shape[:2]
     before = (height, width) if image.samples is None else image.samples.shape
-    metadata = {name: getattr(image, name) for name in METADATA_FIELDS}
-    raster = Raster(samples, **metadata, alpha=image.alpha is not None)
+    raster = Raster(samples, alpha=image.alpha is not None, **image.metadata)
     return raster.resized((width / before[1], height / before[0]))
 
 

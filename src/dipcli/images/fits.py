@@ -70,13 +70,18 @@ def write_planes(path: Path, rasters: Iterator[Raster], _count: int, whole: bool
     files.write(path, _encode(cube, planes[0].fits_header))
 
 
-@contextmanager
-def _open(source: Any) -> Iterator[Any]:
-    """Open a file at its first image."""
+def _import_fits() -> Any:
     try:
         from astropy.io import fits  # noqa: PLC0415 - an extra
     except ImportError:
         raise DipError('FITS files need astropy: pip install "dipcli[fits]".') from None
+    return fits
+
+
+@contextmanager
+def _open(source: Any) -> Iterator[Any]:
+    """Open a file at its first image."""
+    fits = _import_fits()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with fits.open(source, memmap=False) as units:
@@ -100,10 +105,7 @@ def _read_plane(image: Any, number: int) -> Raster:
 
 
 def _encode(samples: NDArray[Any], cards: bytes) -> bytes:
-    try:
-        from astropy.io import fits  # noqa: PLC0415
-    except ImportError:
-        raise DipError('FITS files need astropy: pip install "dipcli[fits]".') from None
+    fits = _import_fits()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         header = fits.Header.fromstring(cards.decode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipcli.errors import DipError
-from dipcli.images.calibration import Tags
 from dipcli.images.ranges import Span, find_span, sample_range
+from dipcli.images.raster import Metadata
 
 MIN_SIDE = 16  # pixels
 MAX_CHANNELS = 256  # an array with more has its axes in another order
@@ -19,7 +18,7 @@ MAX_INTEGER_RANGE = 2**53  # integers that are further apart are not exact in 64
 
 
 @dataclass(frozen=True)
-class Image:
+class Image(Metadata):
     """Pixels as the fit needs them, with the file's sample type and metadata.
 
     Attributes:
@@ -28,15 +27,6 @@ class Image:
         dtype: of the file's samples: integers or floats.
         alpha: transparency, shape (H, W), in the file's dtype; None if there is none.
         span: the sample values that are mapped to 0 and 1; None for the range of the sample type (`images.ranges`).
-        profile: ICC colour profile.
-        exif: EXIF block, its orientation applied and reset.
-        resolution: horizontal and vertical, in pixels per inch.
-        png_colour: the colour chunks of a PNG file.
-        xmp: XMP packet.
-        tags: tags of a TIFF file.
-        fits_header: the cards of a FITS file.
-        develop: turns restored samples into those that are written, of another size, if they are a camera's raw ones.
-        remarks: sentences for the user about what was not read as it is in the file.
         file: the bytes it was read from; None for an image made in memory.
         samples: the file's colours, shape (H, W, C).
         valid: the pixels to fit, shape (H, W): those that are finite and not fully transparent; None for all.
@@ -49,15 +39,6 @@ class Image:
     dtype: np.dtype[Any]
     alpha: NDArray[Any] | None = None
     span: Span | None = None
-    profile: bytes | None = None
-    exif: bytes | None = None
-    resolution: tuple[float, float] | None = None
-    png_colour: bytes = b""
-    xmp: bytes | None = None
-    tags: Tags | None = None
-    fits_header: bytes = b""
-    develop: Callable[[NDArray[Any]], NDArray[Any]] | None = None
-    remarks: tuple[str, ...] = ()
     file: bytes | None = None
     samples: NDArray[Any] | None = None
     valid: NDArray[np.bool_] | None = None

@@ -117,7 +117,7 @@ def make_raster(samples: NDArray[Any], orientation: int, info: Mapping[Any, Any]
     remarks: tuple[str, ...] = ()
     if xmp and GAIN_MAP.search(xmp):  # without the map the packet would be wrong
         xmp, remarks = None, ("its gain map for bright displays is lost, and the XMP that describes it",)
-    return Raster(samples, orientation, profile, block, resolution, xmp=xmp, remarks=remarks)
+    return Raster(samples, orientation, profile=profile, exif=block, resolution=resolution, xmp=xmp, remarks=remarks)
 
 
 def read_size(path: Path) -> tuple[int, int] | None:

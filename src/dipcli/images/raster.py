@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,18 +20,14 @@ MAX_PIXELS = 250_000_000
 MAX_SAMPLES = 4 * MAX_PIXELS  # colours and alpha
 MAX_PIXELS_PER_INCH = 65535
 XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:>|\s*=\s*[\"']))\d")
-# What `Image` has too.
-METADATA_FIELDS = ("profile", "exif", "resolution", "png_colour", "xmp", "tags", "fits_header", "develop")
 TOO_LARGE = f"is larger than the limit of {MAX_PIXELS // 10**6} megapixels: make it smaller first."
 
 
-@dataclass(frozen=True)
-class Raster:
-    """Samples and metadata as a file has them.
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """What a file has beside its samples.
 
     Attributes:
-        samples: shape (H, W) or (H, W, channels).
-        orientation: of the samples, 1 to 8 as in EXIF; any other value means 1.
         profile: ICC colour profile.
         exif: EXIF block.
         resolution: horizontal and vertical, in pixels per inch.
@@ -41,11 +37,8 @@ class Raster:
         fits_header: the cards of a FITS file.
         develop: turns restored samples into those that are written, of another size, if they are a camera's raw ones.
         remarks: sentences for the user about what was not read as it is in the file.
-        alpha: whether the last of 2 or 4 channels is alpha.
     """
 
-    samples: NDArray[Any]
-    orientation: int = 1
     profile: bytes | None = None
     exif: bytes | None = None
     resolution: tuple[float, float] | None = None
@@ -55,6 +48,25 @@ class Raster:
     fits_header: bytes = b""
     develop: Callable[[NDArray[Any]], NDArray[Any]] | None = None
     remarks: tuple[str, ...] = ()
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """All of it by name, without the remarks."""
+        return {field.name: getattr(self, field.name) for field in fields(Metadata) if field.name != "remarks"}
+
+
+@dataclass(frozen=True)
+class Raster(Metadata):
+    """Samples and metadata as a file has them.
+
+    Attributes:
+        samples: shape (H, W) or (H, W, channels).
+        orientation: of the samples, 1 to 8 as in EXIF; any other value means 1.
+        alpha: whether the last of 2 or 4 channels is alpha.
+    """
+
+    samples: NDArray[Any]
+    orientation: int = 1
     alpha: bool = True
 
     def upright(self) -> Raster:

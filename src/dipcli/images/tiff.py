@@ -93,8 +93,8 @@ def read_page(page: Any, size: int, samples: NDArray[Any] | None = None) -> Rast
     profile, xmp = (value if isinstance(value := values.get(code), bytes) else None for code in (ICC_PROFILE, XMP))
     tags = read_tags(page)
     alpha = any(kind in ALPHAS for kind in page.extrasamples)
-    orientation = values.get(ORIENTATION, 1)
-    return Raster(samples, orientation, profile, None, _resolution(tags), xmp=xmp, tags=tags, alpha=alpha)
+    orientation, resolution = values.get(ORIENTATION, 1), _resolution(tags)
+    return Raster(samples, orientation, alpha, profile=profile, resolution=resolution, xmp=xmp, tags=tags)
 
 
 def read_tags(page: Any) -> Tags:

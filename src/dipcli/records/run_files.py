@@ -6,19 +6,15 @@ import sys
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dipcli import files, images
 from dipcli.errors import DipError, UsageError
-from dipcli.images import png
+from dipcli.images import Image, png
 from dipcli.records.job import Job
 from dipcli.records.run_record import FILE_NAME, read_record
 from dipcli.settings.outputs import Outputs
 from dipcli.tasks.baselines.baseline import FOLDER
-
-if TYPE_CHECKING:
-    from dipcli.images import Image
-    from dipcli.tasks.case import Case
+from dipcli.tasks.case import Case
 
 LOG = "log.csv"  # in every run folder
 LOG_START = b"iteration,seconds,loss,lr"  # other programs call their logs log.csv too

@@ -10,25 +10,21 @@ import csv
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from dipcli import files, images
-from dipcli.problem import metrics
+from dipcli.images import Image
+from dipcli.problem import Problem, metrics
 from dipcli.records.run_record import Measures
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from dipcli.images import Image
-    from dipcli.problem import Problem
-    from dipcli.stopping import Verdict
-    from dipcli.stopping.step import Step
-    from dipcli.tasks.case import Case
+from dipcli.stopping import Verdict
+from dipcli.stopping.step import Step
+from dipcli.tasks.case import Case
 
 Row: TypeAlias = dict[str, float | int | str | None]
 

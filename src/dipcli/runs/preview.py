@@ -6,21 +6,17 @@ import math
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
 
+from torch import Tensor
 from torch.nn import functional
 
 from dipcli import files, images
+from dipcli.fitting.state import TilesState
+from dipcli.images import Image
+from dipcli.problem import Problem
 from dipcli.runs.observers import pixels
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dipcli.fitting.state import TilesState
-    from dipcli.images import Image
-    from dipcli.problem import Problem
-    from dipcli.stopping import Verdict
-    from dipcli.stopping.step import Place, Step
+from dipcli.stopping import Verdict
+from dipcli.stopping.step import Place, Step
 
 PREVIEW_SIDE, FRAME_SIDE = 1024, 512  # longest side in pixels
 FIRST_PREVIEW_SECONDS, PREVIEW_INTERVAL_SECONDS = 1.0, 2.0

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from dipcli.fitting.results import Runs
 from dipcli.fitting.rollback import CHECK_INTERVAL
 from dipcli.fitting.tiles import tiling
 from dipcli.runs.observers import NO_TILE
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from dipcli.fitting.results import Runs
-    from dipcli.stopping import Verdict
-    from dipcli.stopping.step import Place, Step
+from dipcli.stopping import Verdict
+from dipcli.stopping.step import Place, Step
 
 VARIANCE_DECAY = 0.99  # of the exponential variance of the outputs
 
