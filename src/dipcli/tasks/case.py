@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dipcli.problem import Problem
+from dipcli.tasks.baselines.baseline import Baseline
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from dipcli.images.image import Image
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Step
-    from dipcli.tasks.baselines.baseline import Baseline
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import typer
 from dipcli.problem import Problem, losses
 from dipcli.problem.noise import FULL_SCALE
 from dipcli.tasks import LossOption, denoise
+from dipcli.tasks.baselines.baseline import Baseline
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import PUBLISHED, Presets, task
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dipcli.images.image import Image
-    from dipcli.tasks.baselines.baseline import Baseline
 
 BALANCED: dict[str, Any] = {**denoise.BALANCED, "reg_noise": 0.02, "warmup": 0, "stop": "auto:patience=50"}
 PRESETS: Presets = {
@@ -81,7 +81,6 @@ def deblur(
     estimate = (blur, measured, max(level, MIN_LEVEL))
 
     def baselines() -> list[Baseline]:
-        from dipcli.tasks.baselines.baseline import Baseline
         from dipcli.tasks.baselines.deblurring import make_baselines
 
         ridge = Baseline("plug-and-play", "plug-and-play", lambda _: problem.finish(PlugAndPlay(*estimate)()).numpy())

@@ -12,6 +12,7 @@ from dipcli.problem import Problem, identity, losses
 from dipcli.problem.noise import FULL_SCALE, Noise, measure_noise
 from dipcli.stopping import Auto
 from dipcli.tasks import LossOption
+from dipcli.tasks.baselines.baseline import Baseline
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import PUBLISHED, Presets, task
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dipcli.images.image import Image
-    from dipcli.tasks.baselines.baseline import Baseline
 
 STRONG_NOISE = 50  # of 255: from here the published input noise is 1/20 instead of 1/30
 MAX_NOISE = 1000  # of 255: nothing is left of the image
@@ -152,7 +152,6 @@ def denoise(
         remarks = make_remarks(pixels, noise, 0.0 if found is None else outliers)
 
     def baselines() -> list[Baseline]:
-        from dipcli.tasks.baselines.baseline import Baseline
         from dipcli.tasks.baselines.denoising import make_baselines
 
         known_level = None if level == "auto" else float(level) / FULL_SCALE

@@ -11,6 +11,7 @@ import typer
 from dipcli.errors import DipError, UsageError
 from dipcli.problem import Problem, losses
 from dipcli.tasks import LossOption, registry
+from dipcli.tasks.baselines.baseline import Baseline
 from dipcli.tasks.case import Case
 from dipcli.tasks.registry import Presets, task
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dipcli.images.image import Image
-    from dipcli.tasks.baselines.baseline import Baseline
 
 Damage = Literal["auto", "text", "hole", "region", "scattered"]
 
@@ -143,7 +143,6 @@ def inpaint(
         companion = FillingCompanion(pixels=image.pixels, known=image.valid)
 
     def baselines() -> list[Baseline]:
-        from dipcli.tasks.baselines.baseline import Baseline
         from dipcli.tasks.baselines.inpainting import make_baselines
 
         methods = make_baselines(image.pixels, marked)

@@ -8,12 +8,11 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from dipcli.cli.progress.fit_progress import GAP, FitProgress
+from dipcli.cli.progress.fit_progress import GAP, FitProgress, ProgressDisplay
 from dipcli.runs.display import Display, Expected, Silent
 from dipcli.text import escape_controls
 
 if TYPE_CHECKING:
-    from dipcli.runs.observers import Row
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Step
 
@@ -22,14 +21,14 @@ DUMB_TERMINALS = ("dumb", "unknown")  # values of TERM: the cursor cannot be mov
 BOLD, RESET = "\x1b[1m", "\x1b[0m"
 
 
-class Lines(Display):
+class Lines(ProgressDisplay):
     """One plain line every few seconds, for pipes, logs and cron.
 
     There are no control characters unless FORCE_COLOR is set (and NO_COLOR is not): then the title is bold.
     """
 
     def __init__(self) -> None:
-        self.failed = 0
+        super().__init__()
         coloured = os.environ.get("FORCE_COLOR") and not os.environ.get("NO_COLOR")
         self.bold, self.reset = (BOLD, RESET) if coloured else ("", "")
 
@@ -47,14 +46,6 @@ class Lines(Display):
             self.written_at = perf_counter()
             failed = f"{self.failed} failed{GAP}" if self.failed else ""
             self._write(f"{self.bold}{escape_controls(self.title)}:{self.reset} {failed}{self.progress.line()}")
-
-    def show_row(self, row: Row) -> None:
-        """Keep the metrics for the next line."""
-        self.progress.update_row(row)
-
-    def show_failures(self, failed: int) -> None:
-        """Keep the number of failed images for the next line."""
-        self.failed = failed
 
     def note(self, text: str) -> None:
         """Write a line at once."""

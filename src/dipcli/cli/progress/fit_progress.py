@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from dipcli.cli.progress.sparkline import Curve
-from dipcli.runs.display import Expected, format_row
+from dipcli.runs.display import Display, Expected, format_row
 from dipcli.text import escape_controls, format_clock
 
 if TYPE_CHECKING:
@@ -17,6 +17,21 @@ if TYPE_CHECKING:
 
 GAP = "  "  # between two parts of a line
 RECENT_ITERATIONS = 10  # the age of the best iteration is shown from here on
+
+
+class ProgressDisplay(Display):
+    """A display of the progress of a fit, and of the number of images that have failed so far."""
+
+    def __init__(self) -> None:
+        self.title, self.progress, self.failed = "", FitProgress(Expected()), 0
+
+    def show_row(self, row: Row) -> None:
+        """Keep the metrics, to be shown next."""
+        self.progress.update_row(row)
+
+    def show_failures(self, failed: int) -> None:
+        """Keep the number of failed images, to be shown next."""
+        self.failed = failed
 
 
 class FitProgress:

@@ -16,13 +16,12 @@ from rich.progress_bar import ProgressBar
 from rich.segment import ControlType, Segment
 from rich.text import Text
 
-from dipcli.cli.progress.fit_progress import GAP, FitProgress
+from dipcli.cli.progress.fit_progress import GAP, FitProgress, ProgressDisplay
 from dipcli.cli.progress.sparkline import sparkline
-from dipcli.runs.display import Display, Expected, format_row
+from dipcli.runs.display import Expected, format_row
 from dipcli.text import escape_controls
 
 if TYPE_CHECKING:
-    from dipcli.runs.observers import Row
     from dipcli.stopping import Verdict
     from dipcli.stopping.step import Step
 
@@ -32,7 +31,7 @@ MIN_TITLE_CELLS, MIN_BAR_CELLS, MAX_BAR_CELLS, MAX_CURVE_CELLS = 12, 8, 28, 24
 NO_WRAP, WRAP = (Segment(code, None, [(ControlType.CARRIAGE_RETURN,)]) for code in ("\x1b[?7l", "\x1b[?7h"))
 
 
-class Terminal(Display):
+class Terminal(ProgressDisplay):
     """A live display: title and progress, then the metrics, then the state of the stopping rule.
 
     It is on the terminal only during a fit. Everything written to standard error meanwhile appears above it.
@@ -42,7 +41,7 @@ class Terminal(Display):
         stream = cast("TextIO", _LenientStream(sys.stderr))
         # `displays.choose` has seen that this is a terminal; FORCE_COLOR and NO_COLOR are about colours.
         self.console = Console(file=stream, highlight=False, emoji=False, force_terminal=True, legacy_windows=False)
-        self.title, self.progress, self.failed = "", FitProgress(Expected()), 0
+        super().__init__()
 
     @contextmanager
     def watching(self, title: str, expected: Expected) -> Iterator[None]:
@@ -59,14 +58,6 @@ class Terminal(Display):
         self.progress.update(step, verdict)
         if step.event:
             self.note(f"iteration {step.number}: {step.event}")
-
-    def show_row(self, row: Row) -> None:
-        """Show these metrics from the next frame on."""
-        self.progress.update_row(row)
-
-    def show_failures(self, failed: int) -> None:
-        """Show the number of failed images from the next frame on."""
-        self.failed = failed
 
     def note(self, text: str) -> None:
         """Print above the display. Lines break between words; a command or a path stays whole, to be copied."""
