@@ -223,7 +223,7 @@ def _map_samples(image: Image, left_out: NDArray[np.bool_] | None = None) -> Ima
         hidden = np.broadcast_to(~visible[..., None], samples.shape)
         known = hidden if known is None else known | hidden
     if valid is not None:
-        pixels = _fill_from_nearest(pixels, valid)
+        pixels = fill_from_nearest(pixels, valid)
         if known is not None:
             kept = (
                 np.isfinite(samples).all(axis=2) if left_out is None else np.isfinite(samples).all(axis=2) & ~left_out
@@ -232,7 +232,7 @@ def _map_samples(image: Image, left_out: NDArray[np.bool_] | None = None) -> Ima
     return replace(image, pixels=pixels, known=known)
 
 
-def _fill_from_nearest(pixels: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+def fill_from_nearest(pixels: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Give each pixel, (C, H, W), that is not valid the values of the nearest that is."""
     from scipy.ndimage import distance_transform_edt  # noqa: PLC0415 - half a second of SciPy
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import convolve, distance_transform_edt, gaussian_filter
+from scipy.ndimage import convolve, gaussian_filter
 
+from dipcli.images.image import fill_from_nearest
 from dipcli.problem.windows import surround
 
 if TYPE_CHECKING:
@@ -98,6 +99,5 @@ def fill_unknown(pixels: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArr
     filled: NDArray[np.float32] = np.where(known, pixels, means).astype(np.float32)
     isolated = ~known & (total_weight == 0)
     if isolated.any():
-        rows, columns = distance_transform_edt(~known, return_distances=False, return_indices=True)
-        filled[:, isolated] = pixels[:, rows[isolated], columns[isolated]]
+        filled[:, isolated] = fill_from_nearest(pixels, known)[:, isolated]
     return filled

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from dipcli.errors import DipError, UsageError, first_line
 from dipcli.images.formats import formats
+from dipcli.problem.operators import GAUSSIAN_REACH_IN_SIGMAS
 
-GAUSSIAN_REACH_IN_SIGMAS = 4  # the mass beyond, 6e-5, is less than a 60th of an 8-bit grey level of 255
 NEGLIGIBLE = 1e-9  # part of the light: rounding
 EXAMPLES = "name an image of the kernel, or write gaussian:1.5 (sigma in pixels) or motion:9:30 (pixels, degrees)"
 
