@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import typer.testing
+from forks import Fork
 from typer.testing import CliRunner, Result
 
 from dipcli.tasks.registry import tasks
@@ -45,19 +44,11 @@ class Dip:
         return self(*arguments, *tiny, *([] if report else ["--no-report"]), stdin=stdin)
 
 
-def start(*arguments: object, patch: str = "") -> subprocess.Popen[str]:
-    code = f"import torch; torch.set_num_threads(1); {patch}\nfrom dipcli.cli.app import main; main()"
-    tiny = ["--network", TINY, "--input", "noise", "--input-depth", "4"]
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments), *tiny],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def start(*arguments: object, code: str = "") -> Fork:
+    return Fork(*arguments, "--network", TINY, "--input", "noise", "--input-depth", 4, "--fusion", "none", code=code)
 
 
-def wait_for(ready: object, process: subprocess.Popen[str]) -> None:
+def wait_for(ready: Callable[[], object], process: Fork) -> None:
     deadline = time.monotonic() + 60
     while not ready():
         assert process.poll() is None, process.communicate()[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from samples import noisy, scene
 
 from dipcli.cli.app import app
 from dipcli.fitting.passes import lockstep
+
+# Bytecode is kept, whatever the environment says: compiling `dipcli` and the tests takes every process a second.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # How long to look for what breaks; HYPOTHESIS_PROFILE=ci or nightly looks longer.
 hypothesis.settings.register_profile("quick", max_examples=15, deadline=None)

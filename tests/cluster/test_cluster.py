@@ -54,6 +54,7 @@ if "--multiprocessing-fork" in sys.orig_argv:
 def call(folder: Path, *arguments: object, iterations: int) -> subprocess.Popen[str]:
     """Start `dip denoise in ...` in this folder, in a session of its own, as from a terminal."""
     tiny = ["--network", TINY, "--input", "noise", "--input-depth", "4", "--threads", "1"]
+    tiny += ["--fusion", "none", "--no-report"]
     return subprocess.Popen(
         [sys.executable, "-m", "dipcli", "denoise", "in", *map(str, arguments), "--iters", str(iterations), *tiny],
         cwd=folder,
@@ -139,7 +140,7 @@ def test_none_is_lost_none_is_restored_twice_and_all_have_the_bits_of_a_plain_ca
     (tmp_path / "in/crash.png").rename(tmp_path / "in/sound.png")
     monkeypatch.chdir(tmp_path)
     plain = ("denoise", "in", "--threads", 1)
-    again = dip.quick(*plain, "-o", "out", "--scheduler", "local:2", iterations=30)
+    again = dip.quick(*plain, "-o", "out", "--scheduler", "local:1", iterations=30)
     assert again.exit_code == 0, again.stderr
     assert f"1 restored, 0 failed, {restored} skipped" in again.stderr
     assert before.items() <= read_files(tmp_path / "out").items(), "finished images are not restored again"
@@ -258,7 +259,7 @@ def test_the_images_of_a_lost_worker_are_restored_together_by_another(
 ) -> None:
     for number in range(6):
         draw(tmp_path / f"in/{number}.png", number)
-    process = call(tmp_path, "-o", "out", "--scheduler", "local:2", "--batch-size", "3", "--json", iterations=400)
+    process = call(tmp_path, "-o", "out", "--scheduler", "local:2", "--batch-size", "3", "--json", iterations=200)
     started.append(process)
     wait_until(lambda: len(list(tmp_path.glob("out/*.dip/log.csv"))) == 6)
     assert len(worker_processes(process)) == 2, "three images in each"

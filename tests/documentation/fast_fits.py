@@ -3,8 +3,8 @@
 Every command is parsed, checked, planned, fitted and written as usual. After a task has made and checked its settings,
 iterations and warm-up are capped and the time budget is cut; a network chosen by name gets fewer channels per level;
 the companion has one stage of few patches, or is where it would start. Some functions are patched for this:
-`Task.settings`, `Settings.rule`, `networks.architecture`, `companion.choose_stages`, `filling.gaussian.STEPS`
-and `iterate_ridge`.
+`Task.settings`, `Settings.rule`, `networks.architecture`, `companion.choose_stages`, `filling.gaussian.STEPS`,
+`iterate_ridge` and `PlugAndPlay._estimate`.
 """
 
 from __future__ import annotations
@@ -85,6 +85,11 @@ def skip_iterations(_iterate_ridge: Callable[..., Any]) -> Callable[..., Any]:
     return lambda start, *_arguments: start
 
 
+def skip_estimate(_estimate: Callable[..., Any]) -> Callable[..., Any]:
+    """Replace `PlugAndPlay._estimate` by a function that returns where it would start."""
+    return lambda _self, start, _weight: start
+
+
 # By module: the object that holds the function, the function's name, and its wrapper.
 PATCHES: dict[str, Callable[[ModuleType], tuple[Any, str, Callable[..., Any]]]] = {
     "dipcli.tasks.registry": lambda module: (module.Task, "settings", cap_iterations),
@@ -94,6 +99,7 @@ PATCHES: dict[str, Callable[[ModuleType], tuple[Any, str, Callable[..., Any]]]] 
     "dipcli.settings.outputs": lambda module: (module.Outputs, "check_end", lambda _check: lambda *_: None),
     "dipcli.problem.consistent.compressed": lambda module: (module, "iterate_ridge", skip_iterations),
     "dipcli.problem.consistent.enlarged": lambda module: (module, "iterate_ridge", skip_iterations),
+    "dipcli.problem.blur.estimates": lambda module: (module.PlugAndPlay, "_estimate", skip_estimate),
     "dipcli.networks.build": lambda module: (module, "architecture", cap_channels),
 }
 

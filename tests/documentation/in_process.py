@@ -20,13 +20,19 @@ class Capture(io.TextIOWrapper):
     def __init__(self) -> None:
         super().__init__(io.BytesIO(), encoding="utf-8")
 
-    def text(self) -> str:
+    def content(self) -> bytes:
         """Return everything written so far."""
         self.flush()
-        return self.buffer.getvalue().decode()  # type: ignore[attr-defined,no-any-return]
+        return self.buffer.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
 def call(words: list[str]) -> tuple[int, str, str]:
+    """Run a command; returns exit code, standard output and standard error."""
+    code, out, err = call_with_bytes(words)
+    return code, out.decode(), err.decode()
+
+
+def call_with_bytes(words: list[str]) -> tuple[int, bytes, bytes]:
     """Run a command; returns exit code, standard output and standard error."""
     out, err = Capture(), Capture()
     argv, path, modules, declared = sys.argv, sys.path[:], set(sys.modules), registry.tasks()
@@ -54,7 +60,7 @@ def call(words: list[str]) -> tuple[int, str, str]:
                 del sys.modules[name]  # the next script may have another module of that name
         registry.DECLARED.clear()
         registry.DECLARED.update(declared)
-    return code, out.text(), err.text()
+    return code, out.content(), err.content()
 
 
 def in_process(run: Callable[..., Any]) -> Callable[..., Any]:

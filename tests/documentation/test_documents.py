@@ -2,9 +2,9 @@
 
 A command runs in a folder of its own with the images, masks and folders that it names (`scratch_folder.py`). Plain
 lines of `dip`, scripts of the repository and the processes that these start run in this process (`in_process.py`).
-Lines that need a shell get one, with `dip` on the PATH. Two things make it fast: fits have few iterations and narrow
-networks, in every process (`fast_fits.py`), and the options of a benchmark are repeated with smaller values
-(`SMALLER_VALUES`).
+Lines that need a shell get one; the `dip` on its PATH hands its arguments to this process (`shell.py`), and
+`.venv/bin/dip` is the real one. Two things make it fast: fits have few iterations and narrow networks, in every process
+(`fast_fits.py`), and the options of a benchmark are repeated with smaller values (`SMALLER_VALUES`).
 
 By default the first line of each task and all Python run; shells, scripts and the other lines are marked slow.
 """
@@ -30,6 +30,7 @@ from documentation import scratch_folder
 from documentation.fast_fits import fast_fits
 from documentation.in_process import Capture, call, in_process
 from documentation.pages import DOCUMENTS, ROOT, Snippet, anchors, links, options, snippets
+from documentation.shell import run_in_shell
 
 from dipcli.runs.interrupt import Interrupt
 from dipcli.tasks import registry
@@ -98,7 +99,8 @@ SMALLER_VALUES: dict[str, dict[str, tuple[str | None, Callable[[str], str]]]] = 
         "--all-rules": (None, lambda _: "6"),
     },
     "scale.py": {
-        "--ways": ("one,local:2", lambda _: "one,local:2"),
+        "--ways": ("one,batch", lambda ways: "one,local:1" if ways.endswith(",local") else "one,batch"),
+        "--images": ("10000", str),
         "--count": (None, divided(8, 2)),
         "--side": (None, divided(2, 32)),
         "--iterations": (None, divided(20, 3)),
@@ -329,10 +331,8 @@ def _run_in_shell(text: str, folder: Path) -> None:
     if ".venv/bin/pre-commit" in text:
         subprocess.run(["git", "init", "-q"], check=True)
         shutil.copy(ROOT / ".pre-commit-config.yaml", folder)
-    process = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", f"{text}\nexit $?"], capture_output=True, text=True, check=False
-    )
-    assert process.returncode == 0, process.stderr or process.stdout
+    code, out, err = run_in_shell(["bash", "-euo", "pipefail", "-c", f"{text}\nexit $?"])
+    assert code == 0, err or out
     for path in re.findall(r">\s*(\S+)", text):
         assert Path(path).stat().st_size
     if "-o" not in text and "dip denoise" in text:

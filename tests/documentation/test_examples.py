@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import torch
 from documentation.fast_fits import fast_fits
 from documentation.in_process import call
+from documentation.shell import run_in_shell
 from samples import noisy, scene
 
 from dipcli.tasks import registry
@@ -127,15 +127,11 @@ def test_settled_stops_where_the_average_no_longer_changes(monkeypatch: pytest.M
 )
 def test_shell_examples(tmp_path: Path, script: str, options: list[str], output: str) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    process = subprocess.run(
-        ["bash", str(EXAMPLES / script), "--iters", "3", "-q", *options],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "PATH": path},
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.startswith(output.format(tmp_path))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "PATH": path}
+    with fast_fits():
+        code, out, err = run_in_shell(["bash", str(EXAMPLES / script), "--iters", "3", "-q", *options], environment)
+    assert code == 0, err
+    assert out.startswith(output.format(tmp_path))
 
 
 def test_ablation_draws_a_sheet(tmp_path: Path) -> None:

@@ -106,11 +106,11 @@ def test_measuring_leaves_problem_and_random_state_unchanged() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "preset"), [(160, "fast"), (320, "balanced"), (96, "paper")])
+@pytest.mark.parametrize(("size", "preset"), [(160, "fast"), (256, "balanced"), (96, "paper")])
 def test_the_estimate_is_not_below_the_measured_peak(tmp_path: Path, size: int, preset: str) -> None:
     iio.imwrite(tmp_path / "noisy.png", noisy(scene(size, size)))
     command = [sys.executable, "-m", "dipcli", "denoise", tmp_path / "noisy.png", "--preset", preset]
-    command += ["--iters", "11", "--threads", "1", "--json", "-q", "--no-run-dir", "--warmup", "3"]
+    command += ["--iters", "5", "--threads", "1", "--json", "-q", "--no-run-dir", "--warmup", "3"]
     told = json.loads(subprocess.run(command, capture_output=True, check=True, env=os.environ).stdout)
     assert told["peak_memory_bytes"] <= told["estimate"]["memory_bytes"] < 2 * told["peak_memory_bytes"]
 

@@ -72,27 +72,22 @@ slow = pytest.mark.slow
     [
         ("none", "net", 100),
         ("holdout:fraction=0.1", "net,input", 103),
-        pytest.param("none", "net,input", 100, marks=slow),
-        pytest.param("none", "net", 103, marks=slow),
+        # With those above, every pair of values.
         pytest.param("none", "net,input", 103, marks=slow),
         pytest.param("holdout:fraction=0.1", "net", 100, marks=slow),
-        pytest.param("holdout:fraction=0.1", "net,input", 100, marks=slow),
-        pytest.param("holdout:fraction=0.1", "net", 103, marks=slow),
-        pytest.param("emv", "net", 100, marks=slow),
-        pytest.param("emv", "net,input", 100, marks=slow),
         pytest.param("emv", "net", 103, marks=slow),
-        pytest.param("emv", "net,input", 103, marks=slow),
+        pytest.param("emv", "net,input", 100, marks=slow),
     ],
 )
 def test_a_fit_that_collapses_is_rolled_back_and_recovers(
     monkeypatch: pytest.MonkeyPatch, stop: str, optimize: str, spike: int
 ) -> None:
     monkeypatch.setattr(optimizers, "Adam", make_spiking_adam(*range(spike, spike + 12)))
-    result, steps, _ = fit_and_record(replace(PLAIN, iterations=250, reg_noise=0.03, stop=stop, optimize=optimize))
-    assert [step.number for step in steps] == list(range(1, 251)), "lost iterations count"
+    result, steps, _ = fit_and_record(replace(PLAIN, iterations=180, reg_noise=0.03, stop=stop, optimize=optimize))
+    assert [step.number for step in steps] == list(range(1, 181)), "lost iterations count"
     assert [step.number for step in steps if step.event] == [120]
     assert result.events == ("iteration 120: the fit collapsed: back to iteration 90, half the step",)
-    assert [steps[n].rate for n in (0, 119, 120, 249)] == [0.01, 0.01, 0.005, 0.005]
+    assert [steps[n].rate for n in (0, 119, 120, 179)] == [0.01, 0.01, 0.005, 0.005]
     assert float(steps[119].loss) > 3 * float(steps[89].loss), "it was a collapse"
     clean = torch.from_numpy(scene(24, 20)).permute(2, 0, 1) / 255
     noise = float(squared_error(denoising().measured, clean))
@@ -218,8 +213,8 @@ def test_a_collapse_is_a_high_loss_at_two_checks_or_one_not_finite(losses: list[
     [
         (0.3, 0.03, 100),
         pytest.param(0.3, 0.03, 400, marks=slow),
-        pytest.param(0.03, 0.03, 400, marks=slow),
-        pytest.param(0.0, 0.01, 400, marks=slow),
+        pytest.param(0.03, 0.03, 200, marks=slow),
+        pytest.param(0.0, 0.01, 200, marks=slow),
     ],
 )
 def test_a_sound_fit_is_left_alone(

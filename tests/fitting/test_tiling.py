@@ -491,7 +491,7 @@ def test_flash_in_tiles(dip: Dip, large_png: Path, tmp_path: Path) -> None:
 def test_tiles_are_refused_if_the_measurement_cannot_be_cut(dip: Dip, large_png: Path) -> None:
     jpeg = large_png.with_suffix(".jpg")
     iio.imwrite(jpeg, scene(200, 240))
-    rest = ("--network", NETWORK, "--iters", 2)
+    rest = ("--network", NETWORK, "--iters", 2, "--fusion", "none")
     tiled = dip("dejpeg", jpeg, *rest, "--tile", 128)
     assert tiled.exit_code == 2
     assert "--tile" in tiled.stderr

@@ -9,7 +9,6 @@ import pickle
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import is_dataclass, replace
@@ -21,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import TINY, Dip
+from forks import Fork
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -159,7 +159,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         ("denoise", "--stop", "holdout", "--fusion", "auto"),
         ("denoise", "--runs", 2, "--uncertainty", "{}.doubt.png", "--reference", "truth.png"),
         ("superres", "--scale", 2),
-        ("impedance", "--runs", 1),
+        ("impedance", "--runs", 1, "--size", 32),
     ],
     ids=lambda arguments: " ".join(map(str, arguments)),
 )
@@ -270,20 +270,18 @@ def test_a_folder_goes_on_with_what_was_cut_short(
     assert json.loads((tmp_path / "parts/a.dip/run.json").read_text())["iterations"] == 36
 
 
-def process(*arguments: object, cwd: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "dipcli", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+TINY_FIT = ("--network", TINY, "--input-depth", 4, "--input", "noise", "--threads", 1, "--fusion", "none")
 
 
 def run(*arguments: object, cwd: Path) -> None:
-    _, said = (running := process(*arguments, cwd=cwd)).communicate()
+    _, said = (running := Fork(*arguments, folder=cwd)).communicate()
     assert running.returncode == 0, said
 
 
 @slow
 def test_killed_at_random_moments_and_resumed_each_time_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     iio.imwrite(tmp_path / "noisy.png", noisy(scene(48, 64)))
-    options = ("--network", TINY, "--input-depth", 4, "--input", "noise", "--threads", 1, "--iters", 150 * KILLS)
+    options = (*TINY_FIT, "--iters", 60 * KILLS)
     run("denoise", "noisy.png", "-o", "whole.png", *options, cwd=tmp_path)
     parts, chance = tmp_path / "parts.dip", np.random.default_rng(0)
     killed = 0
@@ -291,9 +289,9 @@ def test_killed_at_random_moments_and_resumed_each_time_it_ends_with_the_same_bi
         resumable = (parts / "checkpoint.pt").exists()
         begin = ("resume", parts) if resumable else ("denoise", "noisy.png", "-o", "parts.png", *options)
         more = () if resumable else ("--checkpoint-every", "0.05s")
-        running = process(*begin, *more, cwd=tmp_path)
+        running = Fork(*begin, *more, folder=tmp_path)
         if killed < KILLS:
-            time.sleep(chance.uniform(1.5, 4.5))
+            time.sleep(chance.uniform(0.2, 1.6))
             if running.poll() is None:
                 running.send_signal(signal.SIGKILL)
                 killed += 1
@@ -306,22 +304,22 @@ def test_killed_at_random_moments_and_resumed_each_time_it_ends_with_the_same_bi
     assert killed
     assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "parts.png").read_bytes()
     assert rows(tmp_path / "whole.dip/log.csv") == rows(parts / "log.csv")
-    assert json.loads((parts / "run.json").read_text())["iterations"] == 150 * KILLS
+    assert json.loads((parts / "run.json").read_text())["iterations"] == 60 * KILLS
     assert not list(tmp_path.rglob("*.tmp"))
 
 
 @slow
 def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path) -> None:
     iio.imwrite(tmp_path / "noisy.png", noisy(scene(48, 64)))
-    options = ("--network", TINY, "--input-depth", 4, "--input", "noise", "--threads", 1, "--iters", 400)
+    options = (*TINY_FIT, "--iters", 150)
     run("denoise", "noisy.png", "-o", "whole.png", *options, cwd=tmp_path)
-    running = process("denoise", "noisy.png", "-o", "some parts.png", *options, cwd=tmp_path)
+    running = Fork("denoise", "noisy.png", "-o", "some parts.png", *options, folder=tmp_path)
     while not (tmp_path / "some parts.dip/log.csv").exists():
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate()
     assert running.returncode == 130
-    assert "dip resume 'some parts.dip'" in said.decode()
+    assert "dip resume 'some parts.dip'" in said
     assert iio.imread(tmp_path / "some parts.png").shape == (48, 64, 3)
     run("resume", "some parts.dip", cwd=tmp_path)
     assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "some parts.png").read_bytes()

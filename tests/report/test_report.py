@@ -564,7 +564,7 @@ def test_runs_and_tiles_of_real_runs_are_on_the_page(tmp_path: Path) -> None:
     loss = build_charts(read_run_folder(run))[0]
     assert [(curve.label, curve.kept, curve.style) for curve in loss.curves] == [("run 1", 3, 0), ("run 2", 3, 1)]
     iio.imwrite(tmp_path / "noisy.png", noisy(scene(130, 200)))
-    assert_tiles_are_placed(restore(tmp_path, "--tile", 128, *options), 200, 130)
+    assert_tiles_are_placed(restore(tmp_path, "--tile", 128, "--warmup", 0, *options), 200, 130)
 
 
 def run_with_log(rows: list[dict[str, float | None]], **fields: Any) -> RunFolder:

@@ -19,6 +19,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 from command_line import TINY, Dip, start, wait_for
+from forks import Fork
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import noisy, scene
@@ -529,19 +530,13 @@ def test_a_disk_that_fills_up_during_the_fit_keeps_earlier_results(
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 def test_a_file_size_limit_is_found_before_the_fit(tmp_path: Path) -> None:
     """The same as a full disk for who writes: the system refuses to take more."""
-    import resource
-
     source = tmp_path / "a.png"
     iio.imwrite(source, noisy(scene(64, 64)))
-    result = subprocess.run(
-        [sys.executable, "-m", "dipcli", "denoise", source, *map(str, QUICK)],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
-        check=False,
-    )
-    assert result.returncode == 1
-    assert result.stderr == (f"dip: Cannot write to {tmp_path}: File too large. Make room, or choose another place.\n")
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
+    process = Fork("denoise", source, *QUICK, code=limited)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert stderr == f"dip: Cannot write to {tmp_path}: File too large. Make room, or choose another place.\n"
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
@@ -655,7 +650,7 @@ def test_a_read_only_folder_is_not_changed(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def at_work(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def at_work(tmp_path: Path) -> Iterator[Fork]:
     """A run that is under way, to tmp_path/out.png."""
     output = tmp_path / "out.png"
     process = start("denoise", draw(tmp_path / "a.png"), "-o", output, "--iters", 10**6, "--log-every", 1)
@@ -668,7 +663,7 @@ def at_work(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
-def test_two_runs_do_not_write_to_one_output(dip: Dip, tmp_path: Path, at_work: subprocess.Popen[str]) -> None:
+def test_two_runs_do_not_write_to_one_output(dip: Dip, tmp_path: Path, at_work: Fork) -> None:
     other, output = draw(tmp_path / "in/b.png", 5), tmp_path / "out.png"
     log = (tmp_path / "out.dip/log.csv").read_text()
     for more in ([], ["--no-run-dir"], ["--run-dir", tmp_path / "other"], ["--overwrite"]):
@@ -693,7 +688,7 @@ def test_two_runs_do_not_write_to_one_output(dip: Dip, tmp_path: Path, at_work: 
 
 
 @pytest.mark.slow
-def test_stale_locks_of_a_killed_run_are_ignored(dip: Dip, tmp_path: Path, at_work: subprocess.Popen[str]) -> None:
+def test_stale_locks_of_a_killed_run_are_ignored(dip: Dip, tmp_path: Path, at_work: Fork) -> None:
     at_work.kill()
     at_work.communicate()
     for lock in (tmp_path / ".out.png.dip-lock", tmp_path / "out.dip/.dip-lock"):

@@ -230,14 +230,11 @@ def test_interrupted_images_are_resumed_together(folder: Path, tmp_path: Path) -
 def test_a_second_signal_stops_immediately(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     slow = "from dipcli.runs.results import Results; Results.write_image = lambda *_: __import__('time').sleep(60)"
-    process = start("denoise", folder, "-o", out, "--iters", 10**6, "--batch-size", 5, "--log-every", 1, patch=slow)
+    process = start("denoise", folder, "-o", out, "--iters", 10**6, "--batch-size", 5, "--log-every", 1, code=slow)
     log = out / "4.dip/log.csv"
     wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 3, process)
     process.send_signal(signal.SIGINT)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "again to stop immediately" in line:
-            break
+    wait_for(lambda: "again to stop immediately" in process.err.read_text(), process)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 130

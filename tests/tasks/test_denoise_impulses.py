@@ -45,7 +45,7 @@ def test_black_lines_of_the_image_are_no_impulses() -> None:
 
 
 def test_the_other_pixels_come_back_if_they_have_no_noise() -> None:
-    damaged, hit = add_impulses(scene(96, 96).clip(8, 247), 0.1)
+    damaged, hit = add_impulses(scene(64, 64).clip(8, 247), 0.1)
     case = pose(damaged)
     restored = case.image.with_pixels(case.problem.finish(case.problem.visible_companion()).numpy(), case.known).array()
     changed = (restored != damaged).any(axis=2)
@@ -54,7 +54,7 @@ def test_the_other_pixels_come_back_if_they_have_no_noise() -> None:
 
 
 def test_the_noise_of_the_other_pixels_is_removed() -> None:
-    clean = scene(128, 128).clip(60, 190)
+    clean = scene(96, 96).clip(60, 190)
     noisy = clean + np.random.default_rng(1).normal(0, 15, clean.shape)
     damaged, _ = add_impulses(noisy.clip(1, 254), 0.1)
     case = pose(damaged)

@@ -176,16 +176,16 @@ def test_known_pixels_come_back_bit_for_bit(array: np.ndarray, tmp_path: Path) -
     assert not np.array_equal(restored[~known][changed], array[~known][changed])
 
 
-@given(st.integers(16, 40), st.integers(16, 40), st.integers(0, 2**32 - 1))
-@hypothesis_settings(max_examples=10, deadline=None)
-def test_values_under_the_mask_have_no_influence(height: int, width: int, seed: int) -> None:
+@given(st.integers(16, 24), st.integers(16, 24), st.integers(0, 2**32 - 1), st.sampled_from(["none", "auto"]))
+@hypothesis_settings(max_examples=8, deadline=None)
+def test_values_under_the_mask_have_no_influence(height: int, width: int, seed: int, fusion: str) -> None:
     from dipcli import inpaint as restore
 
     generator = np.random.default_rng(seed)
     image, mask = scene(height, width), generator.random((height, width)) < 0.3
     mask[0, 0], mask[0, 1] = True, False
     other = np.where(mask[..., None], generator.integers(0, 256, image.shape), image).astype(np.uint8)
-    options = {"iterations": 2, "network": TINY, "input_depth": 4, "progress": False}
+    options = {"iterations": 2, "network": TINY, "input_depth": 4, "fusion": fusion, "progress": False}
     first, second = (restore(values, mask=mask, **options).image for values in (image, other))
     assert np.array_equal(first, second)
     assert np.array_equal(first[~mask], image[~mask])

@@ -206,7 +206,7 @@ def test_the_result_shrinks_to_the_input_and_is_nearer_to_the_clean_image_than_b
 @pytest.mark.slow
 @pytest.mark.parametrize("tile", [128, "none"])
 def test_the_companion_is_used_in_tiles_too(tile: int | str) -> None:
-    own = {"iterations": 2, "network": TINY, "tile": tile}
+    own = {"iterations": 2, "network": TINY, "tile": tile, "warmup": 0}
     case, chosen = TASK.case(make_image(40, 80), "fast", {"scale": 2}, own)
     result = solve(prepare(case.problem, chosen))
     assert result.share == FIT_SHARE
@@ -219,7 +219,7 @@ def test_the_fast_preset_is_better_than_bicubic_in_a_given_time_too() -> None:
 
     options = {"simulate": True, "scale": 2, "kernel": "bicubic", "preset": "fast", "threads": 1, "progress": False}
     bicubic = superres(from_array(NATURAL), 2, "bicubic", simulate=True).baseline_images["bicubic"]
-    result = dipcli.superres(NATURAL, time="15s", runs=1, uncertainty=True, **options)
+    result = dipcli.superres(NATURAL, time="6s", runs=1, uncertainty=True, **options)
     truth = from_array(NATURAL).pixels
     assert psnr(from_array(result.image).pixels, truth) > psnr(bicubic, truth) + 0.5
     assert result.fusion == FIT_SHARE
