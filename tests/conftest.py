@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from dipcli.fitting.passes import lockstep
 # Bytecode is kept, whatever the environment says: compiling `dipcli` and the tests takes every process a second.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# A shell starts what runs in the background with Ctrl-C ignored; tests and their processes handle it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long to look for what breaks; HYPOTHESIS_PROFILE=ci or nightly looks longer.
 hypothesis.settings.register_profile("quick", max_examples=15, deadline=None)

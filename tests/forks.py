@@ -92,7 +92,6 @@ def _run(words: list[str], code: str, folder: Path, streams: tuple[str, ...], va
     os.environ.clear()
     os.environ.update(variables)
     sys.argv = words
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where these tests run in the background
     import torch
 
     torch.set_num_threads(1)
