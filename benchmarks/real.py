@@ -13,6 +13,8 @@ denoise/, of which the middle is used, --side pixels square. The made noise:
     jpeg75-25     Gaussian of sigma 25, clipped, JPEG of quality 75
     grain12       one channel of Gaussian noise, smoothed by 1 pixel, sigma 12, strongest at middle grey
     scan8         image smoothed by 0.6 pixels, Gaussian noise smoothed likewise, sigma 8, JPEG of quality 90
+    night14       Gaussian on an RGGB mosaic, variance 14^2 where the image is 1/4, half of it in proportion to the image
+                  (photons), bilinear demosaicing, JPEG of quality 85
 
 All PSNRs are over RGB, clipped to the valid range. `kept` is the result with `--preset`, `best` the best that any
 running average of the run would have given, `nlm` non-local means as in `dip denoise --compare`, with the level that
@@ -54,7 +56,7 @@ from dipcli.tasks.registry import tasks
 PSNR_EVERY = 10  # iterations
 MADE = (
     "smooth07-10,smooth07-25,smooth07-50,smooth15-10,smooth15-25,smooth15-50,"
-    "demosaic25,jpeg60-25,jpeg90-25,grain12,scan8"
+    "demosaic25,jpeg60-25,jpeg90-25,grain12,scan8,night14"
 )
 
 
@@ -96,6 +98,8 @@ def add_shared_noise(clean: np.ndarray, noise: str) -> np.ndarray:
         noisy = x + level * white / white.std()
     elif kind == "demosaic":
         noisy = demosaic(np.clip(x + level * white, 0, 1))
+    elif kind == "night":
+        noisy, quality = demosaic(np.clip(x + level * np.sqrt(0.5 + 2 * x) * white, 0, 1)), 85
     elif kind == "jpeg":
         noisy, quality = x + level * white, numbers[0]
     elif kind == "grain":

@@ -139,7 +139,19 @@ def test_damaged_page_leaves_no_output(dip: Dip, tmp_path: Path) -> None:
     result = dip.quick("denoise", tmp_path / "x.tif")
     assert result.exit_code == 3
     assert "page 2" in result.stderr
+    assert "1 restored, 1 failed, 0 skipped; failed: 2/2" in result.stderr
     assert not (tmp_path / "x.denoised.tif").exists()
+
+
+def test_missing_pixels_of_a_page_are_filled(dip: Dip, tmp_path: Path) -> None:
+    pages = PAGES[:2].astype(np.float32)
+    pages[1, 5:8, 5:8] = np.nan
+    tifffile.imwrite(tmp_path / "x.tif", pages, photometric="minisblack")
+    result = dip.quick("denoise", tmp_path / "x.tif", "--nan", "fill")
+    assert result.exit_code == 0, result.stderr
+    restored = tifffile.imread(tmp_path / "x.denoised.tif")
+    assert restored.shape == pages.shape
+    assert np.isfinite(restored).all()
 
 
 @pytest.mark.parametrize(

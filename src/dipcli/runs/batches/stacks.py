@@ -97,6 +97,7 @@ def _finish(stack: StackJob, pages: list[Outcome]) -> Outcome:
     if missing := [page for page, outcome in zip(stack.pages, pages, strict=True) if outcome.error]:
         named = ", ".join(map(str, missing))
         error = DipError(f"{source}: {stack.output} is not written, because of page {named}. Repeat the command.")
+        number = stack.numbers[stack.pages.index(missing[0])]  # which is counted as failed already
         return Outcome(source, error=error, message=str(error), number=number)
     try:
         stack.join()

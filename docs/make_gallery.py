@@ -1,8 +1,9 @@
-"""Make the before/after strips of docs/strips.md by running `dip`: `python docs/make_strips.py`.
+"""Make the strips of docs/gallery.md by running `dip`: `python docs/make_gallery.py`.
 
-`--only inpaint,flash` makes some of them, `--out DIR` writes them elsewhere, and other options are passed to `dip`:
-`python docs/make_strips.py --preset fast`. The images are shipped with scikit-image and free to use (docs/strips.md has
-the credits), 256x256 of each. One row of figures is printed per strip.
+A strip is a degraded image, the result and the clean image. `--only inpaint,flash` makes some of them, `--out DIR`
+writes them elsewhere, and other options are passed to `dip`: `python docs/make_gallery.py --preset fast`. The images are
+shipped with scikit-image and free to use (docs/gallery.md has the credits), 256x256 of each. One row of figures is
+printed per strip.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from skimage.metrics import peak_signal_noise_ratio as psnr
 from dipcli.problem.blur.kernels import read_kernel
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "benchmarks"))
+from real import add_shared_noise  # noqa: E402 - it states the recipes
+
 SIDE, GAP = 256, 6  # pixels of a panel, and between two
 STRIP_QUALITY = 88  # of the strips, as JPEG
 DEGRADED_QUALITY = 10  # of the JPEG to restore
@@ -43,7 +47,7 @@ class Strip:
 
     Attributes:
         command: the subcommand and its arguments, without the output; files are relative to the folder.
-        clean: the clean image, uint8 (H, W, 3).
+        clean: the clean image, uint8 (H, W, 3) or (H, W).
         before: the degraded image as displayed.
         last: the third panel; the clean image if None.
     """
@@ -52,6 +56,60 @@ class Strip:
     clean: Array
     before: Array
     last: Array | None = None
+
+
+def independent(folder: Path) -> Strip:
+    """Add independent noise of sigma 25 to stained tissue."""
+    clean = data.immunohistochemistry()[100 : 100 + SIDE, 100 : 100 + SIDE]
+    noise = np.random.default_rng(SEED).normal(0, 25, clean.shape)
+    return denoise(folder, clean, np.rint((clean + noise).clip(0, 255)).astype(np.uint8))
+
+
+def telephone(folder: Path) -> Strip:
+    """Take the shuttle behind the astronaut with a mosaic of noisy colours, filled in bilinearly."""
+    clean = data.astronaut()[:SIDE, SIDE : 2 * SIDE]
+    return denoise(folder, clean, add_shared_noise(clean, "demosaic25"))
+
+
+def camera(folder: Path) -> Strip:
+    """Save a motorcycle with mild noise as a JPEG."""
+    clean = data.stereo_motorcycle()[0][150 : 150 + SIDE, 300 : 300 + SIDE]
+    return denoise(folder, clean, add_shared_noise(clean, "jpeg90-8"))
+
+
+def grain(folder: Path) -> Strip:
+    """Add film grain to the cameraman."""
+    clean = np.repeat(data.camera()[60 : 60 + SIDE, 110 : 110 + SIDE, None], 3, axis=2)
+    return denoise(folder, clean, add_shared_noise(clean, "grain12"))
+
+
+def scan(folder: Path) -> Strip:
+    """Scan a print of the coffee cup."""
+    clean = data.coffee()[100 : 100 + SIDE, 200 : 200 + SIDE]
+    return denoise(folder, clean, add_shared_noise(clean, "scan8"))
+
+
+def night(folder: Path) -> Strip:
+    """Take the rocket at night, in a JPEG."""
+    bright = data.rocket()[170 : 170 + SIDE, 200 : 200 + SIDE]
+    clean = np.rint(0.6 * bright).astype(np.uint8)
+    return denoise(folder, clean, add_shared_noise(clean, "night14"))
+
+
+def denoise(folder: Path, clean: Array, noisy: Array) -> Strip:
+    """Return the strip of a noisy image."""
+    save(folder, noisy=noisy, clean=clean)
+    return Strip(("denoise", "noisy.png", "--reference", "clean.png"), clean, noisy)
+
+
+def hole(folder: Path) -> Strip:
+    """Cut two holes into a brick wall."""
+    clean = data.brick()[:SIDE, :SIDE]
+    hidden = np.zeros((SIDE, SIDE), bool)
+    hidden[50:110, 40:120] = hidden[150:210, 130:210] = True
+    before = np.where(hidden, np.uint8(255), clean)
+    save(folder, wall=before, mask=hidden.astype(np.uint8) * 255, clean=clean)
+    return Strip(("inpaint", "wall.png", "--mask", "mask.png", "--reference", "clean.png"), clean, before)
 
 
 def inpaint(folder: Path) -> Strip:
@@ -114,7 +172,14 @@ def deblur(folder: Path) -> Strip:
 
 
 STRIPS: dict[str, Callable[[Path], Strip]] = {
+    "independent": independent,
+    "telephone": telephone,
+    "camera": camera,
+    "grain": grain,
+    "scan": scan,
+    "night": night,
     "inpaint": inpaint,
+    "hole": hole,
     "superres": superres,
     "dejpeg": dejpeg,
     "flash": flash,
@@ -137,13 +202,14 @@ def restore(strip: Strip, folder: Path, options: list[str]) -> tuple[Array, dict
 
 
 def side_by_side(*panels: Array) -> Array:
-    """Join panels with thin white gaps."""
+    """Join panels with thin white gaps, all in colour."""
+    panels = tuple(np.dstack([panel] * 3) if panel.ndim == 2 else panel for panel in panels)  # noqa: PLR2004
     gap = np.full((panels[0].shape[0], GAP, 3), 255, np.uint8)
     return np.hstack([part for panel in panels for part in (gap, panel)][1:])
 
 
 def main() -> None:
-    """Make the requested strips."""
+    """Make the strips that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(STRIPS), help=f"any of {', '.join(STRIPS)}")
     parser.add_argument("--out", type=Path, default=HERE)
