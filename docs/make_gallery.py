@@ -72,8 +72,8 @@ def telephone(folder: Path) -> Strip:
 
 
 def camera(folder: Path) -> Strip:
-    """Save a motorcycle with mild noise as a JPEG."""
-    clean = data.stereo_motorcycle()[0][150 : 150 + SIDE, 300 : 300 + SIDE]
+    """Save the cat with mild noise as a JPEG."""
+    clean = data.chelsea()[20 : 20 + SIDE, 110 : 110 + SIDE]
     return denoise(folder, clean, add_shared_noise(clean, "jpeg90-8"))
 
 
