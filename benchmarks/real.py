@@ -13,8 +13,8 @@ denoise/, of which the middle is used, --side pixels square. The made noise:
     jpeg75-25     Gaussian of sigma 25, clipped, JPEG of quality 75
     grain12       one channel of Gaussian noise, smoothed by 1 pixel, sigma 12, strongest at middle grey
     scan8         image smoothed by 0.6 pixels, Gaussian noise smoothed likewise, sigma 8, JPEG of quality 90
-    night14       Gaussian on an RGGB mosaic, variance 14^2 where the image is 1/4, half of it in proportion to the image
-                  (photons), bilinear demosaicing, JPEG of quality 85
+    night14       Gaussian on an RGGB mosaic, sigma 14 where the image is 1/4, half of the variance in proportion to the
+                  image (photons), bilinear demosaicing, JPEG of quality 85
 
 All PSNRs are over RGB, clipped to the valid range. `kept` is the result with `--preset`, `best` the best that any
 running average of the run would have given, `nlm` non-local means as in `dip denoise --compare`, with the level that

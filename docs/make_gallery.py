@@ -1,8 +1,8 @@
 """Make the strips of docs/gallery.md by running `dip`: `python docs/make_gallery.py`.
 
 A strip is a degraded image, the result and the clean image. `--only inpaint,flash` makes some of them, `--out DIR`
-writes them elsewhere, and other options are passed to `dip`: `python docs/make_gallery.py --preset fast`. The images are
-shipped with scikit-image and free to use (docs/gallery.md has the credits), 256x256 of each. One row of figures is
+writes them elsewhere, and other options are passed to `dip`: `python docs/make_gallery.py --preset fast`. The images
+are shipped with scikit-image and free to use (docs/gallery.md has the credits), 256x256 of each. One row of figures is
 printed per strip.
 """
 
@@ -203,7 +203,7 @@ def restore(strip: Strip, folder: Path, options: list[str]) -> tuple[Array, dict
 
 def side_by_side(*panels: Array) -> Array:
     """Join panels with thin white gaps, all in colour."""
-    panels = tuple(np.dstack([panel] * 3) if panel.ndim == 2 else panel for panel in panels)  # noqa: PLR2004
+    panels = tuple(np.dstack([panel] * 3) if panel.ndim == 2 else panel for panel in panels)
     gap = np.full((panels[0].shape[0], GAP, 3), 255, np.uint8)
     return np.hstack([part for panel in panels for part in (gap, panel)][1:])
 

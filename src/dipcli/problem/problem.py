@@ -61,7 +61,8 @@ class Problem:
         weight: weights of the values of y, broadcastable to y; ones when None.
         guide: an image with the same content as x, shape (any C, H, W), values 0..1, for `--input guide`. A guide that
             is computed from y is a function from the weight to that image, so that it can leave out the pixels of
-            weight 0 that a stopping rule holds out.
+            weight 0 that a stopping rule holds out. With an attribute `uses_companion` that is true, it also receives
+            the companion that the rule has made without them, or None.
         companion: another estimate of x from y, shape (C, H, W), values 0..1, with which the fit is fused; a function
             from the weight to it, likewise. None for none.
         share: of the fit in the fusion, 0..1, if the stopping rule holds nothing out by which it could be found.
@@ -137,7 +138,10 @@ class Problem:
 
     def visible_guide(self) -> Tensor | None:
         """Return the guide without the pixels of weight 0."""
-        return self.guide(self.weight) if callable(self.guide) else self.guide
+        guide: Any = self.guide
+        if getattr(guide, "uses_companion", False):
+            return guide(self.weight, None if callable(self.companion) else self.companion)  # type: ignore[no-any-return]
+        return guide(self.weight) if callable(guide) else guide  # type: ignore[no-any-return]
 
     def visible_companion(self) -> Tensor | None:
         """Return the companion without the pixels of weight 0."""
