@@ -32,8 +32,8 @@ class PrefilteredGuide:
     this input gets as far in some hundred iterations as from noise in thousands, and ends with a higher PSNR. The three
     leave different residual noise, which helps more than any one of them.
 
-    If the fit has a companion, that takes the place of the first filter: the network starts from the better estimate,
-    and the fused image gets further in a third of the iterations (docs/notes/fusion.md).
+    If the fit has a companion, that comes first: the network starts from the better estimate, and the fused image gets
+    further in fewer iterations (docs/notes/fusion.md).
 
     Pixels that a stopping rule holds out are first filled from their neighbours. Otherwise the guide would show them,
     noise included, and a network that copies them would seem to predict them.
@@ -58,11 +58,11 @@ class PrefilteredGuide:
         return replace(self, pixels=self.pixels[:, *outer], inside=inside)
 
     def __call__(self, weight: Tensor | None = None, companion: Tensor | None = None) -> Tensor:
-        """Return the filtered copies, concatenated along the channels, shape (3 C, H, W), values 0..1, on the CPU.
+        """Return the copies, concatenated along the channels, shape (3 C or 4 C, H, W), values 0..1, on the CPU.
 
         Args:
             weight: pixels of weight 0 are filled first; broadcastable to the part that is returned, None for ones.
-            companion: the companion of that part, made without these pixels too, in place of the first copy.
+            companion: the companion of that part, made without these pixels too; None for the filtered copies alone.
         """
         import torch  # noqa: PLC0415 - seconds
         from skimage.restoration import denoise_nl_means  # noqa: PLC0415 - half a second
@@ -84,7 +84,7 @@ class PrefilteredGuide:
                 fast_mode=True,
                 channel_axis=-1,
             ).reshape(channels_last.shape)  # it drops a single channel
-            for patch_side, distance, strength in NLM_FILTERS[0 if companion is None else 1 :]
+            for patch_side, distance, strength in NLM_FILTERS
         ]
         filtered.append(gaussian_filter(channels_last, (BLUR_SIGMA, BLUR_SIGMA, 0)))
         guide = np.concatenate(filtered, axis=2, dtype=np.float32).transpose(2, 0, 1)

@@ -57,8 +57,9 @@ PRESETS: Presets = {
 # The patience of a fit without a companion.
 STOP_ALONE = {"fast": "auto:patience=100", "balanced": "auto", "best": "auto"}
 
-# Standard deviation of the input noise per grey level (of 255) of the image's noise, part of which the filters leave.
-INPUT_NOISE_PER_LEVEL = {"fast": 0.0012, "balanced": 0.0028, "best": 0.0028}
+# Standard deviation of the input noise per grey level (of 255) of the image's noise, part of which the filters leave:
+# with a companion, and without, by preset.
+INPUT_NOISE_PER_LEVEL, INPUT_NOISE_ALONE = 0.0028, {"fast": 0.0012, "balanced": 0.0028, "best": 0.0028}
 MIN_INPUT_NOISE, MAX_INPUT_NOISE = 0.02, 0.2
 
 # For noise that the filters keep: noise as input, no skip at full resolution, where most of the work would be.
@@ -210,9 +211,10 @@ def _pose_independent(
             problem = take_unknown_from_fit(problem)
     presets = UNGUIDED
     if filterable and guided:
+        factors = {preset: INPUT_NOISE_PER_LEVEL if companion else alone for preset, alone in INPUT_NOISE_ALONE.items()}
         presets = {
             preset: {"reg_noise": min(max(factor * max_level, MIN_INPUT_NOISE), MAX_INPUT_NOISE)}
-            for preset, factor in INPUT_NOISE_PER_LEVEL.items()
+            for preset, factor in factors.items()
         }
     if companion is None:
         presets = {preset: {"stop": STOP_ALONE[preset], **values} for preset, values in presets.items()}
