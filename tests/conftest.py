@@ -1,4 +1,4 @@
-"""Small pictures, one thread, and `dip` as a shell would call it."""
+"""Small images, one thread, and `dip` as a shell would call it."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_run_leaves_picture_log_snapshots_and_record(dip: Dip, noisy_png: Path, clean_png: Path) -> None:
+def test_a_run_leaves_image_log_snapshots_and_record(dip: Dip, noisy_png: Path, clean_png: Path) -> None:
     output = noisy_png.with_name("clean.png")
     result = dip.quick(
         "denoise", noisy_png, "-o", output, "--reference", clean_png, "--snapshot-at", "1,4",
@@ -85,11 +85,11 @@ def test_the_log_leaves_empty_what_is_not_known(dip: Dip, noisy_png: Path) -> No
 def test_without_iterations_the_rule_ends_the_run(dip: Dip, noisy_png: Path) -> None:
     iio.imwrite(noisy_png, noisy(scene(20, 24)))
     rest = ("--network", TINY, "--input", "noise", "--input-depth", 4, "--fusion", "none", "--json")
-    told = json.loads(dip("denoise", noisy_png, "--stop", "holdout:patience=5:fraction=0.2", *rest).stdout)
-    assert told["iterations"] == told["kept"] + 5
-    assert "not predicted better for 5 iterations" in told["reason"]
-    told = json.loads(dip("denoise", noisy_png, "--max-iters", 4, *rest).stdout)
-    assert told["iterations"] == 4
+    printed = json.loads(dip("denoise", noisy_png, "--stop", "holdout:patience=5:fraction=0.2", *rest).stdout)
+    assert printed["iterations"] == printed["kept"] + 5
+    assert "not predicted better for 5 iterations" in printed["reason"]
+    printed = json.loads(dip("denoise", noisy_png, "--max-iters", 4, *rest).stdout)
+    assert printed["iterations"] == 4
 
 
 def test_an_earlier_run_in_the_same_place_leaves_no_traces(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_what_is_written_down_never_changes_the_result(dip: Dip, noisy_png: Path
     assert not (tmp_path / "a.dip").exists()
 
 
-def test_picture_two_after_picture_one_is_picture_two_alone(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
+def test_image_two_after_image_one_is_image_two_alone(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.png"
     iio.imwrite(other, noisy(scene(40, 32), seed=5))
     together = dip.quick("denoise", noisy_png, other, "-o", tmp_path / "both", "--no-run-dir")
@@ -325,13 +325,13 @@ def test_picture_two_after_picture_one_is_picture_two_alone(dip: Dip, noisy_png:
     assert (tmp_path / "both" / "other.png").read_bytes() == (tmp_path / "alone.png").read_bytes()
 
 
-def test_one_bad_picture_does_not_end_a_batch(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
+def test_one_bad_image_does_not_end_a_batch(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
-    bad.write_text("not a picture")
+    bad.write_text("not an image")
     result = dip.quick("denoise", bad, noisy_png, tmp_path / "gone.png", "--json")
     assert result.exit_code == 3
-    told = [json.loads(line) for line in result.stdout.splitlines()]
-    assert ["error" in each for each in told] == [True, False, True]
+    printed = [json.loads(line) for line in result.stdout.splitlines()]
+    assert ["error" in each for each in printed] == [True, False, True]
     assert result.stderr.count("bad.png") == 1
     assert "1 restored, 2 failed, 0 skipped; failed: 1/3, 3/3" in result.stderr
     assert noisy_png.with_name("noisy.denoised.png").exists()
@@ -404,7 +404,7 @@ def test_what_is_wrong_is_one_sentence_with_a_way_out(
     if arguments[-1] == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
     monkeypatch.chdir(noisy_png.parent)
-    Path("text.png").write_text("not a picture")
+    Path("text.png").write_text("not an image")
     iio.imwrite("tiny.png", np.zeros((5, 9, 3), np.uint8))
     iio.imwrite("grey.png", np.zeros((37, 53), np.uint8))
     Path("empty").mkdir()
@@ -442,7 +442,7 @@ def test_nothing_of_an_earlier_run_is_lost_to_a_mistake(dip: Dip, noisy_png: Pat
     assert {each: each.read_bytes() for each in folder.rglob("*.*")} == before
 
 
-def test_a_log_that_cannot_be_written_does_not_cost_the_picture(
+def test_a_log_that_cannot_be_written_does_not_cost_the_image(
     dip: Dip, noisy_png: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dipcli.runs.observers import Log
@@ -471,12 +471,12 @@ def test_the_psnr_of_the_record_is_that_of_the_file(dip: Dip, tmp_path: Path, su
     source = tmp_path / "noisy.tif"
     iio.imwrite(source, damaged if suffix == ".tif" else (damaged.clip(0, 1) * 255).astype(np.uint8))
     output = tmp_path / f"clean{suffix}"
-    told = dip.quick("denoise", source, "-o", output, "--reference", tmp_path / "truth.tif", "--json")
+    printed = dip.quick("denoise", source, "-o", output, "--reference", tmp_path / "truth.tif", "--json")
     restored = iio.imread(output)
     restored = restored if suffix == ".tif" else restored / 255
     span = damaged.max() - damaged.min() if suffix == ".tif" else 1
     expected = -10 * np.log10(np.mean((restored - truth) ** 2) / span**2)
-    assert json.loads(told.stdout)["psnr_ref"] == pytest.approx(expected, abs=1e-3)
+    assert json.loads(printed.stdout)["psnr_ref"] == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_folder_may_be_asked_for_with_a_slash(dip: Dip, noisy_png: Path, tmp_path: Path) -> None:
@@ -562,27 +562,27 @@ def test_a_name_that_grows_too_long_is_found_before_the_fit(dip: Dip, noisy_png:
     assert longest.exists()
 
 
-def test_verbose_tells_settings_and_machine(dip: Dip, noisy_png: Path) -> None:
-    told = dip.quick("denoise", noisy_png, "-v").stderr
-    assert "lr=0.02" in told
-    assert "parameters, seed 0" in told
+def test_verbose_says_settings_and_machine(dip: Dip, noisy_png: Path) -> None:
+    printed = dip.quick("denoise", noisy_png, "-v").stderr
+    assert "lr=0.02" in printed
+    assert "parameters, seed 0" in printed
 
 
 def test_version_and_help(dip: Dip) -> None:
     from dipcli import __version__
 
     assert dip("--version").stdout == f"dip {__version__}\n"
-    told = dip("denoise", "--help").stdout
+    printed = dip("denoise", "--help").stdout
     for option in ("--iters", "--stop", "--reference", "--snapshot-at", "--network", "--device"):
-        assert option in told
-    assert "dip denoise noisy.png" in told
+        assert option in printed
+    assert "dip denoise noisy.png" in printed
 
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_a_signal_within_this_process_keeps_the_picture(
+def test_a_signal_within_this_process_keeps_the_image(
     dip: Dip, noisy_png: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
     from dipcli.runs.observers import Log
@@ -610,7 +610,7 @@ def test_a_signal_within_this_process_keeps_the_picture(
 @pytest.mark.slow
 @pytest.mark.parametrize("ignored", [False, True], ids=["", "in the background of a script"])
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_a_signal_keeps_the_picture(noisy_png: Path, number: signal.Signals, code: int, ignored: bool) -> None:
+def test_a_signal_keeps_the_image(noisy_png: Path, number: signal.Signals, code: int, ignored: bool) -> None:
     output, log = noisy_png.with_name("kept.png"), noisy_png.with_name("kept.dip") / "log.csv"
     process = start(
         "denoise", noisy_png, "-o", output, "--iters", 10**6, "--log-every", 1, code=IGNORING if ignored else ""
@@ -721,13 +721,13 @@ def test_waiting_threads_sleep_soon_unless_the_environment_says_otherwise(
 def test_simulated_noise_is_measured_and_written(dip: Dip, clean_png: Path, tmp_path: Path) -> None:
     result = dip.quick("denoise", clean_png, "--simulate-noise", 25, "-o", tmp_path / "a.png", "--json")
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
+    printed = json.loads(result.stdout)
     damaged = iio.imread(tmp_path / "a.dip/damaged.png").astype(float)
     error = ((damaged - iio.imread(clean_png)) ** 2).mean() / 255**2
-    assert told["baselines"]["noisy"]["psnr"] == pytest.approx(-10 * np.log10(error), abs=1e-4)
-    assert 20 < told["baselines"]["noisy"]["psnr"] < 21
-    assert f"noisy {told['baselines']['noisy']['psnr']:.2f} dB" in result.stderr
-    assert f"restored {told['psnr_ref']:.2f} dB" in result.stderr
+    assert printed["baselines"]["noisy"]["psnr"] == pytest.approx(-10 * np.log10(error), abs=1e-4)
+    assert 20 < printed["baselines"]["noisy"]["psnr"] < 21
+    assert f"noisy {printed['baselines']['noisy']['psnr']:.2f} dB" in result.stderr
+    assert f"restored {printed['psnr_ref']:.2f} dB" in result.stderr
     # What is written there is what was fitted: the same run again, to the last bit.
     dip.quick("denoise", tmp_path / "a.dip/damaged.png", "-o", tmp_path / "b.png")
     assert np.array_equal(iio.imread(tmp_path / "a.png"), iio.imread(tmp_path / "b.png"))
@@ -820,9 +820,9 @@ def test_a_snapshot_of_an_earlier_run_may_be_the_input(dip: Dip, noisy_png: Path
 def test_who_names_a_rule_or_a_limit_leaves_the_end_to_it(dip: Dip, noisy_png: Path) -> None:
     quick = ("superres", noisy_png, "--scale", 1.5, "--network", TINY, "--input", "noise", "--input-depth", 4, "--json")
     quick += ("--fusion", "none")
-    told = json.loads(dip(*quick, "--stop", "emv:patience=2:guard=1", "--max-iters", 50).stdout)
-    assert told["iterations"] <= 50
-    assert told["reason"].startswith(("the variance", "the limit"))
+    printed = json.loads(dip(*quick, "--stop", "emv:patience=2:guard=1", "--max-iters", 50).stdout)
+    assert printed["iterations"] <= 50
+    assert printed["reason"].startswith(("the variance", "the limit"))
     assert json.loads(dip(*quick, "--max-iters", 4).stdout)["iterations"] == 4
     assert json.loads(dip(*quick, "--stop", "holdout", "--iters", 5).stdout)["iterations"] == 5
 
@@ -835,7 +835,7 @@ def test_a_perfect_baseline_is_said_to_be_identical(dip: Dip, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".png", ".jpg"])
-def test_grey_pictures_go_into_any_format(dip: Dip, tmp_path: Path, suffix: str) -> None:
+def test_grey_images_go_into_any_format(dip: Dip, tmp_path: Path, suffix: str) -> None:
     iio.imwrite(tmp_path / "grey.png", scene(20, 24, 1)[..., 0])
     result = dip.quick("denoise", tmp_path / "grey.png", "-o", tmp_path / f"out{suffix}", "--json")
     assert result.exit_code == 0, result.output

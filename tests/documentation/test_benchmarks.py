@@ -18,9 +18,9 @@ def test_the_benchmark_for_a_gpu_runs_dry(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "benchmarks/gpu.py", "--dry-run", "--out", out]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
     assert done.returncode == 0, done.stderr
-    told = json.loads(out.read_text())
-    assert told["failures"] == {}
-    assert "DRY RUN" in told["machine"]
-    parts = {figure["part"] for figure in told["figures"]}
+    printed = json.loads(out.read_text())
+    assert printed["failures"] == {}
+    assert "DRY RUN" in printed["machine"]
+    parts = {figure["part"] for figure in printed["figures"]}
     assert parts == {"tests", "gradients", "quality", "iteration", "fit", "memory", "together"}
     assert "| memory | balanced" in done.stdout

@@ -111,8 +111,8 @@ def test_the_estimate_is_not_below_the_measured_peak(tmp_path: Path, size: int, 
     iio.imwrite(tmp_path / "noisy.png", noisy(scene(size, size)))
     command = [sys.executable, "-m", "dipcli", "denoise", tmp_path / "noisy.png", "--preset", preset]
     command += ["--iters", "5", "--threads", "1", "--json", "-q", "--no-run-dir", "--warmup", "3"]
-    told = json.loads(subprocess.run(command, capture_output=True, check=True, env=os.environ).stdout)
-    assert told["peak_memory_bytes"] <= told["estimate"]["memory_bytes"] < 2 * told["peak_memory_bytes"]
+    printed = json.loads(subprocess.run(command, capture_output=True, check=True, env=os.environ).stdout)
+    assert printed["peak_memory_bytes"] <= printed["estimate"]["memory_bytes"] < 2 * printed["peak_memory_bytes"]
 
 
 @pytest.mark.slow
@@ -123,8 +123,8 @@ def test_the_peak_is_that_of_this_image() -> None:
         "earlier = np.ones(2**28, np.uint8); print(memory.read_peak(cpu)); del earlier\n"
         "memory.reset_peak(cpu); print(memory.read_peak(cpu))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split()
-    before, after = map(int, told)
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split()
+    before, after = map(int, printed)
     assert after < before - 2**27
 
 

@@ -188,7 +188,7 @@ def test_the_guide_of_a_window_is_the_window_of_the_guide() -> None:
         assert torch.allclose(part, whole[:, rows, columns], atol=1e-3)
 
 
-def test_a_problem_tells_whether_it_can_be_cut() -> None:
+def test_a_problem_says_whether_it_can_be_cut() -> None:
     y = make_image()
     assert denoising(y).tileable
     assert denoising(y, guide=y, weight=torch.ones(1, 1, 1)).tileable

@@ -206,7 +206,7 @@ def test_what_was_cut_short_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [pytest.param(0, marks=slow), 1, *(pytest.param(n, marks=slow) for n in (2, 3, 4))])
-def test_a_picture_in_tiles_goes_on_where_it_was(
+def test_an_image_in_tiles_goes_on_where_it_was(
     dip: Dip, tmp_path: Path, cut: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     iio.imwrite(tmp_path / "noisy.png", noisy(scene(140, 230)))
@@ -222,7 +222,7 @@ def test_a_picture_in_tiles_goes_on_where_it_was(
         with pytest.raises(Cut):
             dip.quick(*call("parts"), iterations=25)
     monkeypatch.undo()
-    if count:  # memory may look otherwise by now: what was begun in these tiles goes on in them
+    if count:  # memory may look otherwise by now: what was started in these tiles goes on in them
         monkeypatch.setattr(outlook, "_choose_tiles", lambda *_: ())
     result = dip("resume", tmp_path / "parts.dip")
     assert result.exit_code == 0, result.output
@@ -247,7 +247,7 @@ def test_a_folder_goes_on_with_what_was_cut_short(
         return ("denoise", tmp_path / "in", "-o", tmp_path / to, "--checkpoint-every", "0.000001s", *more)
 
     assert dip.quick(*call("whole"), iterations=35).exit_code == 0
-    for again in (5, 1):  # in the second picture, and once more in it
+    for again in (5, 1):  # in the second image, and once more in it
         with monkeypatch.context():
             cut(again)
             with pytest.raises(Cut):
@@ -389,14 +389,14 @@ def test_only_known_classes_are_loaded(tmp_path: Path) -> None:
 @st.composite
 def changes(draw: st.DrawFn) -> Callable[[bytes], bytes]:
     """Ways to spoil a file."""
-    where, how = draw(st.floats(0, 0.9999)), draw(st.sampled_from(["cut", "flip", "nought", "more"]))
+    where, how = draw(st.floats(0, 0.9999)), draw(st.sampled_from(["cut", "flip", "zero", "more"]))
 
     def spoil(data: bytes) -> bytes:
         place = int(where * len(data))
         return {
             "cut": data[:place],
             "flip": data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :],
-            "nought": data[:place] + bytes(min(64, len(data) - place)) + data[place + 64 :],
+            "zero": data[:place] + bytes(min(64, len(data) - place)) + data[place + 64 :],
             "more": data + data[:place],
         }[how]
 
@@ -428,7 +428,7 @@ def test_a_damaged_checkpoint_is_answered_with_a_sentence(
         (lambda content: content | {"seen": [1]}, "does not belong to a run with these options"),
     ],
 )
-def test_a_checkpoint_of_something_else_is_told(
+def test_a_checkpoint_of_something_else_is_reported(
     dip: Dip, half_done: Path, change: Callable[[Any], Any], sentence: str
 ) -> None:
     path = half_done / "checkpoint.pt"
@@ -441,7 +441,7 @@ def test_a_checkpoint_of_something_else_is_told(
 @pytest.mark.slow
 @hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(chance=st.randoms(use_true_random=False), nonsense=st.sampled_from([None, 7, "x", [], {}, torch.zeros(2), (1,)]))
-def test_a_checkpoint_that_tells_nonsense_is_told(dip: Dip, half_done: Path, chance: Any, nonsense: Any) -> None:
+def test_a_checkpoint_of_nonsense_is_reported(dip: Dip, half_done: Path, chance: Any, nonsense: Any) -> None:
     path = half_done / "checkpoint.pt"
     whole = path.read_bytes()
     content = load_raw(path)
@@ -488,7 +488,7 @@ def test_options_that_make_no_sense(dip: Dip, noisy_png: Path, arguments: tuple[
     assert "checkpoint" in result.stderr
 
 
-def test_a_checkpoint_that_cannot_be_written_costs_no_picture(
+def test_a_checkpoint_that_cannot_be_written_costs_no_image(
     dip: Dip, noisy_png: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = files.open_atomically

@@ -510,7 +510,7 @@ def test_a_disk_that_fills_up_during_the_fit_keeps_earlier_results(
 
     def full(handle: int) -> None:
         writes.append(handle)
-        if len(writes) % 3 == 0:  # log and checkpoint are begun, the image cannot be written
+        if len(writes) % 3 == 0:  # log and checkpoint are started, the image cannot be written
             refuse(errno.ENOSPC)()
         plain(handle)
 

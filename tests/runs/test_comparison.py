@@ -40,20 +40,20 @@ NAMES = {
 OWN: dict[str, list[object]] = {"inpaint": ["--mask", "alpha"], "superres": ["--scale", 1.5]}
 
 
-def told(folder: Path) -> dict[str, Any]:
+def read_record_of(folder: Path) -> dict[str, Any]:
     account: dict[str, Any] = json.loads((folder / "run.json").read_text())
     return account
 
 
-def with_alpha(picture: np.ndarray) -> np.ndarray:
-    full = np.iinfo(picture.dtype).max
-    alpha = np.full((*picture.shape[:2], 1), full, picture.dtype)
+def with_alpha(image: np.ndarray) -> np.ndarray:
+    full = np.iinfo(image.dtype).max
+    alpha = np.full((*image.shape[:2], 1), full, image.dtype)
     alpha[8:12, 8:20] = 0
-    return np.concatenate([picture, alpha], axis=2)
+    return np.concatenate([image, alpha], axis=2)
 
 
-def in_16_bits(picture: np.ndarray) -> np.ndarray:
-    return picture.astype(np.uint16) * 257
+def in_16_bits(image: np.ndarray) -> np.ndarray:
+    return image.astype(np.uint16) * 257
 
 
 KINDS: dict[str, Callable[[], np.ndarray]] = {
@@ -70,8 +70,8 @@ KINDS: dict[str, Callable[[], np.ndarray]] = {
 FAST = [("denoise", name) for name in ("colour.jpg", "alpha.png", "float.tif")] + [("superres", "seven.tif")]
 
 
-def keep(picture: np.ndarray, path: Path) -> None:
-    images.write(images.encode(from_array(picture), path.suffix), path)
+def keep(image: np.ndarray, path: Path) -> None:
+    images.write(images.encode(from_array(image), path.suffix), path)
 
 
 @pytest.mark.parametrize(
@@ -82,19 +82,19 @@ def keep(picture: np.ndarray, path: Path) -> None:
         for name in KINDS
     ],
 )
-def test_pictures_of_every_kind_are_compared(dip: Dip, tmp_path: Path, name: str, task: str) -> None:
+def test_images_of_every_kind_are_compared(dip: Dip, tmp_path: Path, name: str, task: str) -> None:
     source = tmp_path / name
     keep(KINDS[name](), source)
     output = tmp_path / f"out{source.suffix}"
     result = dip.quick(task, source, "-o", output, "--compare", *OWN.get(task, []))
     assert result.exit_code == 0, result.output
-    account = told(tmp_path / "out.dip")
+    account = read_record_of(tmp_path / "out.dip")
     assert {Path(each["file"]).stem for each in account["comparison"]} == NAMES[task]
     restored = images.read(output)[0]
     for each in account["comparison"]:
-        rival = images.read(tmp_path / "out.dip" / each["file"])[0]
-        assert (rival.pixels.shape, rival.dtype) == (restored.pixels.shape, restored.dtype)
-        assert (rival.alpha is None) == (restored.alpha is None)
+        baseline = images.read(tmp_path / "out.dip" / each["file"])[0]
+        assert (baseline.pixels.shape, baseline.dtype) == (restored.pixels.shape, restored.dtype)
+        assert (baseline.alpha is None) == (restored.alpha is None)
         assert each["seconds"] > 0
         assert "psnr_ref" not in each
 
@@ -107,17 +107,17 @@ def test_holes_are_filled_in_every_kind(dip: Dip, tmp_path: Path) -> None:
         result = dip.quick("inpaint", source, "--mask", "alpha", "--compare")
         assert result.exit_code == 0, result.output
         known = with_alpha(make())[..., -1] > 0
-        for each in told(folder)["comparison"]:
-            rival = images.read(folder / each["file"])[0].array()
-            assert np.array_equal(rival[known], with_alpha(make())[known]), "known pixels come back bit for bit"
-            assert rival[..., -1].min() == np.iinfo(rival.dtype).max, "what was filled is to be seen"
+        for each in read_record_of(folder)["comparison"]:
+            baseline = images.read(folder / each["file"])[0].array()
+            assert np.array_equal(baseline[known], with_alpha(make())[known]), "known pixels come back bit for bit"
+            assert baseline[..., -1].min() == np.iinfo(baseline.dtype).max, "what was filled is to be seen"
 
 
 def test_with_a_reference_each_is_measured_as_the_result_is(dip: Dip, noisy_png: Path, clean_png: Path) -> None:
     result = dip.quick("denoise", noisy_png, "--reference", clean_png, "--compare", "--json")
     account = json.loads(result.stdout)
     folder = noisy_png.with_name("noisy.denoised.dip")
-    assert account == told(folder)
+    assert account == read_record_of(folder)
     truth = images.read(clean_png)[0].pixels
     for each in account["comparison"]:
         pixels = images.read(folder / each["file"])[0].pixels
@@ -136,13 +136,13 @@ def test_what_a_lossy_output_costs_is_charged_to_all(dip: Dip, tmp_path: Path, c
     iio.imwrite(source, noisy(scene(37, 53)), quality=95)
     dip.quick("denoise", source, "-o", tmp_path / "out.jpg", "--reference", clean_png, "--compare")
     truth, folder = images.read(clean_png)[0].pixels, tmp_path / "out.dip"
-    for each in told(folder)["comparison"]:
-        rival = images.read(folder / each["file"])[0]
-        lossy = images.decode(images.encode(rival, ".jpg")).pixels
+    for each in read_record_of(folder)["comparison"]:
+        baseline = images.read(folder / each["file"])[0]
+        lossy = images.decode(images.encode(baseline, ".jpg")).pixels
         assert each["psnr_ref"] == pytest.approx(metrics.psnr(lossy, truth), abs=1e-6)
 
 
-def test_the_result_and_the_rivals_know_nothing_of_each_other_nor_of_the_truth(
+def test_the_result_and_the_baselines_know_nothing_of_each_other_nor_of_the_truth(
     dip: Dip, noisy_png: Path, clean_png: Path, tmp_path: Path
 ) -> None:
     for name, options in {"plain": [], "both": ["--compare", "--reference", clean_png], "blind": ["--compare"]}.items():
@@ -151,15 +151,15 @@ def test_the_result_and_the_rivals_know_nothing_of_each_other_nor_of_the_truth(
     one, two, three = ((tmp_path / name / "out.png").read_bytes() for name in ("plain", "both", "blind"))
     assert one == two == three
     assert not (tmp_path / "plain/out.dip/compare").exists()
-    assert "compared" not in told(tmp_path / "plain/out.dip")
+    assert "compared" not in read_record_of(tmp_path / "plain/out.dip")
     for name in NAMES["denoise"]:
-        pictures = [(tmp_path / which / f"out.dip/compare/{name}.png").read_bytes() for which in ("both", "blind")]
-        assert pictures[0] == pictures[1]
-    assert "--reference" in told(tmp_path / "blind/out.dip")["compared"]
+        results = [(tmp_path / which / f"out.dip/compare/{name}.png").read_bytes() for which in ("both", "blind")]
+        assert results[0] == results[1]
+    assert "--reference" in read_record_of(tmp_path / "blind/out.dip")["compared"]
 
 
 @pytest.mark.slow
-def test_without_a_place_for_pictures_there_is_the_table_alone(dip: Dip, noisy_png: Path) -> None:
+def test_without_a_place_for_images_there_is_the_table_alone(dip: Dip, noisy_png: Path) -> None:
     before = set(noisy_png.parent.iterdir())
     result = dip.quick("denoise", noisy_png, "-o", "-", "--compare")
     assert result.stdout_bytes.startswith(b"\x89PNG")
@@ -171,7 +171,7 @@ def test_without_a_place_for_pictures_there_is_the_table_alone(dip: Dip, noisy_p
 
 
 @pytest.mark.parametrize("task", sorted({"flash", "dejpeg", "impedance", "invert"}))
-def test_who_has_no_rivals_refuses(dip: Dip, noisy_png: Path, clean_png: Path, task: str) -> None:
+def test_who_has_no_baselines_refuses(dip: Dip, noisy_png: Path, clean_png: Path, task: str) -> None:
     own = {
         "flash": ["--guide", clean_png],
         "invert": ["--weights", "random", "--layer", "conv1", "--size", 32],
@@ -205,14 +205,14 @@ def test_what_no_run_has_made_is_not_replaced(dip: Dip, noisy_png: Path) -> None
 
 
 @pytest.mark.slow
-def test_every_picture_of_a_folder_is_compared(dip: Dip, tmp_path: Path) -> None:
+def test_every_image_of_a_folder_is_compared(dip: Dip, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in range(2):
         iio.imwrite(tmp_path / f"in/{number}.png", noisy(scene(24, 24), seed=number))
     arguments = ("denoise", tmp_path / "in", "-o", tmp_path / "out")
     assert dip.quick(*arguments, "--compare").exit_code == 0
     for number in range(2):
-        assert len(told(tmp_path / f"out/{number}.dip")["comparison"]) == 3
+        assert len(read_record_of(tmp_path / f"out/{number}.dip")["comparison"]) == 3
     assert "already restored\n" in dip.quick(*arguments, "--compare").stderr
     assert "already restored with other options" in dip.quick(*arguments).stderr
 
@@ -221,7 +221,7 @@ def test_every_picture_of_a_folder_is_compared(dip: Dip, tmp_path: Path) -> None
 
 
 def silly(restore: Callable[[Budget], np.ndarray], case: Case, name: str = "silly") -> Case:
-    """The same case, whose first rival is another one."""
+    """The same case, whose first baseline is another one."""
     assert case.baselines is not None
     others = case.baselines()[1:]
     return replace(case, baselines=lambda: [Baseline(name, "nlmeans", restore), *others])
@@ -241,7 +241,7 @@ def case() -> Case:
     return denoise(from_array(noisy(scene(24, 32))))
 
 
-def test_a_rival_that_fails_costs_nothing(case: Case, tmp_path: Path) -> None:
+def test_a_baseline_that_fails_costs_nothing(case: Case, tmp_path: Path) -> None:
     def failing(_: Budget) -> np.ndarray:
         raise ValueError("it has a headache.\nand more")
 
@@ -251,7 +251,7 @@ def test_a_rival_that_fails_costs_nothing(case: Case, tmp_path: Path) -> None:
     assert sentence.endswith("Silly was skipped: it failed (it has a headache).")
 
 
-def test_a_picture_that_cannot_be_written_costs_nothing(case: Case, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_written_costs_nothing(case: Case, tmp_path: Path) -> None:
     (tmp_path / "compare").write_bytes(b"a file in the way")
     names, sentence, _ = compare(case, tmp_path)
     assert names == []
@@ -283,7 +283,7 @@ def test_the_first_ctrl_c_ends_the_comparison_and_costs_nothing_else(
     result = dip.quick("denoise", noisy_png, "--compare", iterations=2)
     assert result.exit_code == code
     assert result.stdout == f"{noisy_png.with_name('noisy.denoised.png')}\n"
-    account = told(noisy_png.with_name("noisy.denoised.dip"))
+    account = read_record_of(noisy_png.with_name("noisy.denoised.dip"))
     assert account["finished"]
     assert [each["name"] for each in account["comparison"]] == ["non-local means"]
     for name in ("Total variation", "Wavelet shrinkage"):
@@ -291,7 +291,7 @@ def test_the_first_ctrl_c_ends_the_comparison_and_costs_nothing_else(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_who_interrupts_while_the_rivals_are_loaded_is_heard(case: Case) -> None:
+def test_who_interrupts_while_the_baselines_are_loaded_is_heard(case: Case) -> None:
     def loading() -> list[Baseline]:
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("it was to stop here")
@@ -309,10 +309,10 @@ def test_what_is_neither_noisy_nor_large_enough_is_no_trouble(dip: Dip, tmp_path
     assert "no measurable noise" in result.stderr
     iio.imwrite(tmp_path / "small.png", noisy(scene(16, 16)))
     result = dip.quick("denoise", tmp_path / "small.png", "--compare")
-    assert len(told(tmp_path / "small.denoised.dip")["comparison"]) == 3, result.output
+    assert len(read_record_of(tmp_path / "small.denoised.dip")["comparison"]) == 3, result.output
 
 
-# What the rivals are.
+# What the baselines are.
 
 
 def test_strips_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,13 +327,13 @@ def test_strips_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_each_rival_removes_noise(channels: int) -> None:
+def test_each_baseline_removes_noise(channels: int) -> None:
     clean = scene(64, 64, channels)
     case = denoise(from_array(noisy(clean)))
     assert case.baselines is not None
     truth, before = from_array(clean).pixels, metrics.psnr(case.image.pixels, from_array(clean).pixels)
-    for rival in case.baselines():
-        assert metrics.psnr(rival.restore(Budget()), truth) > before + 5, rival.name
+    for baseline in case.baselines():
+        assert metrics.psnr(baseline.restore(Budget()), truth) > before + 5, baseline.name
 
 
 def test_the_weight_of_total_variation_is_chosen_well_without_the_truth() -> None:
@@ -351,11 +351,11 @@ def test_the_weight_of_total_variation_is_chosen_well_without_the_truth() -> Non
     assert ours > max(others) - 0.2
 
 
-def test_impulses_have_a_rival_of_their_own() -> None:
+def test_impulses_have_a_baseline_of_their_own() -> None:
     clean = scene(48, 48)
-    picture = clean.copy()
-    picture[np.random.default_rng(0).random(picture.shape) < 0.1] = 0
-    case = denoise(from_array(picture), loss="l1")
+    image = clean.copy()
+    image[np.random.default_rng(0).random(image.shape) < 0.1] = 0
+    case = denoise(from_array(image), loss="l1")
     assert case.baselines is not None
     psnrs = {each.name: metrics.psnr(each.restore(Budget()), from_array(clean).pixels) for each in case.baselines()}
     assert max(psnrs, key=psnrs.__getitem__) == "median"
@@ -365,20 +365,20 @@ def test_impulses_have_a_rival_of_their_own() -> None:
 @given(
     st.integers(16, 40), st.integers(16, 40), st.sampled_from([1, 3, 6]), st.floats(0.02, 0.5), st.integers(0, 2**31)
 )
-def test_both_surfaces_go_through_a_slope(height: int, width: int, channels: int, share: float, seed: int) -> None:
-    """They are exact on linear pictures, whatever stands where nothing is known; what is known stays."""
+def test_both_surfaces_follow_a_gradient(height: int, width: int, channels: int, share: float, seed: int) -> None:
+    """They are exact on linear images, whatever stands where nothing is known; what is known stays."""
     random = np.random.default_rng(seed)
-    slopes = random.uniform(-1, 1, (2, channels, 1, 1))
+    gradients = random.uniform(-1, 1, (2, channels, 1, 1))
     y, x = np.mgrid[:height, :width] / max(height, width)
-    truth = (0.5 + (slopes[0] * y + slopes[1] * x) / 4).astype(np.float32)
+    truth = (0.5 + (gradients[0] * y + gradients[1] * x) / 4).astype(np.float32)
     marked = random.random((height, width)) < share
     marked[:2] = marked[-2:] = marked[:, :2] = marked[:, -2:] = False  # at borders a biharmonic surface bends
     marked[5, 5] = True
     damaged = np.where(marked, random.random(truth.shape), truth).astype(np.float32)
-    for rival in filling.make_baselines(damaged, marked):
-        restored = rival.restore(Budget())
+    for baseline in filling.make_baselines(damaged, marked):
+        restored = baseline.restore(Budget())
         assert np.array_equal(restored[:, ~marked], truth[:, ~marked])
-        assert np.abs(restored - truth).max() < 1e-4, rival.name
+        assert np.abs(restored - truth).max() < 1e-4, baseline.name
 
 
 def test_beyond_the_outermost_known_pixel_the_nearest_one_counts() -> None:
@@ -410,7 +410,7 @@ def test_of_many_known_pixels_those_around_the_holes_do(monkeypatch: pytest.Monk
     assert np.abs(around - truth).max() < 5e-3
 
 
-def test_a_hole_that_would_take_too_much_is_not_begun() -> None:
+def test_a_hole_that_would_take_too_much_is_not_started() -> None:
     marked = np.zeros((2000, 2000), bool)
     marked[100:1900, 100:1900] = True
     with pytest.raises(Skipped, match=r"about \d+ min, the limit is 60 s"):

@@ -43,7 +43,7 @@ CAT = Path(__file__).parents[2] / "examples" / "cat_clean.png"
 SMALL = ("--network", TINY, "--input", "noise", "--input-depth", 4, "--max-iters", 30)
 
 
-def told(folder: Path) -> dict[str, Any]:
+def read_record_of(folder: Path) -> dict[str, Any]:
     account: dict[str, Any] = json.loads((folder / "run.json").read_text())
     return account
 
@@ -62,17 +62,17 @@ def test_the_reference_changes_nothing_whatever_the_rule(
 ) -> None:
     garbage = tmp_path / "garbage.png"
     iio.imwrite(garbage, np.random.default_rng(0).integers(0, 256, (37, 53, 3)).astype(np.uint8))
-    pictures, accounts = [], []
+    results, accounts = [], []
     for number, reference in enumerate(([], ["--reference", clean_png], ["--reference", garbage])):
         output = tmp_path / f"{number}.png"
         result = dip("denoise", noisy_png, "-o", output, "--stop", rule, *SMALL, *reference)
         assert result.exit_code == 0, result.output
-        pictures.append(output.read_bytes())
-        account = told(output.with_suffix(".dip"))
+        results.append(output.read_bytes())
+        account = read_record_of(output.with_suffix(".dip"))
         accounts.append([account[key] for key in ("iterations", "kept", "memory", "reason", "psnr_noisy")])
         log = rows(output.with_suffix(".dip"))
         accounts[-1].append([{k: v for k, v in row.items() if "_ref" not in k and k != "seconds"} for row in log])
-    assert pictures[0] == pictures[1] == pictures[2]
+    assert results[0] == results[1] == results[2]
     assert accounts[0] == accounts[1] == accounts[2]
 
 
@@ -134,16 +134,16 @@ def test_every_rule_ends_or_keeps_to_the_limit(dip: Dip, noisy_png: Path, rule: 
 def test_auto_says_which_rule_it_chose(dip: Dip, tmp_path: Path) -> None:
     independent = noisy(scene(96, 96))
     smooth = np.stack([np.convolve(row, np.ones(3) / 3, "same") for row in independent.reshape(96, -1).T], axis=1)
-    for name, picture, words in (
+    for name, image, words in (
         ("white.png", independent, "rule holdout: the noise is independent"),
         ("smooth.png", smooth.reshape(96, 96, 3).astype(np.uint8), "rule sigma: neighbouring pixels share their noise"),
     ):
-        iio.imwrite(tmp_path / name, picture)
+        iio.imwrite(tmp_path / name, image)
         result = dip("denoise", tmp_path / name, *SMALL, "--max-iters", 5, "--stop", "auto", "--input", "noise")
         assert words in " ".join(result.stderr.split())
-        assert words in told((tmp_path / name).with_suffix(".denoised.dip"))["rule"]
+        assert words in read_record_of((tmp_path / name).with_suffix(".denoised.dip"))["rule"]
     result = dip("denoise", tmp_path / name, *SMALL, "--max-iters", 5, "--stop", "emv")
-    assert "rule " not in result.stderr.replace(str(tmp_path), ""), "who names a rule need not be told"
+    assert "rule " not in result.stderr.replace(str(tmp_path), ""), "who names a rule need not hear of it"
 
 
 def test_a_given_level_is_used(dip: Dip, noisy_png: Path) -> None:
@@ -158,7 +158,7 @@ def test_several_runs_are_logged_apart(dip: Dip, noisy_png: Path, tmp_path: Path
     rest = ("--runs", 3, "--stop", "none", "--snapshot-at", 2)  # with pixels held out one may be left out
     result = dip.quick("denoise", noisy_png, "-o", output, *rest, iterations=10)
     assert result.exit_code == 0, result.output
-    account = told(tmp_path / "a.dip")
+    account = read_record_of(tmp_path / "a.dip")
     assert [each["seed"] for each in account["runs"]] == [0, 1, 2]
     assert account["iterations"] == 30
     assert "the mean of 3 of 3 runs" in account["reason"]
@@ -178,9 +178,9 @@ def test_several_runs_are_logged_apart(dip: Dip, noisy_png: Path, tmp_path: Path
 @pytest.mark.slow
 def test_the_mean_of_runs_is_what_is_written(noisy_png: Path) -> None:
     rest = {"network": TINY, "input": "noise", "input_depth": 4, "iterations": 20, "progress": False}
-    picture = iio.imread(noisy_png).astype(np.float32) / 255
-    alone = [dipcli.denoise(picture, seed=seed, **rest).image for seed in (0, 1)]
-    both = dipcli.denoise(picture, runs=2, **rest)
+    image = iio.imread(noisy_png).astype(np.float32) / 255
+    alone = [dipcli.denoise(image, seed=seed, **rest).image for seed in (0, 1)]
+    both = dipcli.denoise(image, runs=2, **rest)
     assert np.allclose(both.image, np.mean(alone, axis=0), atol=1e-6)
     assert both.steps == 40
     assert "the mean of 2 of 2 runs" in both.reason
@@ -261,7 +261,7 @@ def test_uncertainty_is_written_to_look_at_or_to_compute_with(dip: Dip, noisy_pn
         result = dip.quick("denoise", noisy_png, "--uncertainty", path, "--runs", runs, iterations=12)
         assert result.exit_code == 0, result.output
         maps[suffix] = iio.imread(path)
-    most = told(noisy_png.with_name("noisy.denoised.dip"))["uncertainty_most"]
+    most = read_record_of(noisy_png.with_name("noisy.denoised.dip"))["uncertainty_most"]
     assert maps[".tif"].shape == maps[".png"].shape == (37, 53)
     assert maps[".tif"].dtype == np.float32
     assert 255 * maps[".tif"].max() == pytest.approx(most, rel=1e-5)
@@ -271,7 +271,7 @@ def test_uncertainty_is_written_to_look_at_or_to_compute_with(dip: Dip, noisy_pn
 
 
 @pytest.mark.slow
-def test_uncertainty_is_of_the_size_of_the_picture_and_nought_where_it_is_known(dip: Dip, tmp_path: Path) -> None:
+def test_uncertainty_is_of_the_size_of_the_image_and_zero_where_it_is_known(dip: Dip, tmp_path: Path) -> None:
     iio.imwrite(tmp_path / "a.jpg", noisy(scene(37, 53)))
     doubt = tmp_path / "doubt.tif"
     result = dip("dejpeg", tmp_path / "a.jpg", "--uncertainty", doubt, "--iters", 3, "--network", TINY)
@@ -329,7 +329,7 @@ def test_what_a_rule_refuses_costs_no_earlier_record(dip: Dip, noisy_png: Path) 
 def test_planning_goes_by_what_there_is() -> None:
     task = tasks()["denoise"]
     measured = torch.rand(3, 32, 32)
-    picture = from_array(np.zeros((32, 32, 3), np.uint8))
+    image = from_array(np.zeros((32, 32, 3), np.uint8))
     tried: list[str] = []
 
     def pose(preset: str) -> tuple[Case, Settings]:
@@ -337,7 +337,7 @@ def test_planning_goes_by_what_there_is() -> None:
         if preset == "best":
             raise DipError("There is not enough memory: try another preset.")
         settings = replace(task.settings(preset), network=TINY, input="noise", input_depth=4, threads=1)
-        return Case(problem=Problem(measured=measured, shape=(3, 32, 32)), image=picture), settings
+        return Case(problem=Problem(measured=measured, shape=(3, 32, 32)), image=image), settings
 
     assert time_budget.choose_preset(task, pose, Deadline(1e6)) == "balanced"
     assert tried == ["fast", "balanced", "best"]
@@ -363,14 +363,14 @@ def test_other_losses_lead_elsewhere(dip: Dip, noisy_png: Path, clean_png: Path,
     holes[10:14, 20:30] = 255
     iio.imwrite(mask, holes)
     own = {"inpaint": ["--mask", mask], "superres": ["--scale", 2], "flash": ["--guide", clean_png]}.get(task, [])
-    pictures = []
+    results = []
     for chosen in ("l2", loss):
         output = noisy_png.with_name(f"{chosen}.png")
         quick = ("--network", TINY, "--iters", 6, "--fusion", "none", "--no-report")
         result = dip(task, noisy_png, "-o", output, "--loss", chosen, *quick, *own)
         assert result.exit_code == 0, result.output
-        pictures.append(iio.imread(output))
-    assert not np.array_equal(*pictures)
+        results.append(iio.imread(output))
+    assert not np.array_equal(*results)
 
 
 @pytest.mark.slow
@@ -392,7 +392,7 @@ def test_the_absolute_error_is_the_one_for_impulse_noise() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("picture", "words"),
+    ("image", "words"),
     [
         pytest.param(np.zeros((96, 96, 3), np.uint8), "the input is kept as it is", id="black", marks=pytest.mark.slow),
         pytest.param(np.full((96, 96, 3), 200, np.uint8), "the input is kept as it is", id="constant"),
@@ -400,22 +400,22 @@ def test_the_absolute_error_is_the_one_for_impulse_noise() -> None:
         pytest.param(iio.imread(CAT)[80:176, 80:176], "the noise where the image is flat has sigma", id="photograph"),
     ],
 )
-def test_a_picture_with_nothing_to_remove_ends_soundly_and_it_is_said(
-    dip: Dip, tmp_path: Path, picture: np.ndarray, words: str
+def test_an_image_with_nothing_to_remove_ends_soundly_and_it_is_said(
+    dip: Dip, tmp_path: Path, image: np.ndarray, words: str
 ) -> None:
     path = tmp_path / "calm.png"
-    iio.imwrite(path, picture)
+    iio.imwrite(path, image)
     result = dip("denoise", path, "--preset", "fast", "--max-iters", 400, "--network", TINY)
     assert result.exit_code == 0, result.output
     assert words in " ".join(result.stderr.split())
     restored = iio.imread(tmp_path / "calm.denoised.png").astype(int)
-    account = told(tmp_path / "calm.denoised.dip")
+    account = read_record_of(tmp_path / "calm.denoised.dip")
     assert account["events"] == []
     if "kept as it is" in words:
         assert account["iterations"] == 1
-        assert np.array_equal(restored, picture)
+        assert np.array_equal(restored, image)
     else:
-        assert abs(restored - picture).mean() < 16  # fur is the texture most easily taken for noise
+        assert abs(restored - image).mean() < 16  # fur is the texture most easily taken for noise
 
 
 def test_impulse_noise_is_noticed(dip: Dip, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The picture as it is while a run is at work, and the frames of a film strip."""
+"""The image as it is while a run is at work, and the frames of a film strip."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_tiles_are_blended_into_the_whole(
     height, width = 150, 236
     truth, measured = random(1, height, width), random(1, height // 2, width // 2, seed=1)
     problem = Problem(measured=measured, shape=(1, height, width), operator=Doubled())
-    path, picture = tmp_path / "preview.png", grey(height, width)
+    path, image = tmp_path / "preview.png", grey(height, width)
     places = layout((height, width), 2, lambda high, wide: high * wide <= 150 * 130)
     assert len(places) > 1
     tiles = [
@@ -118,7 +118,7 @@ def test_tiles_are_blended_into_the_whole(
         for number, each in enumerate(places, start=1)
     ]
     clock[0] += 10
-    seen = Preview(path, picture, problem)
+    seen = Preview(path, image, problem)
     clock[0] += 10
     shown = []
     for tile in tiles:
@@ -137,7 +137,7 @@ def test_tiles_are_blended_into_the_whole(
         np.testing.assert_allclose(shown[0][corner], before[0][corner], atol=0.51 / 255)
     done = tuple(FittedTile(each.place, truth[:, each.place.rows, each.place.columns]) for each in tiles[:-1])
     begin: Any = TilesState(done, (places[-1],), None)  # type: ignore[arg-type]
-    again = Preview(path, picture, problem, begin)
+    again = Preview(path, image, problem, begin)
     clock[0] += 10
     part = truth[:, places[-1].rows, places[-1].columns]
     again(at(7, part, tile=tiles[-1]), Verdict())
@@ -224,7 +224,7 @@ def test_frames_are_small_and_few(tmp_path: Path) -> None:
     assert iio.imread(strip[0]).shape == (6, 400, 3)
 
 
-@pytest.mark.parametrize("resumed", [False, True], ids=["begun anew", "gone on with"])
+@pytest.mark.parametrize("resumed", [False, True], ids=["started afresh", "gone on with"])
 def test_it_stays_when_the_run_is_killed_and_goes_with_the_next(
     resumed: bool, dip: Dip, noisy_png: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

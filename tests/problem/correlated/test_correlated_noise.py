@@ -86,7 +86,7 @@ def test_white_noise_has_details_of_its_level() -> None:
     assert float(measure_local_detail(luma).mean()) == pytest.approx(1, abs=0.02)
 
 
-def test_it_cannot_be_told_without_blocks() -> None:
+def test_it_is_unknown_without_blocks() -> None:
     clipped = np.where(np.random.default_rng(0).random((3, 96, 96)) < 0.5, 0, 0.5).astype(np.float32)
     assert measure_correlated_noise(clipped) is None
     assert measure_correlated_noise(np.full((1, 96, 96), 0.5, dtype=np.float32)) is None
