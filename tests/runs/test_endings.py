@@ -188,9 +188,9 @@ def test_the_mean_of_runs_is_what_is_written(noisy_png: Path) -> None:
 
 @pytest.mark.slow
 def test_a_time_budget_is_kept_and_a_preset_chosen_for_it(dip: Dip, noisy_png: Path) -> None:
-    result = dip("denoise", noisy_png, "--time", "2s", "--json")
+    result = dip("denoise", noisy_png, "--time", "4s", "--json")
     account = json.loads(result.stdout)
-    assert account["seconds"] < 4
+    assert account["seconds"] < 6
     assert account["iterations"] > 1
     assert account["preset"] in ("fast", "balanced")
     assert f"using preset {account['preset']}" in " ".join(result.stderr.split())
