@@ -215,8 +215,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     options, dip_options = parser.parse_known_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    print("| command | input, dB | restored, dB | baselines, dB | iteration kept, of | seconds |")
-    print("|---|---|---|---|---|---|")
+    print("| | command | input, dB | restored, dB | baselines, dB | iteration kept, of | seconds |")
+    print("|---|---|---|---|---|---|---|")
     for name in options.only.split(","):
         with tempfile.TemporaryDirectory() as scratch:
             strip = STRIPS[name](Path(scratch))
@@ -227,7 +227,7 @@ def main() -> None:
         psnrs = [f"{psnr(strip.clean, image):.2f}" for image in (strip.before, after)]
         baselines = ", ".join(f"{name} {figures['psnr']:.2f}" for name, figures in record.get("baselines", {}).items())
         print(
-            f"| `dip {' '.join([*strip.command, *dip_options])}` | {psnrs[0]} | {psnrs[1]} | {baselines} "
+            f"| {name} | `dip {' '.join([*strip.command, *dip_options])}` | {psnrs[0]} | {psnrs[1]} | {baselines} "
             f"| {record['kept']} of {record['iterations']} | {record['seconds']:.0f} |",
             flush=True,
         )

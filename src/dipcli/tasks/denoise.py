@@ -27,8 +27,9 @@ MAX_NOISE = 1000  # of 255: nothing is left of the image
 INVISIBLE_NOISE = 3  # of 255
 
 # Narrow networks with the filtered images of `problem/prefilter.py` as input, and more input noise than was published:
-# measured on 256x256 images with noise of sigma 25, docs/performance.md. Fused with the companion, the result changes
-# little after the first 100 iterations (docs/notes/fusion.md): hence the short patience.
+# measured on 256x256 images with noise of sigma 25, docs/performance.md. Fused with the companion, the result gains
+# little after some hundred iterations, but on smooth images it first takes 50 to begin (docs/notes/fusion.md): hence the
+# patience.
 BALANCED: dict[str, Any] = {
     "network": "skip:channels=16,32,64,128,128:skips=4,4,4,4,4",
     "pad": "zero",
@@ -45,7 +46,7 @@ PRESETS: Presets = {
         "network": "skip:channels=8,16,32,64,128:skips=4,4,4,4,4",
         "rate": 0.03,
         "reg_noise": 0.03,
-        "stop": "auto:patience=50",
+        "stop": "auto:patience=75",
     },
     "balanced": BALANCED,
     # A wider network takes longer and is no better; the average of several fits is better.
@@ -80,7 +81,7 @@ UNGUIDED: Presets = {
 }
 
 
-@task(presets=PRESETS, result="denoised", lengths={"fast": 180, "balanced": 350, "best": 450})
+@task(presets=PRESETS, result="denoised", lengths={"fast": 230, "balanced": 360, "best": 450})
 def denoise(
     image: Image,
     simulate_noise: Annotated[
