@@ -28,8 +28,7 @@ INVISIBLE_NOISE = 3  # of 255
 
 # Narrow networks with the filtered images of `problem/prefilter.py` as input, and more input noise than was published:
 # measured on 256x256 images with noise of sigma 25, docs/performance.md. Fused with the companion, the result gains
-# little after some hundred iterations, but on smooth images it first takes 50 to begin (docs/notes/fusion.md): hence the
-# patience.
+# little after some hundred iterations, but on smooth images it first takes 50 to begin (docs/notes/fusion.md).
 BALANCED: dict[str, Any] = {
     "network": "skip:channels=16,32,64,128,128:skips=4,4,4,4,4",
     "pad": "zero",
