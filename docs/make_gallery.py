@@ -31,6 +31,7 @@ from dipcli.problem.blur.kernels import read_kernel
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "benchmarks"))
 from real import add_shared_noise  # noqa: E402 - it states the recipes
+from stopping import add_noise  # noqa: E402
 
 SIDE, GAP = 256, 6  # pixels of a panel, and between two
 STRIP_QUALITY = 88  # of the strips, as JPEG
@@ -61,8 +62,7 @@ class Strip:
 def independent(folder: Path) -> Strip:
     """Add independent noise of sigma 25 to stained tissue."""
     clean = data.immunohistochemistry()[100 : 100 + SIDE, 100 : 100 + SIDE]
-    noise = np.random.default_rng(SEED).normal(0, 25, clean.shape)
-    return denoise(folder, clean, np.rint((clean + noise).clip(0, 255)).astype(np.uint8))
+    return denoise(folder, clean, add_noise(clean / 255, "gauss25", SEED))
 
 
 def telephone(folder: Path) -> Strip:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import typer.testing
 from forks import Fork
@@ -42,6 +45,11 @@ class Dip:
         tiny = ("--iters", iterations, "--network", TINY, "--input", "noise", "--input-depth", 4)
         tiny += () if "--fusion" in arguments else ("--fusion", "none")
         return self(*arguments, *tiny, *([] if report else ["--no-report"]), stdin=stdin)
+
+
+def read_record_of(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return record
 
 
 def start(*arguments: object, code: str = "") -> Fork:

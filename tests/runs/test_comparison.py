@@ -13,7 +13,7 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from command_line import Dip
+from command_line import Dip, read_record_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import noisy, scene
@@ -38,11 +38,6 @@ NAMES = {
     "superres": {"bicubic", "lanczos"},
 }
 OWN: dict[str, list[object]] = {"inpaint": ["--mask", "alpha"], "superres": ["--scale", 1.5]}
-
-
-def read_record_of(folder: Path) -> dict[str, Any]:
-    account: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return account
 
 
 def with_alpha(image: np.ndarray) -> np.ndarray:

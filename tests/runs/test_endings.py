@@ -13,7 +13,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from command_line import TINY, Dip
+from command_line import TINY, Dip, read_record_of
 from samples import noisy, scene
 
 import dipcli
@@ -41,11 +41,6 @@ RULES = [
 ]
 CAT = Path(__file__).parents[2] / "examples" / "cat_clean.png"
 SMALL = ("--network", TINY, "--input", "noise", "--input-depth", 4, "--max-iters", 30)
-
-
-def read_record_of(folder: Path) -> dict[str, Any]:
-    account: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return account
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import convolve, gaussian_filter
 
 from dipcli.images.image import fill_from_nearest
-from dipcli.problem.windows import surround
+from dipcli.problem.windows import Window, surround
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ class PrefilteredGuide:
 
     pixels: NDArray[np.float32]
     level: float
-    inside: tuple[slice, slice] | None = None
+    inside: Window | None = None
     uses_companion: ClassVar[bool] = True
 
     def window(self, rows: slice, columns: slice) -> PrefilteredGuide:
@@ -67,12 +67,9 @@ class PrefilteredGuide:
         import torch  # noqa: PLC0415 - seconds
         from skimage.restoration import denoise_nl_means  # noqa: PLC0415 - half a second
 
-        pixels = self.pixels
-        inside = (slice(None), *(self.inside or (slice(None), slice(None))))
+        pixels, inside = self.pixels, self.inside or (slice(None), slice(None))
         if weight is not None:
-            known = np.ones(pixels.shape[1:], dtype=bool)
-            known[inside[1:]] = (weight.expand(pixels[inside].shape) > 0).all(dim=0).cpu().numpy()
-            pixels = fill_unknown(pixels, known)
+            pixels = fill_unknown(pixels, mark_known(pixels, inside, weight))
         channels_last = np.ascontiguousarray(pixels.transpose(1, 2, 0))
         filtered = [
             denoise_nl_means(
@@ -88,8 +85,22 @@ class PrefilteredGuide:
         ]
         filtered.append(gaussian_filter(channels_last, (BLUR_SIGMA, BLUR_SIGMA, 0)))
         guide = np.concatenate(filtered, axis=2, dtype=np.float32).transpose(2, 0, 1)
-        copies = torch.from_numpy(guide[inside])
+        copies = torch.from_numpy(guide[:, *inside])
         return (copies if companion is None else torch.cat([companion.cpu(), copies])).clamp(0, 1)
+
+
+def mark_known(pixels: NDArray[np.float32], inside: Window, weight: Tensor | None) -> NDArray[np.bool_]:
+    """Return a mask of the pixels of an image, shape (H, W): all but those in a window that have no weight.
+
+    Args:
+        pixels: the image, shape (C, H, W).
+        inside: the window.
+        weight: of its pixels, broadcastable to it; None for ones.
+    """
+    known = np.ones(pixels.shape[1:], dtype=bool)
+    if weight is not None:
+        known[inside] = (weight.expand(pixels[:, *inside].shape) > 0).all(dim=0).cpu().numpy()
+    return known
 
 
 def fill_unknown(pixels: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -138,10 +138,11 @@ class Problem:
 
     def visible_guide(self) -> Tensor | None:
         """Return the guide without the pixels of weight 0."""
-        guide: Any = self.guide
-        if getattr(guide, "uses_companion", False):
-            return guide(self.weight, None if callable(self.companion) else self.companion)  # type: ignore[no-any-return]
-        return guide(self.weight) if callable(guide) else guide  # type: ignore[no-any-return]
+        if not callable(self.guide):
+            return self.guide
+        made = None if callable(self.companion) else self.companion
+        arguments: tuple[Any, ...] = (made,) if getattr(self.guide, "uses_companion", False) else ()
+        return self.guide(self.weight, *arguments)
 
     def visible_companion(self) -> Tensor | None:
         """Return the companion without the pixels of weight 0."""

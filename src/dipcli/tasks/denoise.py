@@ -146,8 +146,9 @@ def denoise(
         found = impulses.find(noise, pixels, outliers) if loss == "l2" else None
         if found is not None and plain and fusion == "auto" and simulate_noise is None:
             return impulses.pose(image, found, strength, lambda rest, own: denoise(rest, strength=strength, sigma=own))
-        filtered = fusion == "auto", input == "guide"
-        problem, presets = _pose_independent(image, pixels, noise, sigma, loss, level, strength, *filtered)
+        problem, presets = _pose_independent(
+            image, pixels, noise, sigma, loss, level, strength, fused=fusion == "auto", guided=input == "guide"
+        )
         if simulate_noise is not None and simulate_noise >= STRONG_NOISE:
             presets = {**presets, "paper": {"reg_noise": 1 / 20}}
         remarks = make_remarks(pixels, noise, 0.0 if found is None else outliers)
@@ -176,6 +177,7 @@ def _pose_independent(
     loss: str,
     level: str,
     strength: float,
+    *,
     fused: bool,
     guided: bool,
 ) -> tuple[Problem, Presets]:
@@ -211,7 +213,7 @@ def _pose_independent(
             problem = take_unknown_from_fit(problem)
     presets = UNGUIDED
     if filterable and guided:
-        factors = {preset: INPUT_NOISE_PER_LEVEL if companion else alone for preset, alone in INPUT_NOISE_ALONE.items()}
+        factors = INPUT_NOISE_ALONE if companion is None else dict.fromkeys(INPUT_NOISE_ALONE, INPUT_NOISE_PER_LEVEL)
         presets = {
             preset: {"reg_noise": min(max(factor * max_level, MIN_INPUT_NOISE), MAX_INPUT_NOISE)}
             for preset, factor in factors.items()

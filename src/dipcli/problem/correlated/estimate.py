@@ -16,7 +16,7 @@ from torch import Tensor
 from dipcli.problem.correlated.noise import CorrelatedNoise
 from dipcli.problem.correlated.nonlocal_bayes import STRIDE, estimate_nonlocal_bayes
 from dipcli.problem.correlated.restraint import combine
-from dipcli.problem.prefilter import fill_unknown
+from dipcli.problem.prefilter import fill_unknown, mark_known
 from dipcli.problem.windows import shift, surround
 
 BLOCK_SIDE = 256  # pixels, roughly: the image is estimated in such blocks, which need some 300 MB
@@ -108,9 +108,7 @@ class CorrelatedGuide(EstimateWindow):
         estimate, (rows, columns) = self.estimate, (self.rows, self.columns)
         if weight is not None and not (weight > 0).all():
             pixels = estimate.pixels.copy()
-            known = np.ones(pixels.shape[1:], dtype=bool)
-            shape = (len(pixels), rows.stop - rows.start, columns.stop - columns.start)
-            known[rows, columns] = (weight.expand(shape) > 0).all(dim=0).cpu().numpy()
+            known = mark_known(pixels, (rows, columns), weight)
             outer, _ = surround(rows, columns, MARGIN)
             pixels[:, *outer] = fill_unknown(pixels[:, *outer], known[outer])
             estimate = replace(estimate, pixels=pixels, blocks={})

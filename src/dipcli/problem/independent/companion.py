@@ -15,7 +15,7 @@ from torch import Tensor
 from dipcli.problem.independent.level import STRONG_LEVEL
 from dipcli.problem.independent.noise_model import NoiseModel
 from dipcli.problem.independent.ridge import RidgeStep, Stage, estimate_by_ridge
-from dipcli.problem.prefilter import fill_unknown
+from dipcli.problem.prefilter import fill_unknown, mark_known
 from dipcli.problem.windows import surround
 
 # Patches of several sizes, and a last stage with small ones, on nine images of 256x256: 0.12, 0.12 and 0.4 dB more than
@@ -81,9 +81,9 @@ class Companion(ABC):
             weight: pixels of weight 0 are not used; broadcastable to the part that is returned, None for ones.
         """
         inside = self.inside or (slice(None), slice(None))
-        known = np.ones(self.pixels.shape[1:], dtype=bool) if self.known is None else self.known.copy()
-        if weight is not None:
-            known[inside] &= (weight.expand(self.pixels[:, *inside].shape) > 0).all(dim=0).cpu().numpy()
+        known = mark_known(self.pixels, inside, weight)
+        if self.known is not None:
+            known &= self.known
         device = None if self.device and self.device.type == "mps" else self.device
         return self.estimate(known, device)[:, *inside].to(self.device)
 
