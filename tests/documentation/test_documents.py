@@ -112,6 +112,7 @@ SMALLER_VALUES: dict[str, dict[str, tuple[str | None, Callable[[str], str]]]] = 
         "--only": ("house,butterfly", str),
         "--side": (None, lambda _: "0"),
     },
+    "make_gallery.py": {"--only": ("telephone,hole,superres", str)},
     "baselines.py": {"--only": ("butterfly,half", str)},
     "published.py": {"--only": ("text,zebra,snail,cave,monkey,impedance", str)},
     "tiles.py": {
