@@ -85,6 +85,7 @@ def test_the_companion_comes_before_the_filtered_copies() -> None:
     assert torch.equal(given[:channels], companion)
     assert torch.equal(given[channels:], alone)
     assert torch.equal(replace(problem, companion=lambda _weight: companion).visible_guide(), alone)
+    assert torch.equal(replace(problem, guide=None, companion=companion).visible_guide(), companion)
     _, fitted = HoldOut(fraction=0.1).start(replace(problem, companion=lambda weight: companion * (weight > 0)))
     hidden = fitted.weight.expand_as(companion) == 0
     assert not fitted.visible_guide()[:channels][hidden].any()

@@ -110,6 +110,8 @@ def measure_cost(problem: Problem, settings: Settings, *, side: int, trials: int
         trials: further iterations to measure the time; 0 for none.
     """
     part = _cut_window(problem, side)
+    if part.companion is not None:
+        part = replace(part, companion=torch.zeros(part.shape))  # it takes seconds to make
     device = torch.device(settings.device)
     trial_settings = replace(settings, warmup=0, rate=TRIAL_RATE)
     prior = fresh_prior(part, trial_settings).to(device)
@@ -188,6 +190,7 @@ def _cut_window(problem: Problem, side: int) -> Problem:
         shape=(problem.shape[0], *image.shape[1:]),
         loss=squared_error,
         guide=None if guide is None else guide[..., rows, columns],
+        companion=None if problem.companion is None else image,
         members=problem.members,
     )
 

@@ -117,16 +117,15 @@ def _fuse_with_companion(problem: Problem, fitted: Problem, mean: Tensor) -> tup
     heldout = find_heldout(problem, fitted)
     if heldout is None and problem.share == 1:
         return mean, None
+    blind = fitted.visible_companion()
+    if heldout is None and blind is not None:
+        return fuse(mean, blind, problem.share), problem.share
     companion = problem.visible_companion()
-    if companion is None:
+    if heldout is None or blind is None or companion is None:
         return mean, None
-    blind = None if heldout is None else fitted.visible_companion()
-    if heldout is None or blind is None:
-        share = problem.share
-    else:
-        images = (mean, blind, companion) if problem.weight is None else (mean, blind)
-        predicted, by_blind, *by_seen = (problem.operator(image) for image in images)
-        share = find_share(predicted, by_blind, problem.measured, heldout.to(mean), *by_seen)
+    images = (mean, blind, companion) if problem.weight is None else (mean, blind)
+    predicted, by_blind, *by_seen = (problem.operator(image) for image in images)
+    share = find_share(predicted, by_blind, problem.measured, heldout.to(mean), *by_seen)
     return fuse(mean, companion, share), share
 
 

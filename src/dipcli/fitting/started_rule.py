@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dipcli.problem import Problem
@@ -16,7 +16,7 @@ class StartedRule:
     Attributes:
         rule: the rule.
         state: its state before the first iteration.
-        problem: the problem to fit, without the pixels that the rule holds out.
+        problem: the problem to fit, without the pixels that the rule holds out; its companion has been made.
     """
 
     rule: Rule
@@ -35,4 +35,4 @@ def start_rule(rule: Rule | StartedRule, problem: Problem) -> StartedRule:
         return rule
     state, problem = rule.start(problem)
     check_state(state)
-    return StartedRule(rule, state, problem)
+    return StartedRule(rule, state, replace(problem, companion=problem.visible_companion()))

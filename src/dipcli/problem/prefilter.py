@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,6 @@ class PrefilteredGuide:
     this input gets as far in some hundred iterations as from noise in thousands, and ends with a higher PSNR. The three
     leave different residual noise, which helps more than any one of them.
 
-    If the fit has a companion, that comes first: the network starts from the better estimate, and the fused image gets
-    further in fewer iterations (docs/notes/fusion.md).
-
     Pixels that a stopping rule holds out are first filled from their neighbours. Otherwise the guide would show them,
     noise included, and a network that copies them would seem to predict them.
 
@@ -50,19 +47,17 @@ class PrefilteredGuide:
     pixels: NDArray[np.float32]
     level: float
     inside: Window | None = None
-    uses_companion: ClassVar[bool] = True
 
     def window(self, rows: slice, columns: slice) -> PrefilteredGuide:
         """Return the guide of a window of the image, equal to that part of the whole guide."""
         outer, inside = surround(rows, columns, REACH)
         return replace(self, pixels=self.pixels[:, *outer], inside=inside)
 
-    def __call__(self, weight: Tensor | None = None, companion: Tensor | None = None) -> Tensor:
-        """Return the copies, concatenated along the channels, shape (3 C or 4 C, H, W), values 0..1, on the CPU.
+    def __call__(self, weight: Tensor | None = None) -> Tensor:
+        """Return the copies, concatenated along the channels, shape (3 C, H, W), values 0..1, on the CPU.
 
         Args:
             weight: pixels of weight 0 are filled first; broadcastable to the part that is returned, None for ones.
-            companion: the companion of that part, made without these pixels too; None for the filtered copies alone.
         """
         import torch  # noqa: PLC0415 - seconds
         from skimage.restoration import denoise_nl_means  # noqa: PLC0415 - half a second
@@ -85,8 +80,7 @@ class PrefilteredGuide:
         ]
         filtered.append(gaussian_filter(channels_last, (BLUR_SIGMA, BLUR_SIGMA, 0)))
         guide = np.concatenate(filtered, axis=2, dtype=np.float32).transpose(2, 0, 1)
-        copies = torch.from_numpy(guide[:, *inside])
-        return (copies if companion is None else torch.cat([companion.cpu(), copies])).clamp(0, 1)
+        return torch.from_numpy(guide[:, *inside]).clamp(0, 1)
 
 
 def mark_known(pixels: NDArray[np.float32], inside: Window, weight: Tensor | None) -> NDArray[np.bool_]:

@@ -61,10 +61,9 @@ class Problem:
         weight: weights of the values of y, broadcastable to y; ones when None.
         guide: an image with the same content as x, shape (any C, H, W), values 0..1, for `--input guide`. A guide that
             is computed from y is a function from the weight to that image, so that it can leave out the pixels of
-            weight 0 that a stopping rule holds out. With an attribute `uses_companion` that is true, it also receives
-            the companion that the rule has made without them, or None.
-        companion: another estimate of x from y, shape (C, H, W), values 0..1, with which the fit is fused; a function
-            from the weight to it, likewise. None for none.
+            weight 0 that a stopping rule holds out.
+        companion: another estimate of x from y, shape (C, H, W), values 0..1, with which the fit is fused, and the
+            first channels of the guide; a function from the weight to it, likewise. None for none.
         share: of the fit in the fusion, 0..1, if the stopping rule holds nothing out by which it could be found.
         hidden: whether it does not matter what becomes of pixels of weight 0: they are fully transparent.
         members: number of images that x consists of, concatenated along the channels, each with its own network.
@@ -137,12 +136,14 @@ class Problem:
         )
 
     def visible_guide(self) -> Tensor | None:
-        """Return the guide without the pixels of weight 0."""
-        if not callable(self.guide):
-            return self.guide
-        made = None if callable(self.companion) else self.companion
-        arguments: tuple[Any, ...] = (made,) if getattr(self.guide, "uses_companion", False) else ()
-        return self.guide(self.weight, *arguments)
+        """Return the guide without the pixels of weight 0, behind the companion once that has been made."""
+        import torch
+
+        guide = self.guide(self.weight) if callable(self.guide) else self.guide
+        if self.companion is None or callable(self.companion):
+            return guide
+        companion = self.companion.clamp(0, 1)
+        return companion if guide is None else torch.cat([companion.to(guide.device), guide])
 
     def visible_companion(self) -> Tensor | None:
         """Return the companion without the pixels of weight 0."""

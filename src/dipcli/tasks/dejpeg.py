@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from dipcli.images.image import Image
 
-# The network's input is the decoded image with new noise at every step: half the iterations that plain noise takes as
-# input, and more detail. Measured: docs/results.md.
+# The network's input is the companion and the decoded image with new noise at every step: half the iterations that
+# plain noise takes as input, and more detail. Measured: docs/results.md, docs/notes/consistent.md.
 GUIDED: Mapping[str, Any] = {
     "input": "guide",
     "pad": "zero",
@@ -32,12 +32,12 @@ GUIDED: Mapping[str, Any] = {
 PRESETS: Presets = {
     "fast": {
         **GUIDED,
-        "network": "skip:channels=8,16,32,64,128:skips=0,4,4,4,4",
+        "network": "skip:channels=8,16,32,64,128:skips=4,4,4,4,4",
         "rate": 0.02,
         "max_iterations": 600,
     },
-    "balanced": {**GUIDED, "network": "skip:channels=16,32,64,128,128:skips=0,4,4,4,4", "max_iterations": 800},
-    "best": {**GUIDED, "network": "skip:channels=32,64,128,128,128:skips=0,4,4,4,4", "max_iterations": 1500},
+    "balanced": {**GUIDED, "network": "skip:channels=16,32,64,128,128:skips=4,4,4,4,4", "max_iterations": 800},
+    "best": {**GUIDED, "network": "skip:channels=32,64,128,128,128:skips=4,4,4,4,4", "max_iterations": 1500},
     # Ulyanov et al., CVPR 2018, and the settings published with it: 572,827 parameters. It fits the decoded image.
     "paper": {
         **PUBLISHED,
@@ -48,9 +48,15 @@ PRESETS: Presets = {
         "iterations": 2400,
     },
 }
+# Without a companion: no skip at full resolution, which would keep the blocks.
+ALONE: Presets = {
+    name: {"network": str(PRESETS[name]["network"]).replace("skips=4,", "skips=0,")}
+    for name in ("fast", "balanced", "best")
+}
 # If the decoded image itself is fitted it cannot be the network's input: plain noise, and twice the iterations.
 BLIND: Presets = {
     name: {
+        **ALONE[name],
         "input": "noise",
         "input_depth": 32,
         "reg_noise": 1 / 30,
@@ -143,5 +149,6 @@ def dejpeg(
         image=image,
         baseline_images=baselines,
         remarks=(remark,) if remark else (),
+        presets={} if companion else ALONE,
         conclude=conclude,
     )

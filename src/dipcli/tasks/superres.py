@@ -22,44 +22,58 @@ if TYPE_CHECKING:
     from dipcli.images.image import Image
 
 PUBLISHED = {**registry.PUBLISHED, "network": "skip:channels=128x5:skips=4x5", "reg_noise": 0.03, "iterations": 2000}
-# Narrow networks with no skip at full resolution, tuned at a factor of 4 on butterfly (256x256) and bird (288x288) of
-# Set5, downsampled by lanczos3. Luma, 4 pixels of border left out, bf16: balanced 26.6 and 31.2 dB; published 26.2 and
-# 31.8; bicubic 22.4 and 30.6. There is hardly any noise to fit: less input noise than for denoising is enough, and
-# nearest upsampling converges sooner (butterfly, 800 iterations: 26.4 dB against 25.9 dB). At full resolution it leaves
-# a grid in textures such as grass: there the upsampling is bilinear.
-TUNED = {"pad": "zero", "beta2": 0.99, "stop": Plateau.name}
+# A narrow network whose input is the companion, an image that agrees with the small one, and a bicubic enlargement. Its
+# output is best after one or two hundred iterations: it has edges that the companion lacks, and the longer it learns,
+# the more it copies it. Wider networks were worse (docs/notes/consistent.md).
 BALANCED: dict[str, Any] = {
-    **TUNED,
+    "network": "skip:channels=8,16,32,64,128:skips=4,4,4,4,4",
+    "pad": "zero",
+    "input": "guide",
+    "rate": 0.03,
+    "beta2": 0.99,
+    "reg_noise": 0.005,
+    "stop": Plateau.name,
+    "max_iterations": 200,
+}
+PRESETS: Presets = {
+    "fast": {**BALANCED, "max_iterations": 150},
+    "balanced": BALANCED,
+    "best": {**BALANCED, "runs": 3},
+    "paper": PUBLISHED,
+}
+# Without a companion the input is noise, and no skip is at full resolution. There is hardly any noise to fit: less
+# input noise than for denoising is enough. Nearest upsampling converges sooner; at full resolution it leaves a grid in
+# textures such as grass: there the upsampling is bilinear.
+BALANCED_ALONE: dict[str, Any] = {
     "network": "skip:channels=16,32,64,128,128:skips=0,4,4,4,4:up=bilinear,nearest,nearest,nearest,nearest",
+    "input": "noise",
     "input_depth": 32,
     "rate": 0.02,
     "reg_noise": 0.02,
     "ema": 0.995,  # at 1000 iterations bird is past its best: a longer average recovers 0.1 dB
     "max_iterations": 1000,
 }
-PRESETS: Presets = {
+ALONE: Presets = {
     "fast": {
-        **TUNED,
         "network": "skip:channels=8,16,32,64,128:skips=0,4,4,4,4:up=bilinear,nearest,nearest,nearest,nearest",
+        "input": "noise",
         "input_depth": 8,
-        "rate": 0.03,
         "reg_noise": 0.01,
         "max_iterations": 800,
     },
-    "balanced": BALANCED,
-    "best": {**BALANCED, "runs": 3},
-    "paper": PUBLISHED,
+    "balanced": BALANCED_ALONE,
+    "best": BALANCED_ALONE,
 }
 MIN_SCALE, MAX_SCALE = 1.5, 8
-# Of the fit in the fusion with its companion. Four times larger, it gains 0.4 dB on butterfly and loses 0.1 dB on bird
-# (docs/notes/consistent.md).
-FIT_SHARE = 0.3
+# Of the fit in the fusion with its companion, by the factor: the larger that is, the more edges the companion lacks.
+# Factors in between, and beyond, are interpolated (docs/notes/consistent.md).
+FIT_SHARES = {2: 0.2, 3: 0.5, 4: 0.8}
 # Settings are published for factors of 4 and 8 only; factors above 4 use those for 8.
 LARGE_SCALE = 4
 LARGE_SCALE_SETTINGS = {"iterations": 4000, "reg_noise": 0.05}
 
 
-@task(presets=PRESETS, result="enlarged", lengths={"fast": 600, "balanced": 800, "best": 800})
+@task(presets=PRESETS, result="enlarged", lengths={"fast": 150, "balanced": 200, "best": 200})
 def superres(
     image: Image,
     scale: Annotated[
@@ -94,9 +108,10 @@ def superres(
     with the wrong one, edges become soft or get halos. For a photograph that
     was never downsampled, try box first.
 
-    The fit ends when its average hardly changes any more. Seven tenths of the
-    result are of an image whose details resemble one another; shrunk, the
-    result gives the small image. With --stop holdout the fit is used alone, and
+    The fit starts from an image whose details resemble one another, and ends
+    when its average hardly changes any more. Four times larger, the result is
+    four fifths of the fit and one of that image, twice larger the reverse.
+    Shrunk, it gives the small image. With --stop holdout the fit is used alone, and
     held-out pixels of the small image decide when to stop, which helps if it
     is noisy.
 
@@ -112,6 +127,7 @@ def superres(
         dip superres large.png --simulate
         dip superres large.png --simulate --network pixels --tv 0.01
     """
+    import numpy as np
     import torch  # imported late: `dip --help` must be fast
 
     from dipcli.images import MIN_SIDE
@@ -151,11 +167,13 @@ def superres(
         **({} if simulate else image.weights),
     )
     holds_out = stop.startswith((HoldOut.name, Auto.name))
-    if fusion == "auto" and image.missing is None and not holds_out and not network.startswith("pixels"):
+    fused = fusion == "auto" and image.missing is None and not holds_out and not network.startswith("pixels")
+    if fused:
         projection = BackProjection(operator, problem.measured)
-        start = operators.resample(measured, large, operators.KERNELS["bicubic"])
-        companion = EnlargedCompanion(projection, torch.from_numpy(start))
-        problem = replace(problem, companion=companion, share=FIT_SHARE, finish=projection)
+        start = torch.from_numpy(operators.resample(measured, large, operators.KERNELS["bicubic"]))
+        companion = EnlargedCompanion(projection, start)
+        share = float(np.interp(scale, [*FIT_SHARES], [*FIT_SHARES.values()]))
+        problem = replace(problem, guide=start.clamp(0, 1), companion=companion, share=share, finish=projection)
     return Case(
         problem=problem,
         image=image,
@@ -168,7 +186,7 @@ def superres(
         },
         baselines=lambda: enlarging.make_baselines(measured, large),
         border=math.ceil(scale),
-        presets={"paper": LARGE_SCALE_SETTINGS} if scale > LARGE_SCALE else {},
+        presets={**({} if fused else ALONE), "paper": LARGE_SCALE_SETTINGS if scale > LARGE_SCALE else {}},
         remarks=(f"{small[1]}x{small[0]} becomes {large[1]}x{large[0]}",),
         conclude=conclude,
     )
