@@ -34,10 +34,10 @@ PRESETS: Presets = {
         **GUIDED,
         "network": "skip:channels=8,16,32,64,128:skips=4,4,4,4,4",
         "rate": 0.02,
-        "max_iterations": 600,
+        "max_iterations": 300,
     },
-    "balanced": {**GUIDED, "network": "skip:channels=16,32,64,128,128:skips=4,4,4,4,4", "max_iterations": 800},
-    "best": {**GUIDED, "network": "skip:channels=32,64,128,128,128:skips=4,4,4,4,4", "max_iterations": 1500},
+    "balanced": {**GUIDED, "network": "skip:channels=16,32,64,128,128:skips=4,4,4,4,4", "max_iterations": 400},
+    "best": {**GUIDED, "network": "skip:channels=32,64,128,128,128:skips=4,4,4,4,4", "max_iterations": 600},
     # Ulyanov et al., CVPR 2018, and the settings published with it: 572,827 parameters. It fits the decoded image.
     "paper": {
         **PUBLISHED,
@@ -50,10 +50,10 @@ PRESETS: Presets = {
 }
 # Without a companion: no skip at full resolution, which would keep the blocks.
 ALONE: Presets = {
-    name: {"network": str(PRESETS[name]["network"]).replace("skips=4,", "skips=0,")}
-    for name in ("fast", "balanced", "best")
+    name: {"network": str(PRESETS[name]["network"]).replace("skips=4,", "skips=0,"), "max_iterations": limit}
+    for name, limit in (("fast", 600), ("balanced", 800), ("best", 1500))
 }
-# If the decoded image itself is fitted it cannot be the network's input: plain noise, and twice the iterations.
+# If the decoded image itself is fitted it cannot be the network's input: plain noise, and several times the iterations.
 BLIND: Presets = {
     name: {
         **ALONE[name],
@@ -61,15 +61,15 @@ BLIND: Presets = {
         "input_depth": 32,
         "reg_noise": 1 / 30,
         "stop": "none",
-        "iterations": 2 * int(PRESETS[name]["max_iterations"]),
+        "iterations": iterations,
     }
-    for name in ("fast", "balanced", "best")
+    for name, iterations in (("fast", 1200), ("balanced", 1600), ("best", 3000))
 }
 # Of the fit in the fusion with its companion. The errors of the two differ, and their mean is better than either.
 FIT_SHARE = 0.4
 
 
-@task(presets=PRESETS, result="dejpegged", lengths={"fast": 350, "balanced": 500, "best": 500})
+@task(presets=PRESETS, result="dejpegged", lengths={"fast": 300, "balanced": 350, "best": 350})
 def dejpeg(
     image: Image,
     blind: Annotated[
