@@ -23,7 +23,7 @@ from dipcli.problem import identity
 from dipcli.problem.consistent.enlarged import EnlargedCompanion
 from dipcli.problem.metrics import psnr
 from dipcli.tasks.registry import tasks
-from dipcli.tasks.superres import FIT_SHARE, superres
+from dipcli.tasks.superres import FIT_SHARES, superres
 
 TASK = tasks()["superres"]
 KERNELS = ("lanczos3", "lanczos2", "bicubic", "box", "gaussian:1.2")
@@ -209,8 +209,26 @@ def test_the_companion_is_used_in_tiles_too(tile: int | str) -> None:
     own = {"iterations": 2, "network": TINY, "tile": tile, "warmup": 0}
     case, chosen = TASK.case(make_image(40, 80), "fast", {"scale": 2}, own)
     result = solve(prepare(case.problem, chosen))
-    assert result.share == FIT_SHARE
+    assert result.share == FIT_SHARES[2]
     assert len(result.places) == (0 if tile == "none" else 2)
+
+
+@pytest.mark.parametrize(("scale", "share"), [(1.5, 0.2), (2, 0.2), (2.5, 0.35), (4, 0.8), (6.5, 0.8)])
+def test_the_share_of_the_fit_grows_with_the_factor(scale: float, share: float) -> None:
+    assert superres(make_image(), scale).problem.share == pytest.approx(share)
+
+
+def test_the_input_is_the_companion_and_an_enlargement_unless_the_fit_is_alone() -> None:
+    case, settings = TASK.case(make_image(40, 60), "fast", {"scale": 2}, {})
+    prepared = prepare(case.problem, settings)
+    companion, code = prepared.first_problem.visible_companion(), prepared.prior.code
+    assert settings.input == "guide"
+    assert code.shape[1] == 6
+    fitted = prepared.started.problem.visible_guide()
+    assert torch.equal(fitted[:3], companion.clamp(0, 1))
+    for own in ({"fusion": "none"}, {"stop": "holdout"}):
+        case, settings = TASK.case(make_image(40, 60), "fast", {"scale": 2}, own)
+        assert (settings.input, case.problem.companion) == ("noise", None)
 
 
 @pytest.mark.slow
@@ -222,6 +240,6 @@ def test_the_fast_preset_is_better_than_bicubic_in_a_given_time_too() -> None:
     result = dipcli.superres(NATURAL, time="6s", runs=1, uncertainty=True, **options)
     truth = from_array(NATURAL).pixels
     assert psnr(from_array(result.image).pixels, truth) > psnr(bicubic, truth) + 0.5
-    assert result.fusion == FIT_SHARE
+    assert result.fusion == FIT_SHARES[2]
     assert result.uncertainty is not None
     assert result.uncertainty.shape == NATURAL.shape[:2]

@@ -87,9 +87,9 @@ def dejpeg(
 
     A JPEG file gives the interval of each coefficient of the original image.
     The network finds a natural image within these intervals, until its average
-    hardly changes any more, and the result is the mean of it and of a smooth
-    image within them: saved as a JPEG of the same kind, it would give almost
-    the same file.
+    hardly changes any more or --max-iters is reached, and the result is the
+    mean of it and of a smooth image within them: saved as a JPEG of the same
+    kind, it would give almost the same file.
 
     Examples:
 

@@ -109,11 +109,11 @@ def superres(
     was never downsampled, try box first.
 
     The fit starts from an image whose details resemble one another, and ends
-    when its average hardly changes any more. Four times larger, the result is
-    four fifths of the fit and one of that image, twice larger the reverse.
-    Shrunk, it gives the small image. With --stop holdout the fit is used alone, and
-    held-out pixels of the small image decide when to stop, which helps if it
-    is noisy.
+    when its average hardly changes any more, at the latest after --max-iters.
+    Four times larger, the result is four fifths of the fit and one of that
+    image, twice larger the reverse. Shrunk, it gives the small image. With
+    --stop holdout the fit is used alone, and held-out pixels of the small
+    image decide when to stop, which helps if it is noisy.
 
     With --simulate, bicubic and nearest-pixel enlargements are measured
     beside the result. On smooth images bicubic can be closer to the truth.
