@@ -45,8 +45,8 @@ def test_another_input_than_the_preset_s_has_its_own_depth() -> None:
     task = tasks()["denoise"]
     assert task.settings("fast", input="guide") == task.settings("fast")
     assert task.settings("paper", input="noise") == task.settings("paper")
-    assert tasks()["superres"].settings("fast").input_depth == 8
-    assert tasks()["superres"].settings("fast", input="meshgrid").input_depth is None
+    assert task.settings("paper").input_depth == 32
+    assert task.settings("paper", input="meshgrid").input_depth is None
     assert task.settings("fast", input="fourier", input_depth=12).input_depth == 12
 
 
