@@ -98,7 +98,8 @@ class Settings:
         Literal["noise", "meshgrid", "fourier", "guide"],
         OptionInfo(
             "Fixed input of the network: uniform noise, pixel coordinates, sines and cosines of them, or a guide "
-            "(denoise: filtered images; dejpeg: the decoded image; flash: the flash image).",
+            "(denoise: filtered images; dejpeg: the decoded image; superres: a bicubic enlargement; flash: the flash "
+            "image), behind the estimate that the fit is fused with.",
             group=NETWORK,
         ),
     ] = "noise"
