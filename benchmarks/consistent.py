@@ -73,7 +73,7 @@ def smooth_within_intervals(problem: Any) -> torch.Tensor:
 def restore(task: str, clean: np.ndarray, case: str, method: str) -> dict[str, Any]:
     """Return the PSNR before and after, and what else there is to say."""
     if task == "superres":  # as is usual: to a multiple of the factor
-        factor = int(case.partition("/")[0])
+        factor = int(float(case.partition("/")[0]))
         clean = clean[: clean.shape[0] // factor * factor, : clean.shape[1] // factor * factor]
     degraded, options = degrade(task, clean, case)
     fitted = method not in ("smooth", "companion")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 from dipcli.fitting.control import Control, Deadline
 from dipcli.fitting.started_rule import start_rule
 from dipcli.problem import Problem
-from dipcli.stopping import HoldOut, Rule
+from dipcli.settings import Settings
+from dipcli.stopping import HoldOut, Never, Rule
 
 
 def test_a_deadline_expires_and_has_room_until_then() -> None:
@@ -43,6 +45,17 @@ def test_a_started_rule_has_the_state_and_the_problem_of_its_rule() -> None:
     assert started.rule is rule
     assert torch.equal(started.problem.weight, fitted.weight)
     assert start_rule(started, problem) is started
+
+
+def test_a_companion_is_made_when_a_rule_starts_only_if_the_input_or_the_fusion_needs_it() -> None:
+    made: list[Any] = []
+    problem = Problem(measured=torch.rand(3, 8, 8), shape=(3, 8, 8), companion=lambda weight: made.append(weight) or 0)
+    noise, guide = Settings(input="noise"), Settings(input="guide")
+    for posed, settings, count in ((problem, None, 0), (problem, noise, 0), (problem, guide, 1)):
+        start_rule(Never(), posed, settings)
+        assert len(made) == count
+    start_rule(Never(), replace(problem, share=0.5), noise)
+    assert len(made) == 2
 
 
 def test_a_state_that_no_checkpoint_can_hold_is_refused() -> None:

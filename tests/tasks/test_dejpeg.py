@@ -22,7 +22,7 @@ from dipcli.problem.jpeg import Encoder
 from dipcli.problem.metrics import psnr
 from dipcli.settings import Settings
 from dipcli.tasks.case import Case
-from dipcli.tasks.dejpeg import FIT_SHARE, PRESETS
+from dipcli.tasks.dejpeg import FIT_SHARE
 from dipcli.tasks.registry import tasks
 
 DEJPEG = tasks()["dejpeg"]
@@ -166,15 +166,15 @@ def test_the_python_api_takes_arrays() -> None:
 
 
 @pytest.mark.slow
-def test_the_fast_preset_is_better_than_the_decoded_image(tmp_path: Path) -> None:
+def test_the_fast_preset_ends_by_itself_and_is_better_than_the_decoded_image(tmp_path: Path) -> None:
     import dipcli
 
     path = tmp_path / "photo.jpg"
     natural = NATURAL[16:80, 16:80]
     path.write_bytes(jpeg(natural, 10))
     decoded = iio.imread(path)
-    result = dipcli.dejpeg(path, preset="fast", threads=1, progress=False)
+    result = dipcli.dejpeg(path, preset="fast", max_iterations=600, threads=1, progress=False)
     clean, *images_found = (np.float32(image) / 255 for image in (natural, decoded, result.image))
     before, after = (psnr(image, clean) for image in images_found)
     assert after > before + 0.7
-    assert result.steps <= PRESETS["fast"]["max_iterations"]
+    assert "the average changed" in result.reason

@@ -110,8 +110,6 @@ def measure_cost(problem: Problem, settings: Settings, *, side: int, trials: int
         trials: further iterations to measure the time; 0 for none.
     """
     part = _cut_window(problem, side)
-    if part.companion is not None:
-        part = replace(part, companion=torch.zeros(part.shape))  # it takes seconds to make
     device = torch.device(settings.device)
     trial_settings = replace(settings, warmup=0, rate=TRIAL_RATE)
     prior = fresh_prior(part, trial_settings).to(device)
@@ -176,11 +174,14 @@ def _measure_seconds(part: Problem, prior: Prior, settings: Settings, trials: in
 
 
 def _cut_window(problem: Problem, side: int) -> Problem:
-    """Return the middle of the problem; if it cannot be cut, a denoising problem of that size."""
+    """Return the middle of the problem; if it cannot be cut, a denoising problem of that size. A companion is 0."""
+    tileable = problem.tileable
+    if problem.companion is not None:  # it takes seconds to make
+        problem = replace(problem, companion=torch.zeros(()).expand(problem.shape))
     if side >= max(problem.shape[1:]):
         return problem
     rows, columns = (_find_middle(length, side) for length in problem.shape[1:])
-    if problem.tileable:
+    if tileable:
         part = problem.window(rows, columns)
         return replace(part, weight=torch.ones_like(part.measured))  # the weights of the window may all be 0
     image = torch.zeros(problem.shape[0], rows.stop - rows.start, columns.stop - columns.start)
@@ -190,7 +191,6 @@ def _cut_window(problem: Problem, side: int) -> Problem:
         shape=(problem.shape[0], *image.shape[1:]),
         loss=squared_error,
         guide=None if guide is None else guide[..., rows, columns],
-        companion=None if problem.companion is None else image,
         members=problem.members,
     )
 

@@ -50,7 +50,7 @@ def fit_runs(
     Raises:
         DipError: if all fits fail.
     """
-    started = start_rule(stop or settings.rule(), problem)
+    started = start_rule(stop or settings.rule(), problem, settings)
     deadline = control.deadline or Deadline(settings.time_budget())
     most = settings.runs or (1 if deadline.end is None else MAX_RUNS)
     resumed = control.resume_from if isinstance(control.resume_from, RunsState) else None
@@ -118,11 +118,11 @@ def _fuse_with_companion(problem: Problem, fitted: Problem, mean: Tensor) -> tup
     if heldout is None and problem.share == 1:
         return mean, None
     blind = fitted.visible_companion()
-    if heldout is None and blind is not None:
-        return fuse(mean, blind, problem.share), problem.share
-    companion = problem.visible_companion()
-    if heldout is None or blind is None or companion is None:
+    companion = blind if heldout is None else problem.visible_companion()
+    if blind is None or companion is None:
         return mean, None
+    if heldout is None:
+        return fuse(mean, companion, problem.share), problem.share
     images = (mean, blind, companion) if problem.weight is None else (mean, blind)
     predicted, by_blind, *by_seen = (problem.operator(image) for image in images)
     share = find_share(predicted, by_blind, problem.measured, heldout.to(mean), *by_seen)

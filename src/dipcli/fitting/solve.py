@@ -101,7 +101,7 @@ def prepare(
             started = start_rule(rule.resolve(problem), _find_first_tile(problem, estimate.places) or problem)
         else:
             problem = problem.to(device)
-            started = start_rule(rule, problem)
+            started = start_rule(rule, problem, settings)
             prior = fresh_prior(started.problem, settings).to(device)
         return PreparedFit(problem, prior, settings, estimate, started, explain_choice(asked, device))
 

@@ -29,15 +29,16 @@ GUIDED: Mapping[str, Any] = {
     "reg_noise": 0.1,
     "stop": Plateau.name,
 }
+CHANNELS = {"fast": "8,16,32,64,128", "balanced": "16,32,64,128,128", "best": "32,64,128,128,128"}
 PRESETS: Presets = {
     "fast": {
         **GUIDED,
-        "network": "skip:channels=8,16,32,64,128:skips=4,4,4,4,4",
+        "network": f"skip:channels={CHANNELS['fast']}:skips=4,4,4,4,4",
         "rate": 0.02,
         "max_iterations": 300,
     },
-    "balanced": {**GUIDED, "network": "skip:channels=16,32,64,128,128:skips=4,4,4,4,4", "max_iterations": 400},
-    "best": {**GUIDED, "network": "skip:channels=32,64,128,128,128:skips=4,4,4,4,4", "max_iterations": 600},
+    "balanced": {**GUIDED, "network": f"skip:channels={CHANNELS['balanced']}:skips=4,4,4,4,4", "max_iterations": 400},
+    "best": {**GUIDED, "network": f"skip:channels={CHANNELS['best']}:skips=4,4,4,4,4", "max_iterations": 600},
     # Ulyanov et al., CVPR 2018, and the settings published with it: 572,827 parameters. It fits the decoded image.
     "paper": {
         **PUBLISHED,
@@ -48,22 +49,22 @@ PRESETS: Presets = {
         "iterations": 2400,
     },
 }
-# Without a companion: no skip at full resolution, which would keep the blocks.
+# Without a companion: no skip at full resolution, which would keep the blocks, and longer.
 ALONE: Presets = {
-    name: {"network": str(PRESETS[name]["network"]).replace("skips=4,", "skips=0,"), "max_iterations": limit}
+    name: {"network": f"skip:channels={CHANNELS[name]}:skips=0,4,4,4,4", "max_iterations": limit}
     for name, limit in (("fast", 600), ("balanced", 800), ("best", 1500))
 }
-# If the decoded image itself is fitted it cannot be the network's input: plain noise, and several times the iterations.
+# If the decoded image itself is fitted it cannot be the network's input: plain noise, and twice the iterations.
 BLIND: Presets = {
     name: {
-        **ALONE[name],
+        **alone,
         "input": "noise",
         "input_depth": 32,
         "reg_noise": 1 / 30,
         "stop": "none",
-        "iterations": iterations,
+        "iterations": 2 * int(alone["max_iterations"]),
     }
-    for name, iterations in (("fast", 1200), ("balanced", 1600), ("best", 3000))
+    for name, alone in ALONE.items()
 }
 # Of the fit in the fusion with its companion. The errors of the two differ, and their mean is better than either.
 FIT_SHARE = 0.4

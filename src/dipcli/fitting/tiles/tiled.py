@@ -110,7 +110,7 @@ def _fit_tile(
     part = part.to(torch.device(settings.device))
     tile = Tile(*tile_number, place, part)
     observers = tuple(_add_tile(observer, tile) for observer in control.observers)
-    started = start_rule(rule, part)
+    started = start_rule(rule, part, settings)
     prior = fresh_prior(started.problem, settings).to(part.measured.device)
     result = fit_runs(part, prior, settings, stop=started, control=replace(control, observers=observers))
     runs = tuple(replace(run, tile=tile.number, fit=_move_to_cpu(run.fit)) for run in result.runs)
